@@ -1,0 +1,1 @@
+"""How fast triochan is beside its peers; `python tests/benchmarks/run.py --help` explains."""

@@ -1,0 +1,373 @@
+"""The load generator: one process on a core of its own, told what to do line by line.
+
+Plain sockets and epoll, no event loop: against the fastest peer that was as fast as picows on uvloop as a
+client, and a server's figure does not depend on a library that is itself among the measured.
+
+Each line on standard input is a JSON object with `do` and that command's arguments; each is answered by one
+line: the command's result, or `{"error": …}`. Between commands pings are answered, so that sockets may wait.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import select
+import socket
+import ssl
+import statistics
+import sys
+from collections.abc import Callable
+from time import perf_counter, process_time
+from typing import Any
+
+from benchmarks.wire import (
+    CLOSE,
+    HOST,
+    READ_SIZE,
+    TEXT,
+    TIMEOUT,
+    Client,
+    ProtocolError,
+    check_upgrade,
+    client_frame,
+    upgrade_request,
+)
+
+HANDSHAKES_AT_ONCE = 32
+CLOSE_FRAME = client_frame(CLOSE, (1000).to_bytes(2, "big"))
+
+
+class Target:
+    """One server and the sockets to it: `members` carry the load, the crowd is only there."""
+
+    def __init__(self, port: int, path: str, payload: str, certificate: str | None) -> None:
+        self.port = port
+        self.path = path
+        self.payload = payload
+        self.message = client_frame(TEXT, payload.encode())
+        self.reply = b""
+        self.tls = ssl.create_default_context(cafile=certificate) if certificate else None
+        self.epoll = select.epoll()
+        self.clients: dict[int, Client] = {}
+        self.members: list[Client] = []
+
+    def connect(self, path: str, count: int) -> list[Client]:
+        opened: list[Client] = []
+        while len(opened) < count:
+            batch = [
+                Client(self.port, path, self.tls) for _ in range(min(HANDSHAKES_AT_ONCE, count - len(opened)))
+            ]
+            for client in batch:
+                client.finish_handshake()
+                client.reply = self.reply
+                self.clients[client.sock.fileno()] = client
+                self.epoll.register(client.sock, select.EPOLLIN)
+            opened += batch
+        return opened
+
+    def learn_reply(self, replies: int) -> None:
+        """Send one message, check what comes back, and expect exactly these bytes from now on."""
+        first = self.members[0]
+        first.send(self.message)
+        payload, self.reply = first.frame()
+        same = payload.decode() == self.payload or (
+            self.path == "/json" and json.loads(payload) == json.loads(self.payload)
+        )
+        if not same:
+            raise ProtocolError(f"sent {self.payload[:80]!r}, got back {payload[:80]!r}")
+        for client in self.clients.values():
+            client.reply = self.reply
+        replies -= 1
+        while replies:
+            for fd, _ in poll(self.epoll):
+                client = self.clients[fd]
+                replies -= client.take(client.recv(READ_SIZE))
+
+    def answer_pings(self) -> None:
+        for fd, _ in self.epoll.poll(0):
+            client = self.clients[fd]
+            if client.take(client.recv(READ_SIZE)):
+                raise ProtocolError("a message came that nobody had asked for")
+
+    def close(self) -> None:
+        self.epoll.close()
+        for client in self.clients.values():
+            client.sock.close()
+
+
+def poll(epoll: select.epoll) -> list[tuple[int, int]]:
+    events = epoll.poll(TIMEOUT)
+    if not events:
+        raise ProtocolError(f"nothing came from the server for {TIMEOUT:.0f} s")
+    return events
+
+
+def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
+    """Echoes: every member keeps `in_flight` messages on their way.
+
+    After `seconds` no more are sent, and the clock runs until the last reply is in: nothing may be lost, and
+    a slow server's figure does not depend on where the clock cuts.
+    """
+    epoll, clients = target.epoll, target.clients
+    members = {client.sock.fileno(): client for client in target.members}
+    receive = {fd: client.recv if target.tls else client.sock.recv for fd, client in members.items()}
+    size = len(target.reply)
+    bursts = [target.message * n for n in range(in_flight + 1)]
+    replies = [target.reply * n for n in range(in_flight + 2)]
+    outstanding = len(members) * in_flight
+    count = 0
+    cpu = process_time()
+    started = perf_counter()
+    end = started + seconds
+    for client in members.values():
+        client.send(bursts[in_flight])
+    while outstanding:
+        for fd, _ in poll(epoll):
+            client = clients[fd]
+            if fd not in receive:
+                client.take(client.recv(READ_SIZE))
+                continue
+            data = receive[fd](READ_SIZE)
+            got = len(data) // size
+            if client.has_tail() or data != replies[got] or not got:
+                got = client.take(data)
+            if got:
+                count += got
+                if perf_counter() < end:
+                    client.send(bursts[got])
+                else:
+                    outstanding -= got
+    elapsed = perf_counter() - started
+    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+
+
+def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
+    """A group: the first member keeps `in_flight` group messages on their way; every member's copies count.
+
+    The clock stops as in `messages`.
+    """
+    epoll, clients = target.epoll, target.clients
+    receive = {fd: client.sock.recv for fd, client in clients.items()}
+    sender, message, group = target.members[0], target.message, len(target.members)
+    size = len(target.reply)
+    replies = [target.reply * n for n in range(in_flight + 2)]
+    sent = in_flight
+    count = 0
+    refill = group  # with that many deliveries the oldest message is through, and the next may go
+    cpu = process_time()
+    started = perf_counter()
+    end = started + seconds
+    sender.send(message * in_flight)
+    while count < sent * group:
+        for fd, _ in poll(epoll):
+            data = receive[fd](READ_SIZE)
+            got = len(data) // size
+            client = clients[fd]
+            if client.has_tail() or data != replies[got] or not got:
+                got = client.take(data)
+            count += got
+        if count >= refill and perf_counter() < end:
+            through = (count - refill) // group + 1
+            refill += through * group
+            sent += through
+            sender.send(message * through)
+    elapsed = perf_counter() - started
+    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+
+
+def latency(target: Target, seconds: float) -> dict[str, float]:
+    """One member, one message at a time: the round trips' median and 99th percentile in µs."""
+    epoll, clients, member = target.epoll, target.clients, target.members[0]
+    own, receive, send = member.sock.fileno(), member.sock.recv, member.sock.send
+    message, reply = target.message, target.reply
+    trips: list[float] = []
+    cpu = process_time()
+    started = perf_counter()
+    end = started + seconds
+    while (sent_at := perf_counter()) < end:
+        send(message)
+        back = 0
+        while not back:
+            for fd, _ in poll(epoll):
+                if fd == own:
+                    data = receive(READ_SIZE)
+                    back = 1 if data == reply else member.take(data)
+                else:
+                    clients[fd].take(clients[fd].recv(READ_SIZE))
+        trips.append(perf_counter() - sent_at)
+    elapsed = perf_counter() - started
+    return {
+        "count": len(trips),
+        "seconds": elapsed,
+        "load_cpu": (process_time() - cpu) / elapsed,
+        "median_us": statistics.median(trips) * 1e6,
+        "p99_us": sorted(trips)[len(trips) * 99 // 100] * 1e6,
+    }
+
+
+class Visit:
+    """One client of `connects`: handshake, one echo, closing handshake, the server's end of TCP."""
+
+    __slots__ = ("buffer", "sock", "step")
+
+    def __init__(self, address: tuple[str, int], request: bytes) -> None:
+        self.sock = socket.socket()
+        self.sock.connect(address)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.send(request)
+        self.buffer = b""
+        self.step = "handshake"
+
+    def go_on(self, target: Target, accept: bytes) -> bool:
+        """Deal with what has arrived; True when the visit is over."""
+        data = self.sock.recv(READ_SIZE)
+        self.buffer += data
+        if self.step == "closing":
+            if data:
+                return False
+            if self.buffer[:1] != b"\x88":
+                raise ProtocolError(f"expected a close frame and the end, got {self.buffer[:80]!r}")
+            self.sock.close()
+            return True
+        if not data:
+            raise ProtocolError(f"the server closed during {self.step}, after {self.buffer[:200]!r}")
+        if self.step == "handshake":
+            if b"\r\n\r\n" in self.buffer:
+                check_upgrade(self.buffer, accept)
+                self._next("echo", target.message)
+        elif self.buffer == target.reply:
+            self._next("closing", CLOSE_FRAME)
+        elif not target.reply.startswith(self.buffer):
+            raise ProtocolError(f"expected {target.reply[:40]!r}, got {self.buffer[:80]!r}")
+        return False
+
+    def _next(self, step: str, message: bytes) -> None:
+        self.sock.send(message)
+        self.buffer, self.step = b"", step
+
+
+def connects(target: Target, seconds: float, at_once: int) -> dict[str, float]:
+    """`at_once` clients, each making one `Visit` after the other."""
+    epoll = select.epoll()
+    request, accept = upgrade_request(target.path)
+    visits: dict[int, Visit] = {}
+
+    def begin() -> None:
+        visit = Visit((HOST, target.port), request)
+        visits[visit.sock.fileno()] = visit
+        epoll.register(visit.sock, select.EPOLLIN)
+
+    count = 0
+    cpu = process_time()
+    started = perf_counter()
+    end = started + seconds
+    for _ in range(at_once):
+        begin()
+    while visits:
+        for fd, _ in poll(epoll):
+            if visits[fd].go_on(target, accept):
+                del visits[fd]
+                count += 1
+                if perf_counter() < end:
+                    begin()
+    elapsed = perf_counter() - started
+    epoll.close()
+    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+
+
+class Generator:
+    """Carries out the commands; `targets` by the name that `open` gave them."""
+
+    def __init__(self) -> None:
+        self.targets: dict[str, Target] = {}
+
+    def open(
+        self,
+        target: str,
+        port: int,
+        path: str,
+        payload: str,
+        members: int,
+        group: bool,
+        certificate: str | None,
+    ) -> dict[str, Any]:
+        if target in self.targets:  # an earlier server of the same name, ended by now
+            self.targets.pop(target).close()
+        opened = self.targets[target] = Target(port, path, payload, certificate)
+        opened.members = opened.connect(path, members)
+        # A member may join its group a moment after its handshake; peers differ in that.
+        select.select([], [], [], 0.2)
+        opened.learn_reply(members if group else 1)
+        sock = opened.members[0].sock
+        return {"tls": sock.cipher() if isinstance(sock, ssl.SSLSocket) else None}
+
+    def crowd(self, target: str, count: int) -> dict[str, Any]:
+        self._find(target).connect("/echo", count)
+        return {}
+
+    def alive(self, target: str) -> dict[str, Any]:
+        """How many sockets are open; a server that has closed one fails here."""
+        opened = self._find(target)
+        opened.answer_pings()
+        return {"sockets": len(opened.clients)}
+
+    def measure(self, target: str, what: str, **arguments: Any) -> dict[str, float]:
+        measures: dict[str, Callable[..., dict[str, float]]] = {
+            "messages": messages,
+            "deliveries": deliveries,
+            "connects": connects,
+            "latency": latency,
+        }
+        return measures[what](self._find(target), **arguments)
+
+    def _find(self, name: str) -> Target:
+        if name not in self.targets:
+            raise ProtocolError(f"the sockets to {name!r} are gone: the server closed one between two rounds")
+        return self.targets[name]
+
+    def wait_for_input(self) -> None:
+        """Until a command is there, answer the pings of all sockets."""
+        while True:
+            waiting = select.epoll()
+            waiting.register(0, select.EPOLLIN)
+            names = {opened.epoll.fileno(): name for name, opened in self.targets.items()}
+            for fd in names:
+                waiting.register(fd, select.EPOLLIN)  # an epoll descriptor is readable when it has events
+            ready = [fd for fd, _ in waiting.poll()]
+            waiting.close()
+            if 0 in ready:
+                return
+            for fd in ready:
+                try:
+                    self.targets[names[fd]].answer_pings()
+                except (OSError, ProtocolError):
+                    # Its server is gone or at fault; the next command to it says so.
+                    self.targets[names[fd]].epoll.close()
+                    del self.targets[names[fd]]
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        os.sched_setaffinity(0, {int(sys.argv[1])})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.disable()  # it makes no cycles, and a collection in mid-round would be the server's loss
+    generator = Generator()
+    commands = open(0, "rb", buffering=0)  # noqa: SIM115  # nothing read ahead, so that epoll sees what is left
+    while True:
+        generator.wait_for_input()
+        line = commands.readline()
+        if not line:
+            return
+        command = json.loads(line)
+        try:
+            answer = getattr(generator, command.pop("do"))(**command)
+        except (OSError, ProtocolError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

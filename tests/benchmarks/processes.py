@@ -1,0 +1,144 @@
+"""The child processes: the servers and the load generator, their start, their figures and their end.
+
+Each child ends when its standard input does, so none outlives the harness, however that ends. Children are
+in sessions of their own: Ctrl-C reaches the harness alone, which then ends them one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.environment import CACHE, ROOT
+
+START_TIMEOUT = 30.0
+END_TIMEOUT = 5.0
+
+
+class ChildFailed(Exception):
+    """A server or the load generator died, hung or reported an error."""
+
+    def __init__(self, child: Child, text: str) -> None:
+        super().__init__(text)
+        self.child = child
+
+
+class Child:
+    """A Python module as a process that answers in lines of JSON; a context manager that ends it."""
+
+    def __init__(self, python: Path, module: str, arguments: list[str], name: str) -> None:
+        self.name = name
+        self.log = CACHE / "logs" / f"{name}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(python), "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+                start_new_session=True,
+            )
+        self._buffer = b""
+
+    def read(self, timeout: float) -> dict[str, Any]:
+        """The next line, as a JSON object."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(timeout):
+                    raise ChildFailed(
+                        self, f"{self.name} said nothing for {timeout:.0f} s{self.last_words()}"
+                    )
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    raise ChildFailed(self, f"{self.name} ended{self.last_words()}")
+                self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def write(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise ChildFailed(self, f"{self.name} is gone{self.last_words()}") from error
+
+    def last_words(self) -> str:
+        """Where its log is and how it ends, to be put behind a sentence."""
+        lines = self.log.read_text(errors="replace").splitlines()[-4:]
+        place = self.log.relative_to(ROOT)
+        return f" (its log is {place})" + "".join(f"\n    | {line}" for line in lines)
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it had ended already, with a command unread
+        try:
+            self.process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Server(Child):
+    """One measured server on its core; listening once constructed and `started`."""
+
+    def __init__(self, python: Path, module: str, name: str, core: int, certificate: Path | None) -> None:
+        arguments = ["--core", str(core)]
+        if certificate is not None:
+            arguments += ["--certificate", str(certificate)]
+        super().__init__(python, module, arguments, name)
+        self.port = 0
+
+    def started(self) -> None:
+        self.port = self.read(START_TIMEOUT)["port"]
+
+    def processor_seconds(self) -> tuple[float, float]:
+        """For how long the main thread has run, and has been ready to run while somebody else had the core.
+
+        Every measured server does all of its work in that thread.
+        """
+        ran, ready, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
+        return int(ran) / 1e9, int(ready) / 1e9
+
+    def resident_kib(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+class LoadGenerator(Child):
+    def __init__(self, python: Path, core: int) -> None:
+        super().__init__(python, "benchmarks.load", [str(core)], "load-generator")
+
+    def do(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
+        try:
+            self.write({"do": command, **arguments})
+            answer = self.read(timeout)
+        except ChildFailed:
+            self.process.kill()  # a late answer would be taken for the next command's
+            raise
+        if "error" in answer:
+            raise ChildFailed(self, answer["error"])
+        return answer

@@ -1,0 +1,213 @@
+"""Conducts a scenario: all its servers up, warmed, then loaded in turn, round after round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ChildFailed, LoadGenerator, Server
+from benchmarks.report import Outcome, Round
+from benchmarks.scenarios import ITSELF, SERVERS, Load, Scenario
+
+WARM_UP = 0.5
+MEMORY_ROUNDS = 3
+"""Enough where a round starts fresh processes, whose sizes hardly differ."""
+SETTLE = 0.5
+"""Seconds after many handshakes, for tasks and collectors to finish with them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    python: Path
+    subject: str
+    peers: tuple[str, ...]
+    rounds: int
+    seconds: float
+    server_core: int
+    load_core: int
+    certificate: Path
+    authority: Path
+    say: Callable[[str], None]
+
+
+@dataclass
+class Contestant:
+    """A server under one load. `name` is its column in the table."""
+
+    name: str
+    module: str
+    load: Load
+
+
+def contestants(scenario: Scenario, settings: Settings) -> list[Contestant]:
+    """The subject first, then its opponents in this scenario."""
+    module = SERVERS[settings.subject]
+    chosen = [Contestant(settings.subject, module, scenario.load)]
+    for name in scenario.opponents:
+        if name == ITSELF:
+            assert scenario.itself is not None
+            chosen.append(Contestant(ITSELF, module, scenario.itself))
+        elif name in settings.peers and name != settings.subject:
+            chosen.append(Contestant(name, SERVERS[name], scenario.load))
+    return chosen
+
+
+def rotated(names: list[str], by: int) -> list[str]:
+    """Each round begins with another contestant, so that none always follows the same one."""
+    by %= len(names) or 1
+    return names[by:] + names[:by]
+
+
+def run(scenario: Scenario, settings: Settings) -> Outcome:
+    outcome = Outcome(scenario, settings.subject)
+    chosen = contestants(scenario, settings)
+    if len(chosen) < 2:
+        settings.say("    left out: none of the chosen peers takes part")
+        return outcome
+    with LoadGenerator(settings.python, settings.load_core) as generator:
+        conduct = _Memory if scenario.measure == "memory" else _InTurn
+        for measured in conduct(scenario, settings, generator, outcome).rounds(chosen):
+            settings.say("    " + measured)
+    return outcome
+
+
+class _Conductor:
+    def __init__(
+        self, scenario: Scenario, settings: Settings, generator: LoadGenerator, outcome: Outcome
+    ) -> None:
+        self.scenario = scenario
+        self.settings = settings
+        self.generator = generator
+        self.outcome = outcome
+
+    def launch(self, contestant: Contestant) -> Server:
+        settings = self.settings
+        return Server(
+            settings.python,
+            contestant.module,
+            f"{self.scenario.key}-{contestant.name}",
+            settings.server_core,
+            settings.certificate if contestant.load.tls else None,
+        )
+
+    def open(self, contestant: Contestant, server: Server) -> dict[str, Any]:
+        load = contestant.load
+        return self.generator.do(
+            "open",
+            target=contestant.name,
+            port=server.port,
+            path=load.path,
+            payload=load.payload(),
+            # Connectors bring their own sockets; one is opened to learn what the reply looks like.
+            members=1 if self.scenario.measure == "connects" else load.members,
+            group=self.scenario.measure == "deliveries",
+            certificate=str(self.settings.authority) if load.tls else None,
+        )
+
+    def failed(self, name: str, error: ChildFailed, server: Server) -> None:
+        text = str(error)
+        if error.child is not server:
+            text += server.last_words()  # the load generator complains, the reason is in the server's log
+        self.outcome.errors[name] = text
+        self.settings.say(f"    {name} failed: {text}")
+
+    def summary(self, number: int, of: int) -> str:
+        values = [
+            f"{measured.contestant} {measured.value:,.{0 if measured.value >= 100 else 1}f}"
+            for measured in self.outcome.rounds
+            if measured.number == number
+        ]
+        return f"round {number + 1}/{of}: " + " · ".join(values) + f" {self.scenario.unit}"
+
+
+class _InTurn(_Conductor):
+    """All servers stay up with their sockets open, and are loaded one after the other."""
+
+    def rounds(self, chosen: list[Contestant]) -> Iterator[str]:
+        settings = self.settings
+        with ExitStack() as stack:
+            servers = {one.name: stack.enter_context(self.launch(one)) for one in chosen}
+            loads = {one.name: one.load for one in chosen}
+            for one in chosen:
+                try:
+                    servers[one.name].started()
+                    details = self.open(one, servers[one.name])
+                    if details["tls"]:
+                        self.outcome.notes[one.name] = f"cipher {details['tls'][0]}, {details['tls'][1]}"
+                    if one.load.crowd:
+                        self.generator.do("crowd", target=one.name, count=one.load.crowd, timeout=120)
+                    self.measure(one.name, one.load, WARM_UP)
+                except ChildFailed as error:
+                    self.failed(one.name, error, servers[one.name])
+            if self.settings.subject in self.outcome.errors:
+                return  # nothing to compare the others with
+            time.sleep(SETTLE)
+            names = [one.name for one in chosen]
+            for number in range(settings.rounds):
+                for name in rotated(names, number):
+                    if name in self.outcome.errors:
+                        continue
+                    try:
+                        self.round(number, name, servers[name], loads[name])
+                    except ChildFailed as error:
+                        self.failed(name, error, servers[name])
+                yield self.summary(number, settings.rounds)
+
+    def measure(self, name: str, load: Load, seconds: float) -> dict[str, Any]:
+        more: dict[str, int] = {}
+        if self.scenario.measure == "connects":
+            more = {"at_once": load.members}
+        elif self.scenario.measure != "latency":
+            more = {"in_flight": load.in_flight}
+        return self.generator.do("measure", target=name, what=self.scenario.measure, seconds=seconds, **more)
+
+    def round(self, number: int, name: str, server: Server, load: Load) -> None:
+        ran_before, ready_before = server.processor_seconds()
+        figures = self.measure(name, load, self.settings.seconds)
+        ran, ready = server.processor_seconds()
+        server_ran = (ran - ran_before) / figures["seconds"]
+        server_busy = server_ran + (ready - ready_before) / figures["seconds"]
+        if load.crowd:
+            self.generator.do("alive", target=name)
+        value = (
+            figures["median_us"]
+            if self.scenario.measure == "latency"
+            else figures["count"] / figures["seconds"]
+        )
+        self.outcome.rounds.append(Round(number, name, value, server_ran, server_busy, figures))
+
+
+class _Memory(_Conductor):
+    """A fresh process for every figure: what a process has freed before would hide what it takes."""
+
+    def rounds(self, chosen: list[Contestant]) -> Iterator[str]:
+        count = min(self.settings.rounds, MEMORY_ROUNDS)
+        by_name = {one.name: one for one in chosen}
+        for number in range(count):
+            for name in rotated(list(by_name), number):
+                if name in self.outcome.errors:
+                    continue
+                with self.launch(by_name[name]) as server:
+                    try:
+                        server.started()
+                        self.round(number, by_name[name], server)
+                    except ChildFailed as error:
+                        self.failed(name, error, server)
+            yield self.summary(number, count)
+
+    def round(self, number: int, one: Contestant, server: Server) -> None:
+        self.open(one, server)  # a first connection pays for what is loaded late
+        time.sleep(SETTLE)
+        before = server.resident_kib()
+        self.generator.do("crowd", target=one.name, count=one.load.crowd)
+        time.sleep(SETTLE)
+        after = server.resident_kib()
+        self.generator.do("alive", target=one.name)
+        figures = {"before_kib": before, "after_kib": after, **asdict(one.load)}
+        self.outcome.rounds.append(
+            Round(number, one.name, (after - before) / one.load.crowd, None, None, figures)
+        )

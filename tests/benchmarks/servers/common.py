@@ -1,0 +1,61 @@
+"""What every measured server does alike: options, its core, its open files, its port, its end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    certificate: Path | None
+    """A PEM file with private key and certificate chain; None serves plain TCP."""
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        if self.certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate)
+        return context
+
+
+def start() -> Options:
+    """Call first: read the options, take the core, allow many sockets, end with the harness."""
+    parser = argparse.ArgumentParser(description="One measured server; started by run.py")
+    parser.add_argument("--core", type=int, help="run on this processor core only")
+    parser.add_argument("--certificate", type=Path, help="serve TLS with this PEM file (key and chain)")
+    arguments = parser.parse_args()
+    if arguments.core is not None:
+        os.sched_setaffinity(0, {arguments.core})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.Thread(target=_end_with_harness, daemon=True).start()
+    return Options(certificate=arguments.certificate)
+
+
+def _end_with_harness() -> None:
+    # Standard input is a pipe from the harness: its end means that the harness is gone, killed perhaps,
+    # and nobody is left to stop this process.
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def report(port: int) -> None:
+    """Tell the harness where this server listens; call once, when it does."""
+    print(json.dumps({"port": port}), flush=True)
+
+
+def listening_socket() -> socket.socket:
+    """A listening socket on a free port, for servers that cannot say which port they got."""
+    return socket.create_server((HOST, 0), backlog=BACKLOG)

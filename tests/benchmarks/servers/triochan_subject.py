@@ -1,0 +1,51 @@
+"""triochan as its users run it as a library: consumer classes, routing, default settings."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import trio
+
+import triochan
+from benchmarks.servers import common
+from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
+
+
+class Echo(WebsocketConsumer):
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        await self.send(text=text, bytes=bytes)
+
+
+class Room(WebsocketConsumer):
+    groups = ["room"]
+
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        await self.group_send("room", text=text)
+
+
+class JsonRoom(JsonWebsocketConsumer):
+    groups = ["json"]
+
+    async def receive(self, content: Any, **kwargs: Any) -> None:
+        await self.group_send("json", content)
+
+
+routing = [
+    triochan.route_class(Echo, path=r"^/echo$"),
+    triochan.route_class(Room, path=r"^/group$"),
+    triochan.route_class(JsonRoom, path=r"^/json$"),
+]
+
+
+async def main() -> None:
+    options = common.start()
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(
+            partial(triochan.serve, routing, host=common.HOST, port=0, ssl_context=options.ssl_context())
+        )
+        common.report(addresses[0].port)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,25 @@
+"""Consumers, groups and channels over WebSockets and HTTP, on Trio."""
+
+from .application import Application
+from .layers import Channel, Group
+from .listeners import Address
+from .message import Message
+from .routing import include, route, route_class
+from .server import run, serve
+from .settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "Application",
+    "Channel",
+    "Group",
+    "Message",
+    "Settings",
+    "include",
+    "route",
+    "route_class",
+    "run",
+    "serve",
+]

@@ -1,0 +1,265 @@
+/**
+ * The browser's end of a triochan server: JSON over one WebSocket that comes back by itself.
+ *
+ * ```js
+ * import { TriochanClient } from "/triochan/client.js";
+ *
+ * const client = new TriochanClient("/ws/");
+ * client.demultiplex("chat", (payload) => console.log(payload));
+ * client.connect();
+ * client.stream("chat").send({ text: "hello" });
+ * ```
+ */
+
+/**
+ * - `idle`: made, and not connected yet. What is sent waits in the outbox.
+ * - `connecting`: an attempt is under way.
+ * - `open`: connected.
+ * - `waiting`: the connection was lost, or an attempt failed; the client comes back by itself.
+ * - `closing`: `close()` was called and the server's answer has not come yet.
+ * - `closed`: over, until `connect()` is called. `send()` throws.
+ */
+export type State = "idle" | "connecting" | "open" | "waiting" | "closing" | "closed";
+
+/** What travels in one WebSocket message. */
+export type WireData = string | ArrayBuffer | ArrayBufferView;
+
+/** Close codes: single ones, and ranges of which both ends belong to it. */
+export type CloseCodes = ReadonlyArray<number | readonly [first: number, last: number]>;
+
+/**
+ * The close codes after which a client stays away unless `finalCodes` says otherwise: 1000, 1002, 1003,
+ * 1007–1010, 3000, 3003, 4000–4099, and 4400–4499 without 4408 and 4429. After any other it comes back.
+ */
+export const DEFAULT_FINAL_CODES: CloseCodes;
+
+/** Every time is in milliseconds. An unknown name is a `TypeError`, a number below 0 a `RangeError`. */
+export interface ClientOptions {
+  /** The subprotocols to offer, as for `WebSocket`. Default: none. */
+  protocols?: string | string[];
+  /** Aborting it closes the client as `close()` does; `connect()` then throws its reason. */
+  signal?: AbortSignal;
+
+  /** How many messages may wait to be sent before `send()` throws `OutboxFullError`. Default: 256. */
+  outboxLimit?: number;
+  /** With more bytes than this in the WebSocket's own buffer, messages wait in the outbox. Default: 1 MiB. */
+  highWater?: number;
+
+  /** The longest possible wait before the first attempt to come back; it doubles with each failure. Default: 1000. */
+  backoffBase?: number;
+  /** The longest possible wait before any attempt. Default: 30 000. */
+  backoffCap?: number;
+  /** A connection that lasted this long starts the backoff afresh when it is lost. Default: 5000. */
+  stableAfter?: number;
+  /** An attempt that takes longer has failed. Default: 15 000. */
+  connectTimeout?: number;
+  /** How long `close()` waits for the server's answer. Default: 5000. */
+  closeTimeout?: number;
+  /**
+   * When the network returns after this long, an open connection is replaced: the server, whose pings went
+   * unanswered, has given it up. More than the server's `ping_interval` and `ping_timeout` together.
+   * Default: 45 000.
+   */
+  staleAfter?: number;
+  /** The close codes after which the client stays away. Default: `DEFAULT_FINAL_CODES`. */
+  finalCodes?: CloseCodes;
+
+  /** Makes a message of a value. Default: `JSON.stringify`, with a `TypeError` for what JSON cannot hold. */
+  encode?: (value: unknown) => WireData;
+  /** Makes a value of a message. Default: `JSON.parse`, with a `TypeError` for a binary message. */
+  decode?: (data: string | ArrayBuffer) => unknown;
+
+  /** Stand-ins for what the client takes from the browser, for tests and for places that are no browser. */
+  environment?: Partial<Environment>;
+}
+
+export interface Environment {
+  WebSocket: new (url: string, protocols?: string | string[]) => WebSocket;
+  setTimeout: (fn: () => void, delay: number) => unknown;
+  clearTimeout: (timer: any) => void;
+  /** Milliseconds since any fixed moment; it must not stop while the machine sleeps. */
+  now: () => number;
+  /** A number from 0 up to, but not including, 1. */
+  random: () => number;
+  /** Fires `online`, `offline`, `pagehide` and `pageshow`. */
+  window: EventTarget | undefined;
+  /** Fires `visibilitychange`. */
+  document: (EventTarget & { readonly visibilityState: string }) | undefined;
+  /** What a relative URL is relative to. */
+  baseURI: string | undefined;
+  /** Takes what a listener of messages threw. */
+  reportError: (error: unknown) => void;
+}
+
+export interface ListenOptions {
+  /** Aborting it ends the listening. */
+  signal?: AbortSignal;
+}
+
+export interface StreamListenOptions extends ListenOptions {
+  /** Called with the errors that the server answers on this stream. */
+  onerror?: (error: StreamError) => void;
+}
+
+/** One stream of a multiplexed connection: the client with the name of the stream filled in. */
+export interface Stream {
+  readonly name: string;
+  /** `client.send({ stream: name, payload })`. */
+  send(payload: unknown): boolean;
+  /** `client.demultiplex(name, fn, options)`. */
+  listen<T = any>(fn: (payload: T, stream: string) => void, options?: StreamListenOptions): () => void;
+}
+
+/** The events of a client, each a `CustomEvent` with this `detail`. */
+export interface ClientEventMap {
+  /** The connection is open, and what had waited in the outbox has been handed to it. */
+  open: CustomEvent<{
+    /** Whether this is a return. What happened in between was missed: ask the server for it. */
+    reconnected: boolean;
+  }>;
+  /** A connection ended or an attempt failed; or, with `willReconnect` false, the client gave up or was closed. */
+  close: CustomEvent<{
+    code: number;
+    reason: string;
+    wasClean: boolean;
+    /** False in the last `close` before the client needs another `connect()`. */
+    willReconnect: boolean;
+    /** With `willReconnect` false: the encoded messages that were never sent. The client forgets them. */
+    unsent: readonly WireData[];
+  }>;
+  /** The client waits before it tries again. Follows `close`. */
+  reconnecting: CustomEvent<{
+    /** 1 for the first attempt since the last stable connection. */
+    attempt: number;
+    /** Milliseconds until then, unless the page or the network returns earlier. */
+    delay: number;
+  }>;
+  statechange: CustomEvent<{ state: State; previous: State }>;
+  /**
+   * A message could not be decoded, or the server answered an error on a stream that has no `onerror`
+   * (a `StreamError`). The connection stays. A lost connection is a `close`, not an `error`.
+   */
+  error: CustomEvent<{ error: unknown }>;
+}
+
+/** Thrown by `send()`: the message was not taken, and nothing that had been taken is lost. */
+export class OutboxFullError extends Error {
+  constructor(limit: number);
+  readonly limit: number;
+}
+
+/** Thrown by `send()`, and what `opened()` rejects with, when the client is closed. */
+export class ClientClosedError extends Error {
+  constructor(code: number, reason: string);
+  /** What the client was closed with. */
+  readonly code: number;
+  readonly reason: string;
+}
+
+/** A frame `{"stream": …, "error": …}` from the server. */
+export class StreamError extends Error {
+  constructor(frame: { stream: string | null; error: unknown });
+  /** Null when the server could not tell which stream the bad frame was for. */
+  readonly stream: string | null;
+  /** What the server said: a sentence in most cases. */
+  readonly error: unknown;
+  /** The frame as it came, with everything else the server put into it. */
+  readonly frame: { stream: string | null; error: unknown };
+}
+
+export class TriochanClient extends EventTarget {
+  /**
+   * A client for one URL. It does nothing before `connect()`.
+   *
+   * @param url Relative to the page, or absolute; `http` and `https` become `ws` and `wss`. A function is
+   *   called before every attempt, for a URL that changes, such as one with a token in it. If it throws,
+   *   or the WebSocket cannot be made, the client closes.
+   */
+  constructor(url: string | URL | (() => string | URL), options?: ClientOptions);
+
+  readonly state: State;
+  /** How many messages wait in the outbox. */
+  readonly queued: number;
+
+  /**
+   * Connect, and stay connected. While `connecting` or `open` it does nothing; while `waiting` it tries at
+   * once; while `closing` or `closed` it begins again, with an empty outbox.
+   *
+   * @throws What the constructor of the `WebSocket` throws, or the reason of an aborted `signal`.
+   */
+  connect(): void;
+
+  /**
+   * Drop the present connection, if there is one, and make a new one now: after a login, which the server sees
+   * only in a new handshake, or when the application knows that the connection is dead. The outbox is kept.
+   */
+  reconnect(): void;
+
+  /**
+   * Close for good. What waits in the outbox of an open connection is sent before; otherwise the last `close`
+   * event has it as `unsent`. No listener hears of messages after this. Doing it twice does nothing more.
+   *
+   * @param code 1000, or one from 3000 to 4999; any other is a `RangeError`.
+   * @param reason At most 123 bytes in UTF-8; a longer one is a `RangeError`.
+   */
+  close(code?: number, reason?: string): void;
+
+  /**
+   * Resolves when the client is open, at once if it is. Rejects with `ClientClosedError` when the client is or becomes
+   * closed, and with the signal's reason when that aborts. It does not connect.
+   */
+  opened(options?: { signal?: AbortSignal }): Promise<void>;
+
+  /**
+   * Send a value, or keep it in the outbox until the connection is open. Order is kept. A message is sent at most
+   * once: one that was handed to a connection that then died may be lost.
+   *
+   * @returns Whether the message has been handed to the connection; false while it waits in the outbox.
+   * @throws {OutboxFullError} `outboxLimit` messages wait already. This one was not taken.
+   * @throws {ClientClosedError} The client is `closing` or `closed`.
+   */
+  send(value: unknown): boolean;
+
+  /** A stream, to send to and to listen to. Costs nothing and needs no closing. */
+  stream(name: string): Stream;
+
+  /**
+   * Call `fn` with every message that no `demultiplex()` listener takes.
+   *
+   * @returns A function that ends the listening. Closing the client does not.
+   */
+  listen<T = any>(fn: (value: T) => void, options?: ListenOptions): () => void;
+
+  /**
+   * Call `fn` with the payload of every frame `{"stream": stream, "payload": …}`, and `options.onerror` with every
+   * frame `{"stream": stream, "error": …}`.
+   *
+   * @returns A function that ends the listening. Closing the client does not.
+   */
+  demultiplex<T = any>(
+    stream: string,
+    fn: (payload: T, stream: string) => void,
+    options?: StreamListenOptions,
+  ): () => void;
+
+  addEventListener<K extends keyof ClientEventMap>(
+    type: K,
+    listener: ((event: ClientEventMap[K]) => void) | { handleEvent(event: ClientEventMap[K]): void } | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof ClientEventMap>(
+    type: K,
+    listener: ((event: ClientEventMap[K]) => void) | { handleEvent(event: ClientEventMap[K]): void } | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}

@@ -1,0 +1,565 @@
+/**
+ * The browser's end of a triochan server: JSON over one WebSocket that comes back by itself.
+ *
+ * The API, with its defaults, is described in triochan.d.ts; the comments here say why.
+ *
+ *     idle ── connect() ──▶ connecting ── socket opens ──▶ open
+ *                            ▲     │                        │ │
+ *              delay is over │     │ fails                  │ │ close()
+ *           or the page woke │     ▼                        │ ▼
+ *                           waiting ◀──── connection lost ──┘ closing
+ *                                                             │ goodbye answered, or closeTimeout
+ *     any state ── close(), a final close code, signal ──▶ closed
+ *
+ * Two rules carry most of the weight:
+ *
+ * - Everything sent goes through the outbox, connected or not, so there is one order.
+ * - A socket that is given up is stripped of its handlers at that moment, so nothing it does later
+ *   (not even opening) can reach a client that has moved on.
+ *
+ * @typedef {import("./triochan.d.ts").ClientOptions} ClientOptions
+ * @typedef {import("./triochan.d.ts").Environment} Environment
+ * @typedef {import("./triochan.d.ts").State} State
+ * @typedef {import("./triochan.d.ts").WireData} WireData
+ * @typedef {import("./triochan.d.ts").TriochanClient} Declared
+ */
+
+/** What WebSocket.OPEN is; the injected class of a test need not define it. */
+const OPEN = 1;
+
+/** A WebSocket has no event for "the buffer has room again", so a backed-up outbox looks this often (ms). */
+const DRAIN_POLL = 50;
+
+/** RFC 6455, section 5.5: a control frame carries at most 125 bytes, two of which are the code. */
+const MAX_REASON_BYTES = 123;
+
+/** @type {import("./triochan.d.ts").CloseCodes} */
+export const DEFAULT_FINAL_CODES = Object.freeze([
+  1000, // the server said goodbye on purpose
+  1002, 1003, 1007, 1009, 1010, // this page sent what the server cannot take; it would send it again
+  1008, // refused by policy
+  3000, 3003, // unauthorized, forbidden
+  [4000, 4099], // an application's own "do not come back"
+  [4400, 4407], [4409, 4428], [4430, 4499], // 4000 + an HTTP client error, but not 408 and 429
+]);
+
+const DEFAULTS = {
+  protocols: /** @type {string | string[] | undefined} */ (undefined),
+  signal: /** @type {AbortSignal | undefined} */ (undefined),
+  outboxLimit: 256,
+  highWater: 1024 * 1024,
+  backoffBase: 1000,
+  backoffCap: 30_000,
+  stableAfter: 5000,
+  connectTimeout: 15_000,
+  closeTimeout: 5000,
+  staleAfter: 45_000,
+  finalCodes: DEFAULT_FINAL_CODES,
+  encode: encodeJson,
+  decode: decodeJson,
+  environment: /** @type {Partial<Environment>} */ ({}),
+};
+
+export class OutboxFullError extends Error {
+  name = "OutboxFullError";
+
+  /** @param {number} limit */
+  constructor(limit) {
+    super(`the outbox holds ${limit} unsent messages, its limit; this one was not taken`);
+    this.limit = limit;
+  }
+}
+
+export class ClientClosedError extends Error {
+  name = "ClientClosedError";
+
+  /** @param {number} code @param {string} reason */
+  constructor(code, reason) {
+    super(`the client is closed (${code}${reason && `, ${reason}`}); connect() opens it again`);
+    this.code = code;
+    this.reason = reason;
+  }
+}
+
+export class StreamError extends Error {
+  name = "StreamError";
+
+  /** @param {{stream: string | null, error: unknown}} frame */
+  constructor(frame) {
+    const { stream, error } = frame;
+    super(`stream ${JSON.stringify(stream)}: ${typeof error === "string" ? error : JSON.stringify(error)}`);
+    this.stream = stream;
+    this.error = error;
+    this.frame = frame;
+  }
+}
+
+/** @implements {Declared} */
+export class TriochanClient extends EventTarget {
+  /** @type {() => string} */ #url;
+  /** @type {typeof DEFAULTS} */ #options;
+  /** @type {Environment} */ #environment;
+
+  /** @type {State} */ #state = "idle";
+  /** @type {WebSocket | undefined} */ #socket;
+  /** The one timer of the present state: give up, try again, look at the buffer. @type {unknown} */ #timer;
+  /** Ends the listening to the page. @type {AbortController | undefined} */ #lifetime;
+
+  /** Attempts since the last stable connection. */ #failures = 0;
+  /** When the present connection opened. @type {number | undefined} */ #openedAt;
+  /** When the network went away. @type {number | undefined} */ #offlineAt;
+  #hasBeenOpen = false;
+  #ending = { code: 1000, reason: "" };
+
+  /** @type {WireData[]} */ #outbox = [];
+  /** @type {CustomEvent[]} */ #events = [];
+  #dispatching = false;
+
+  /** @type {Set<Listener>} */ #listeners = new Set();
+  /** @type {Map<string, Set<Listener>>} */ #streams = new Map();
+
+  /** @param {string | URL | (() => string | URL)} url @param {ClientOptions} [options] */
+  constructor(url, options = {}) {
+    super();
+    this.#options = withDefaults(options);
+    this.#environment = { ...browser(), ...this.#options.environment };
+    const base = this.#environment.baseURI;
+    // A fixed URL is resolved now, so that a bad one is an error where it was written.
+    const fixed = typeof url === "function" ? undefined : resolve(url, base);
+    this.#url = typeof url === "function" ? () => resolve(url(), base) : () => /** @type {string} */ (fixed);
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get queued() {
+    return this.#outbox.length;
+  }
+
+  // ---- the connection, as its owner sees it
+
+  connect() {
+    this.#options.signal?.throwIfAborted();
+    // A new connection does not wait for the old one's goodbye.
+    if (this.#state === "closing") this.#finish(1006, "closed without waiting for the server", false);
+    if (this.#state === "connecting" || this.#state === "open") return;
+    if (this.#state !== "waiting") this.#watchPage();
+    this.#attempt();
+  }
+
+  reconnect() {
+    if (this.#state !== "connecting" && this.#state !== "open") return this.connect();
+    this.#suspend("reconnect");
+    this.#wake(); // unless a listener of that closed the client
+  }
+
+  close(code = 1000, reason = "") {
+    checkClose(code, reason);
+    if (this.#state === "open") this.#flush(Infinity); // send() before close() means it is to be sent
+    if (this.#state === "closing" || this.#state === "closed") return;
+    if (this.#state !== "open") return this.#finish(code, reason, true);
+    const socket = /** @type {WebSocket} */ (this.#socket);
+    this.#lifetime?.abort();
+    this.#ending = { code, reason };
+    socket.onmessage = null;
+    // The goodbye of a dead network takes a browser a minute or more to give up on.
+    const { closeTimeout } = this.#options;
+    this.#startTimer(closeTimeout, () => this.#finish(1006, `no answer to the close in ${closeTimeout} ms`, false));
+    socket.close(code, reason);
+    this.#enter("closing");
+  }
+
+  /** @param {{signal?: AbortSignal}} [options] @returns {Promise<void>} */
+  opened({ signal } = {}) {
+    return new Promise((resolve, reject) => {
+      signal?.throwIfAborted();
+      if (this.#state === "open") return resolve();
+      if (this.#state === "closing" || this.#state === "closed") return reject(this.#closedError());
+      const settled = new AbortController();
+      const once = { signal: settled.signal };
+      this.addEventListener("open", () => (settled.abort(), resolve()), once);
+      this.addEventListener("statechange", () => {
+        if (this.#state === "closed") settled.abort(), reject(this.#closedError());
+      }, once);
+      signal?.addEventListener("abort", () => (settled.abort(), reject(signal.reason)), once);
+    });
+  }
+
+  // ---- messages
+
+  /** @param {unknown} value */
+  send(value) {
+    if (this.#state === "closing" || this.#state === "closed") throw this.#closedError();
+    // Encoded here: what the caller changes later is not sent, and what cannot be encoded is the caller's to hear of.
+    const data = this.#options.encode(value);
+    const { outboxLimit } = this.#options;
+    // With room in the socket at least one message leaves the outbox now, so it cannot outgrow its limit.
+    if (this.#outbox.length >= outboxLimit && !this.#hasRoom()) throw new OutboxFullError(outboxLimit);
+    this.#outbox.push(data);
+    this.#flush();
+    return this.#outbox.length === 0;
+  }
+
+  /** @param {string} name */
+  stream(name) {
+    return {
+      name,
+      send: (/** @type {unknown} */ payload) => this.send({ stream: name, payload }),
+      listen: (/** @type {any} */ fn, /** @type {any} */ options) => this.demultiplex(name, fn, options),
+    };
+  }
+
+  /** @param {(value: any) => void} fn @param {{signal?: AbortSignal}} [options] */
+  listen(fn, options) {
+    return subscribe(this.#listeners, { fn }, options?.signal);
+  }
+
+  /**
+   * @param {string} stream
+   * @param {(payload: any, stream: string) => void} fn
+   * @param {{onerror?: (error: StreamError) => void, signal?: AbortSignal}} [options]
+   */
+  demultiplex(stream, fn, { onerror, signal } = {}) {
+    let listeners = this.#streams.get(stream);
+    if (!listeners) this.#streams.set(stream, (listeners = new Set()));
+    return subscribe(listeners, { fn, onerror }, signal);
+  }
+
+  /** @param {unknown} data */
+  #receive(data) {
+    /** @type {any} */
+    let value;
+    try {
+      value = this.#options.decode(/** @type {string | ArrayBuffer} */ (data));
+    } catch (error) {
+      return this.#emit("error", { error });
+    }
+    if (isErrorFrame(value)) {
+      const error = new StreamError(value);
+      const listeners = this.#streams.get(value.stream) ?? new Set();
+      if ([...listeners].some(({ onerror }) => onerror)) this.#call(listeners, ({ onerror }) => onerror?.(error));
+      else this.#emit("error", { error });
+      return;
+    }
+    const listeners = isPayloadFrame(value) ? this.#streams.get(value.stream) : undefined;
+    if (listeners?.size) this.#call(listeners, ({ fn }) => fn(value.payload, value.stream));
+    else this.#call(this.#listeners, ({ fn }) => fn(value));
+  }
+
+  /**
+   * Call every listener; one that raises is reported and keeps no other from hearing the message.
+   * @param {Set<Listener>} listeners @param {(listener: Listener) => void} call
+   */
+  #call(listeners, call) {
+    const { reportError } = this.#environment;
+    for (const listener of [...listeners]) {
+      if (!listeners.has(listener)) continue; // removed by one before it
+      try {
+        call(listener);
+      } catch (error) {
+        reportError(error);
+      }
+    }
+  }
+
+  /**
+   * Hand the outbox to the socket, in order, as far as its buffer has room. Asked before every single
+   * message, because a socket that is closing takes data without complaint and drops it.
+   */
+  #flush(highWater = this.#options.highWater) {
+    while (this.#outbox.length > 0 && this.#hasRoom(highWater)) {
+      try {
+        this.#socket?.send(/** @type {string} */ (this.#outbox[0]));
+      } catch (error) {
+        return this.#lose(1006, `sending failed: ${error}`, false); // this message and those behind it stay
+      }
+      this.#outbox.shift();
+    }
+    if (this.#outbox.length > 0 && this.#socket?.readyState === OPEN) {
+      this.#timer ??= this.#setTimeout(DRAIN_POLL, () => this.#flush());
+    }
+  }
+
+  #hasRoom(highWater = this.#options.highWater) {
+    return this.#socket?.readyState === OPEN && this.#socket.bufferedAmount <= highWater;
+  }
+
+  // ---- the life of a connection
+
+  #attempt() {
+    /** @type {WebSocket} */
+    let socket;
+    try {
+      const { WebSocket } = this.#environment;
+      socket = new WebSocket(this.#url(), this.#options.protocols);
+    } catch (error) {
+      // Not the network's doing (a bad URL, mixed content): it would fail the same way next time.
+      this.#finish(1006, String(error), false);
+      throw error;
+    }
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.#opened(socket);
+    socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onclose = ({ code, reason, wasClean }) => {
+      const final = this.#state === "closing" || isListed(code, this.#options.finalCodes);
+      return final ? this.#finish(code, reason, wasClean) : this.#lose(code, reason, wasClean);
+    };
+    // Says nothing that the close after it does not say, but packages for Node raise what nobody listens to.
+    socket.onerror = () => {};
+    this.#socket = socket;
+    const { connectTimeout } = this.#options;
+    this.#startTimer(connectTimeout, () => this.#lose(1006, `not connected after ${connectTimeout} ms`, false));
+    this.#enter("connecting");
+  }
+
+  /** @param {WebSocket} socket */
+  #opened(socket) {
+    this.#clearTimer();
+    this.#openedAt = this.#environment.now();
+    const reconnected = this.#hasBeenOpen;
+    this.#hasBeenOpen = true;
+    this.#flush(); // before any listener hears of it and sends more
+    if (this.#socket === socket) this.#enter("open", ["open", { reconnected }]);
+  }
+
+  /**
+   * The connection or the attempt failed: come back later.
+   * @param {number} code @param {string} reason @param {boolean} wasClean
+   */
+  #lose(code, reason, wasClean) {
+    const { backoffBase, backoffCap, stableAfter } = this.#options;
+    const { now, random } = this.#environment;
+    // A server that accepts and then drops everyone at once has not recovered: only time proves a connection.
+    if (this.#openedAt !== undefined && now() - this.#openedAt >= stableAfter) this.#failures = 0;
+    this.#abandon();
+    // Drawn from the whole range ("full jitter"): clients that were dropped together come back spread out.
+    const delay = random() * Math.min(backoffCap, backoffBase * 2 ** this.#failures);
+    this.#failures += 1;
+    this.#startTimer(delay, () => this.#attempt());
+    this.#enter(
+      "waiting",
+      ["close", { code, reason, wasClean, willReconnect: true, unsent: [] }],
+      ["reconnecting", { attempt: this.#failures, delay }],
+    );
+  }
+
+  /**
+   * The end, until somebody calls connect().
+   * @param {number} code @param {string} reason @param {boolean} wasClean
+   */
+  #finish(code, reason, wasClean) {
+    this.#abandon();
+    this.#lifetime?.abort();
+    this.#ending = { code, reason };
+    this.#failures = 0;
+    this.#hasBeenOpen = false;
+    // Given back, not kept: the next connect() may be another user's.
+    const unsent = this.#outbox.splice(0);
+    this.#enter("closed", ["close", { code, reason, wasClean, willReconnect: false, unsent }]);
+  }
+
+  /**
+   * Let go of the connection and wait, with no timer, for #wake() or connect().
+   * @param {string} reason
+   */
+  #suspend(reason) {
+    if (this.#state === "waiting") return this.#clearTimer();
+    if (this.#state !== "connecting" && this.#state !== "open") return;
+    this.#abandon(reason);
+    this.#enter("waiting", ["close", { code: 1000, reason, wasClean: true, willReconnect: true, unsent: [] }]);
+  }
+
+  /** The page or the network is back: what failed before says nothing about now. */
+  #wake() {
+    if (this.#state !== "waiting") return;
+    this.#failures = 0;
+    this.#attempt();
+  }
+
+  #abandon(reason = "") {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    this.#openedAt = undefined;
+    this.#clearTimer();
+    if (!socket) return;
+    socket.onmessage = socket.onclose = null;
+    socket.onopen = () => socket.close(); // by the standard it cannot any more; a stand-in for WebSocket might
+    if (socket.readyState <= OPEN) socket.close(1000, reason);
+  }
+
+  #watchPage() {
+    const { window, document, now } = this.#environment;
+    this.#lifetime = new AbortController();
+    const until = { signal: this.#lifetime.signal };
+    this.#offlineAt = undefined;
+
+    // navigator.onLine is not asked: it is wrong often enough, and to a server on this machine always.
+    window?.addEventListener("offline", () => (this.#offlineAt ??= now()), until);
+    window?.addEventListener("online", () => {
+      const away = this.#offlineAt === undefined ? 0 : now() - this.#offlineAt;
+      this.#offlineAt = undefined;
+      // The server has missed our pongs for so long that it hung up, and could not tell us.
+      if (this.#state === "open" && away >= this.#options.staleAfter) this.reconnect();
+      else this.#wake();
+    }, until);
+
+    // An open WebSocket keeps a page out of the back/forward cache, or is cut when the page is restored from it.
+    window?.addEventListener("pagehide", () => this.#suspend("page hidden"), until);
+    window?.addEventListener("pageshow", () => this.#wake(), until);
+    // A background tab's timers are slowed down to one a minute: do not wait for them once it is looked at.
+    document?.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible") this.#wake();
+    }, until);
+
+    this.#options.signal?.addEventListener("abort", () => this.close(), until);
+  }
+
+  // ---- events and timers
+
+  /** @param {State} state @param {...[string, object]} events */
+  #enter(state, ...events) {
+    const previous = this.#state;
+    this.#state = state;
+    for (const [type, detail] of events) this.#events.push(new CustomEvent(type, { detail }));
+    this.#emit("statechange", { state, previous });
+  }
+
+  /**
+   * A listener may call connect() or close(): what that gives rise to waits its turn, so that every
+   * listener hears of everything in the order in which it happened.
+   * @param {string} type @param {object} detail
+   */
+  #emit(type, detail) {
+    this.#events.push(new CustomEvent(type, { detail }));
+    if (this.#dispatching) return;
+    this.#dispatching = true;
+    for (let event; (event = this.#events.shift()); ) this.dispatchEvent(event); // raises for no listener
+    this.#dispatching = false;
+  }
+
+  /** @param {number} delay @param {() => void} fn */
+  #startTimer(delay, fn) {
+    this.#clearTimer();
+    this.#timer = this.#setTimeout(delay, fn);
+  }
+
+  /** @param {number} delay @param {() => void} fn */
+  #setTimeout(delay, fn) {
+    const { setTimeout } = this.#environment;
+    return setTimeout(() => {
+      this.#timer = undefined;
+      fn();
+    }, delay);
+  }
+
+  #clearTimer() {
+    const { clearTimeout } = this.#environment;
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #closedError() {
+    return new ClientClosedError(this.#ending.code, this.#ending.reason);
+  }
+}
+
+/**
+ * @typedef {{fn: (value: any, stream?: any) => void, onerror?: ((error: StreamError) => void) | undefined}} Listener
+ *
+ * @param {Set<Listener>} listeners @param {Listener} listener @param {AbortSignal} [signal]
+ * @returns {() => void}
+ */
+function subscribe(listeners, listener, signal) {
+  const remove = () => {
+    listeners.delete(listener);
+    signal?.removeEventListener("abort", remove);
+  };
+  if (signal?.aborted) return remove;
+  listeners.add(listener);
+  signal?.addEventListener("abort", remove);
+  return remove;
+}
+
+/** @param {any} value @returns {value is {stream: string, payload: unknown}} */
+function isPayloadFrame(value) {
+  return typeof value?.stream === "string" && "payload" in value;
+}
+
+/** The stream is null where the server could not read one. @param {any} value */
+function isErrorFrame(value) {
+  const addressed = value?.stream === null || typeof value?.stream === "string";
+  return addressed && "error" in value && !("payload" in value);
+}
+
+/** @param {number} code @param {import("./triochan.d.ts").CloseCodes} codes */
+function isListed(code, codes) {
+  return codes.some((entry) => (typeof entry === "number" ? code === entry : entry[0] <= code && code <= entry[1]));
+}
+
+/** @param {unknown} value */
+function encodeJson(value) {
+  const text = JSON.stringify(value);
+  if (text === undefined) throw new TypeError(`expected a value that JSON can hold, not ${typeof value}`);
+  return text;
+}
+
+/** @param {string | ArrayBuffer} data */
+function decodeJson(data) {
+  if (typeof data !== "string") throw new TypeError("expected JSON in a text frame, got a binary frame");
+  return JSON.parse(data);
+}
+
+/** @param {string | URL} url @param {string | undefined} base */
+function resolve(url, base) {
+  const resolved = new URL(url, base);
+  resolved.protocol = resolved.protocol.replace("http", "ws");
+  resolved.hash = ""; // WebSocket refuses one, and a base URL often has one
+  return resolved.href;
+}
+
+/** @param {number} code @param {string} reason */
+function checkClose(code, reason) {
+  // The browser's own rule, applied also when there is no socket to apply it.
+  if (code !== 1000 && !(code >= 3000 && code <= 4999)) {
+    throw new RangeError(`expected the close code 1000 or one from 3000 to 4999, not ${code}`);
+  }
+  const { length } = new TextEncoder().encode(reason);
+  if (length > MAX_REASON_BYTES) {
+    throw new RangeError(`expected a close reason of at most ${MAX_REASON_BYTES} bytes, not ${length}`);
+  }
+}
+
+/** @param {ClientOptions} options @returns {typeof DEFAULTS} */
+function withDefaults(options) {
+  /** @type {any} */
+  const merged = { ...DEFAULTS };
+  for (const [name, value] of Object.entries(options)) {
+    if (!(name in DEFAULTS)) throw new TypeError(`unknown option ${name}; known: ${Object.keys(DEFAULTS).join(", ")}`);
+    if (value === undefined) continue;
+    if (typeof merged[name] === "number" && !(value >= 0)) {
+      throw new RangeError(`expected a number of at least 0 for the option ${name}, not ${value}`);
+    }
+    merged[name] = value;
+  }
+  return merged;
+}
+
+/**
+ * What a client takes from the place it runs in, read when a client is made: importing needs no browser.
+ * Take each function out of here before calling it: a browser's timers refuse to be another object's methods.
+ */
+function browser() {
+  const global = /** @type {any} */ (globalThis);
+  return {
+    WebSocket: global.WebSocket,
+    setTimeout: global.setTimeout,
+    clearTimeout: global.clearTimeout,
+    now: Date.now, // not performance.now(): that one stands still while a laptop sleeps
+    random: Math.random,
+    window: typeof global.addEventListener === "function" ? global : undefined,
+    document: global.document,
+    baseURI: global.document?.baseURI ?? global.location?.href,
+    reportError: global.reportError ?? ((/** @type {unknown} */ error) => queueMicrotask(() => { throw error; })),
+  };
+}

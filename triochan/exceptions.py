@@ -1,0 +1,65 @@
+"""Every exception that triochan raises on purpose, in one tree, named by who acted."""
+
+from __future__ import annotations
+
+
+class TriochanError(Exception):
+    """Base of everything below: ``except TriochanError`` catches what triochan itself reports."""
+
+
+class ImproperlyConfigured(TriochanError):
+    """A routing, a consumer class or an option is wrong; found when it is built, never on a message."""
+
+
+class ConnectionClosed(TriochanError):
+    """The socket behind a ``send`` is closed, or is closing.
+
+    An uncaught one ends its handler quietly: a peer that leaves is not an error of the program.
+
+    Attributes:
+        code: the close code of RFC 6455 section 7.4 (1005: none was sent, 1006: no closing handshake).
+        reason: the reason sent with it, ``""`` where there was none.
+    """
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the connection is closed (code {self.code}{': ' + self.reason if self.reason else ''})"
+
+
+class DenyConnection(TriochanError):
+    """Raised by a ``connect`` handler: the handshake is answered with HTTP 403.
+
+    ``disconnect`` is not called, for the connection never was (Channels 1: "Security").
+    """
+
+
+class ChannelFull(TriochanError):
+    """A named channel holds as many messages as its capacity allows; this one was not taken.
+
+    Attributes:
+        channel: the channel's name.
+        capacity: how many messages it holds.
+    """
+
+    def __init__(self, channel: str, capacity: int) -> None:
+        super().__init__(channel, capacity)
+        self.channel = channel
+        self.capacity = capacity
+
+    def __str__(self) -> str:
+        return (
+            f"channel {self.channel!r} is full: {self.capacity} messages wait in it. Send less often, handle "
+            "ChannelFull, or raise Settings.channel_capacity"
+        )
+
+
+class LayerUnavailable(TriochanError):
+    """The engine behind a channel layer does not answer; the message was not delivered."""
+
+
+class SendNotAvailableOnDemultiplexer(TriochanError):
+    """``send`` on a demultiplexer names no stream; use the ``multiplexer`` argument's ``send`` instead."""

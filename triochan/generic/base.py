@@ -1,0 +1,60 @@
+"""The base of class-based consumers: one instance a message, dispatched by the channel's name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from ..message import Message
+from ..routing import route_class
+
+Handler = Callable[..., Awaitable[object]]
+
+
+class BaseConsumer:
+    """A consumer as a class: ``method_mapping`` names the method for each channel.
+
+    An instance is made for each message, so what is stored on ``self`` is that message's own.
+
+    Attributes:
+        method_mapping: channel name to method name; the methods are ``async def method(self, message, **kwargs)``.
+        message: the message that the instance is for.
+        kwargs: the routing's named groups.
+    """
+
+    method_mapping: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, message: Message, **kwargs: Any) -> None:
+        self.message = message
+        self.kwargs = kwargs
+
+    @classmethod
+    def channel_names(cls) -> set[str]:
+        """The channels that the consumer listens on; the same for as long as the process runs."""
+        return set(cls.method_mapping)
+
+    @classmethod
+    def as_route(cls, attrs: Mapping[str, Any] | None = None, **filters: str) -> route_class:
+        """A route to this class, or to a subclass of it with the class attributes ``attrs``.
+
+        Args:
+            attrs: e.g. ``{"strict_ordering": True}``.
+            filters: as :class:`triochan.route` takes them.
+        """
+        if attrs is not None and not isinstance(attrs, Mapping):
+            raise TypeError(f"attrs is a mapping of class attributes, not {attrs!r}")
+        consumer = type(cls.__name__, (cls,), {"__module__": cls.__module__, **attrs}) if attrs else cls
+        return route_class(consumer, **filters)
+
+    def get_handler(self, message: Message, **kwargs: Any) -> Handler:
+        """The method for the message's channel, in its decorators; the place to add more of them."""
+        return getattr(self, self.method_mapping[message.channel.name])  # type: ignore[no-any-return]
+
+    async def dispatch(self, message: Message, **kwargs: Any) -> None:
+        """Handle the message. No checkpoint of its own."""
+        await self.get_handler(message, **kwargs)(message, **kwargs)
+
+    @property
+    def connection(self) -> Any:
+        """The live connection behind the message, None for one that came from no socket."""
+        return self.message.connection

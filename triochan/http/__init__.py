@@ -1,0 +1,13 @@
+"""HTTP for consumers: contents of responses, cookies, static files.
+
+The consumer of an ``http.request`` message answers with what these make::
+
+    async def index(message):
+        await message.reply_channel.send(html("<h1>Hello</h1>"))
+"""
+
+from .cookies import parse_cookies, set_cookie
+from .responses import html, json, redirect, text
+from .static import static_files
+
+__all__ = ["html", "json", "parse_cookies", "redirect", "set_cookie", "static_files", "text"]

@@ -1,0 +1,82 @@
+"""What stands behind the reply channel of one HTTP request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from ..exceptions import ConnectionClosed
+from ..layers import ChannelLayer
+from ..replies import HttpReply, parse_http
+
+_PIECES = 16
+"""Pieces of a response that may wait for the socket to take them."""
+
+
+class ResponseEndpoint:
+    """One response in the making: pieces come in from wherever its consumer runs, and are written by one task.
+
+    Attributes:
+        channel: its reply channel.
+        pieces: what the writer takes from.
+        started, complete: the first piece has come; so has the last.
+        patience: the writer's wait for the first piece.
+        consumed: set when the consumer has returned; ``crashed`` tells how.
+        dropped: pieces of group sends that found no place.
+    """
+
+    outbox = None
+
+    def __init__(self, layer: ChannelLayer) -> None:
+        self._send: trio.MemorySendChannel[HttpReply]
+        self.pieces: trio.MemoryReceiveChannel[HttpReply]
+        self._send, self.pieces = trio.open_memory_channel[HttpReply](_PIECES)
+        self.started = False
+        self.complete = False
+        self.patience = trio.CancelScope()
+        self.consumed = trio.Event()
+        self.crashed = False
+        self.dropped = 0
+        self._closed = False
+        self.channel = layer.attach("http.response", self)
+
+    async def deliver(self, content: dict[str, Any], /) -> None:
+        try:
+            await self._send.send(self._parse(content))
+        except trio.BrokenResourceError:
+            raise ConnectionClosed(1006, "the client has gone") from None
+
+    def deliver_nowait(self, content: dict[str, Any], /) -> None:
+        if self._closed or self.complete:
+            return
+        if self._send.statistics().current_buffer_used >= _PIECES:
+            self.dropped += 1
+        else:
+            self._send.send_nowait(self._parse(content))
+
+    def consumer_done(self, crashed: bool, response_timeout: float) -> None:
+        """The consumer has returned: if it has not begun to answer, another may, for a while."""
+        self.consumed.set()
+        self.crashed = crashed
+        if crashed and not self.complete:
+            self.patience.cancel()
+        elif not self.started:
+            self.patience.deadline = trio.current_time() + response_timeout
+
+    def close(self) -> None:
+        """The response is over, one way or the other: later sends raise ConnectionClosed."""
+        self._closed = True
+        self.pieces.close()
+
+    def _parse(self, content: dict[str, Any]) -> HttpReply:
+        if self.complete:
+            raise ValueError("the response is complete: a piece without more_content=True is its last")
+        if self._closed:
+            raise ConnectionClosed(1006, "the client has gone")
+        reply = parse_http(content, started=self.started)
+        if not self.started:
+            self.patience.deadline = float("inf")
+        self.started = True
+        self.complete = not reply.more_content
+        return reply

@@ -1,0 +1,113 @@
+"""A request's head as a message's content, and the check of a WebSocket's opening handshake."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import attrs
+import h11
+
+from ..replies import Headers
+
+
+class Refusal(NamedTuple):
+    """A request that is answered without asking a consumer."""
+
+    status: int
+    text: str
+    headers: Headers = []
+
+
+@attrs.frozen
+class Upgrade:
+    """A valid opening handshake (RFC 6455 section 4.2.1), its decision pending.
+
+    Attributes:
+        content: of the ``websocket.connect`` message.
+        subprotocols: what the client offers, in its order of preference.
+        rest: bytes that came behind the head.
+    """
+
+    content: dict[str, Any]
+    key: bytes
+    subprotocols: list[str]
+    rest: bytes = b""
+
+    def head(self) -> bytes:
+        """The head, reduced to what trio-websocket needs for its answer: nothing in it can surprise it."""
+        protocols = ", ".join(self.subprotocols).encode()
+        return (
+            b"GET / HTTP/1.1\r\nHost: -\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: " + self.key + b"\r\n"
+            + (b"Sec-WebSocket-Protocol: " + protocols + b"\r\n" if protocols else b"")
+            + b"\r\n"
+        )  # fmt: skip
+
+
+def head_content(
+    request: h11.Request, scheme: str, client: list[Any] | None, server: list[Any] | None
+) -> dict[str, Any] | Refusal:
+    """The keys that ``http.request`` and ``websocket.connect`` share.
+
+    ``path`` is a str, percent-decoded; ``query_string`` bytes, as they came; ``headers`` pairs of bytes, names in
+    lower case; ``client`` and ``server`` are ``[host, port]``, or None where the socket has no such address.
+    """
+    target = request.target
+    if target.startswith((b"http://", b"https://")):  # absolute-form, RFC 9112 section 3.2.2
+        target = b"/" + target.split(b"://", 1)[1].partition(b"/")[2]
+    raw_path, _, query = target.partition(b"?")
+    try:
+        path = unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return Refusal(400, "the path, percent-decoded, is not UTF-8")
+    return {
+        "scheme": scheme,
+        "path": path,
+        "query_string": query,
+        "headers": list(request.headers),
+        "client": client,
+        "server": server,
+    }
+
+
+def wants_upgrade(request: h11.Request) -> bool:
+    """The client asks to go on as a WebSocket: an ``Upgrade`` to it that ``Connection`` lists."""
+    return b"websocket" in _tokens(request, b"upgrade") and b"upgrade" in _tokens(request, b"connection")
+
+
+def check_upgrade(request: h11.Request, content: dict[str, Any], rest: bytes) -> Upgrade | Refusal:
+    """The handshake as trio-websocket may have it; what is wrong with it is said in plain text."""
+    if request.method != b"GET":
+        method = request.method.decode("latin-1")
+        return Refusal(405, f"a WebSocket handshake is a GET, not a {method}", [(b"Allow", b"GET")])
+    if request.http_version < b"1.1":
+        return Refusal(400, "a WebSocket handshake needs HTTP/1.1")
+    versions = _values(request, b"sec-websocket-version")
+    if versions != [b"13"]:
+        return Refusal(426, "this server speaks WebSocket version 13", [(b"Sec-WebSocket-Version", b"13")])
+    keys = _values(request, b"sec-websocket-key")
+    try:
+        valid = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+    except binascii.Error:
+        valid = False
+    if not valid:
+        return Refusal(400, "a WebSocket handshake needs one Sec-WebSocket-Key: 16 bytes in base64")
+    try:
+        offered = [each.decode("ascii") for each in _values(request, b"sec-websocket-protocol")]
+    except UnicodeDecodeError:
+        return Refusal(400, "Sec-WebSocket-Protocol is not ASCII")
+    subprotocols = [name for value in offered for each in value.split(",") if (name := each.strip())]
+    connect = {**content, "scheme": "wss" if content["scheme"] == "https" else "ws"}
+    connect |= {"subprotocols": subprotocols, "order": 0}
+    return Upgrade(connect, keys[0], subprotocols, rest)
+
+
+def _values(request: h11.Request, name: bytes) -> list[bytes]:
+    return [value.strip() for key, value in request.headers if key == name]
+
+
+def _tokens(request: h11.Request, name: bytes) -> list[bytes]:
+    return [token.strip().lower() for value in _values(request, name) for token in value.split(b",")]

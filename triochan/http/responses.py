@@ -1,0 +1,66 @@
+"""Contents for an HTTP reply channel: ``await message.reply_channel.send(text("hello"))``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from ..content import encode_json
+from ..replies import Headers, check_headers
+
+HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
+
+
+def _response(content: bytes, content_type: str, status: int, headers: HeaderPairs) -> dict[str, Any]:
+    pairs: Headers = [(b"Content-Type", content_type.encode("ascii")), *check_headers(headers)]
+    return {"status": status, "headers": pairs, "content": content}
+
+
+def text(content: str, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
+    """Plain text, in UTF-8."""
+    return _response(content.encode(), "text/plain; charset=utf-8", status, headers)
+
+
+def html(content: str, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
+    """A page, in UTF-8."""
+    return _response(content.encode(), "text/html; charset=utf-8", status, headers)
+
+
+def json(content: Any, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
+    """A value as JSON.
+
+    Raises:
+        TypeError: a value that JSON has no form for.
+        OverflowError: NaN or an infinity.
+    """
+    return _response(encode_json(content).encode(), "application/json", status, headers)
+
+
+def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dict[str, Any]:
+    """Send the client to ``location``, a path or an absolute http(s) URL (RFC 9110 section 15.4).
+
+    Raises:
+        ValueError: not a redirect status, or a location that a browser might take for another place than it
+            looks like: control characters, a backslash, ``//host``, or a scheme other than http and https.
+    """
+    if status not in (301, 302, 303, 307, 308):
+        raise ValueError(f"a redirect's status is 301, 302, 303, 307 or 308, not {status!r}")
+    if (
+        re.search(r"[\x00-\x20\x7f\\]", location)
+        or location.startswith("//")
+        or (re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", location) and not re.match(r"https?://", location, re.IGNORECASE))
+    ):
+        raise ValueError(f"a redirect goes to a path or to an http(s) URL, not to {location!r}")
+    target = quote(location, safe="/:?#[]@!$&'()*+,;=%-._~")
+    return _response(b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)])
+
+
+def reason_phrase(status: int) -> str:
+    """``Not Found`` for 404; empty where the number has no name."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

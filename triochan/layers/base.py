@@ -1,0 +1,263 @@
+"""The contract of a channel layer, and ``Channel`` and ``Group``, the names that programs hold of it."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Protocol
+
+import trio
+
+from ..exceptions import ConnectionClosed
+from ..message import check_name
+from ..outbox import Outbox
+
+running_layer: trio.lowlevel.RunVar[ChannelLayer | None] = trio.lowlevel.RunVar("triochan.layer")
+"""The layer of the server, or of the test client, that runs in this Trio run."""
+
+
+def current_layer() -> ChannelLayer:
+    """The layer that serves this Trio run.
+
+    Raises:
+        RuntimeError: none does, or this is not called from within Trio.
+    """
+    layer = running_layer.get(None)
+    if layer is None:
+        raise RuntimeError(
+            "no channel layer is running here: Channel and Group work while triochan.serve (or a test client) "
+            "runs in the same trio.run; or pass layer=… yourself"
+        )
+    return layer
+
+
+class Endpoint(Protocol):
+    """What stands behind a reply channel in this process: a WebSocket, a waiting HTTP request.
+
+    Attributes:
+        channel: its reply channel.
+        outbox: where a group send's frame goes; None where the endpoint takes contents, not frames.
+    """
+
+    channel: ReplyChannel
+    outbox: Outbox | None
+
+    async def deliver(self, content: dict[str, Any], /) -> None:
+        """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
+
+    def deliver_nowait(self, content: dict[str, Any], /) -> None:
+        """The same for a member of a group: never waits, and a member that is gone is no error."""
+
+
+class Channel:
+    """A channel, by name: where messages are sent to.
+
+    Args:
+        name: ASCII letters, digits, ``-_.``, and one ``!`` in a reply channel's; at most 100 characters.
+        layer: the layer to send through; the one that runs (:func:`current_layer`) where None.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+
+    __slots__ = ("_layer", "name")
+
+    outbox: ClassVar[None] = None
+    """A named channel takes contents, not frames (see :class:`Endpoint`)."""
+
+    def __init__(self, name: str, layer: ChannelLayer | None = None) -> None:
+        self.name = check_name("channel", name, reply=True)
+        self._layer = layer
+
+    async def send(self, content: dict[str, Any], /) -> None:
+        """Send one message; a checkpoint only where it has to wait.
+
+        Raises:
+            TypeError: ``content`` is not a dict.
+            ChannelFull: a named channel holds all it can.
+            ConnectionClosed: a reply channel whose connection is gone.
+            ValueError: a reply that its connection can't take.
+            LayerUnavailable: a distributed layer's engine does not answer.
+        """
+        _check_content(content)
+        await (self._layer or current_layer()).send(self.name, content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Channel) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class ReplyChannel(Channel):
+    """A channel to one connection of this process; sends reach it without a look-up."""
+
+    __slots__ = ("endpoint",)
+
+    def __init__(self, name: str, endpoint: Endpoint, layer: ChannelLayer) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self._layer = layer
+
+    async def send(self, content: dict[str, Any], /) -> None:
+        _check_content(content)
+        await self.endpoint.deliver(content)
+
+
+class Group:
+    """A group, by name: a set of channels that take the same message.
+
+    A connection's memberships end with the connection, however it ends; a named channel stays until it is discarded.
+
+    Args:
+        name: ASCII letters, digits, ``-_.``; at most 100 characters.
+        layer: as in :class:`Channel`.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+
+    __slots__ = ("_layer", "name")
+
+    def __init__(self, name: str, layer: ChannelLayer | None = None) -> None:
+        self.name = check_name("group", name)
+        self._layer = layer
+
+    @property
+    def layer(self) -> ChannelLayer:
+        return self._layer or current_layer()
+
+    async def add(self, channel: Channel | str, /) -> None:
+        """Put a channel into the group; again is no error, nor is a connection that is gone by now."""
+        await self.layer.group_add(self.name, _channel_name(channel))
+
+    async def discard(self, channel: Channel | str, /) -> None:
+        """Take a channel out of the group; one that is not in it is no error."""
+        await self.layer.group_discard(self.name, _channel_name(channel))
+
+    async def send(self, content: dict[str, Any], /) -> None:
+        """Send ``content`` to every member without waiting for any of them; no checkpoint in the default layer.
+
+        A member that is slow, full or gone never fails the send: its overflow policy applies, and every
+        message that was dropped is counted.
+
+        Raises:
+            TypeError: ``content`` is not a dict.
+            ValueError: a member is a connection, and ``content`` is nothing that it could take.
+            LayerUnavailable: a distributed layer's engine does not answer.
+        """
+        _check_content(content)
+        await self.layer.group_send(self.name, content)
+
+    async def members(self) -> list[str]:
+        """The names of the channels in the group, in the order in which they joined."""
+        return await self.layer.group_members(self.name)
+
+    def __repr__(self) -> str:
+        return f"Group({self.name!r})"
+
+
+class ChannelLayer(ABC):
+    """What carries messages between channels. Contents are dicts of plain data.
+
+    Connections of this process are attached to it and addressed by their reply channels; what else a layer
+    does, through memory or an engine, is its own. ``tests/layers.py`` is the contract as tests.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._serial = itertools.count(1)
+        self._endpoints: dict[str, Endpoint] = {}
+
+    # -- the connections of this process
+
+    def attach(self, kind: str, endpoint: Endpoint) -> ReplyChannel:
+        """Give ``endpoint`` a reply channel: its name is ``kind``, this process's mark, and a number."""
+        channel = ReplyChannel(f"{kind}.{self._prefix}!{next(self._serial):x}", endpoint, self)
+        self._endpoints[channel.name] = endpoint
+        return channel
+
+    def detach(self, endpoint: Endpoint) -> None:
+        """Forget ``endpoint`` and take it out of its groups; again is no error. Never waits."""
+        if self._endpoints.pop(endpoint.channel.name, None) is not None:
+            self._left(endpoint)
+
+    def reply_channel(self, name: str) -> Channel:
+        """The reply channel of that name: this process's connection where it is one of its."""
+        endpoint = self._endpoints.get(name)
+        return Channel(name, self) if endpoint is None else endpoint.channel
+
+    async def send(self, channel: str, content: dict[str, Any]) -> None:
+        """Send to a named channel, or to a connection by its reply channel's name; see :meth:`Channel.send`."""
+        endpoint = self._endpoints.get(channel)
+        if endpoint is not None:
+            await endpoint.deliver(content)
+        elif "!" in channel:
+            await self._send_elsewhere(channel, content)
+        else:
+            await self._put(channel, content)
+
+    async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
+        """Send to a reply channel that is not one of this process's."""
+        raise ConnectionClosed(1006, f"no connection has the reply channel {channel!r}")
+
+    # -- what each layer does its own way
+
+    @abstractmethod
+    def _left(self, endpoint: Endpoint) -> None:
+        """``endpoint`` is gone: end its memberships."""
+
+    @abstractmethod
+    async def _put(self, channel: str, content: dict[str, Any]) -> None:
+        """Put a message into a named channel."""
+
+    @abstractmethod
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
+
+    @abstractmethod
+    async def group_add(self, group: str, channel: str) -> None: ...
+
+    @abstractmethod
+    async def group_discard(self, group: str, channel: str) -> None: ...
+
+    @abstractmethod
+    async def group_send(self, group: str, content: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    async def group_members(self, group: str) -> list[str]: ...
+
+    # -- life
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve this Trio run for as long as the block lasts; a layer's own tasks live within it.
+
+        Raises:
+            RuntimeError: another layer serves it already.
+        """
+        if running_layer.get(None) is not None:
+            raise RuntimeError("a channel layer serves this Trio run already; give both servers the same layer=…")
+        token = running_layer.set(self)
+        try:
+            yield
+        finally:
+            running_layer.reset(token)
+
+
+def _check_content(content: object) -> None:
+    if not isinstance(content, dict):
+        raise TypeError(f"the content of a message is a dict, not {type(content).__name__}")
+
+
+def _channel_name(channel: Channel | str) -> str:
+    return channel.name if isinstance(channel, Channel) else check_name("channel", channel, reply=True)

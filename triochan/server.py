@@ -1,0 +1,256 @@
+"""A server: listeners, one task per connection, an error barrier around each, and the drain at the end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .application import Application
+from .http.protocol import HttpConnection
+from .layers import ChannelLayer
+from .listeners import Address, open_listeners, start_tls
+from .routing import Routing
+from .runtime import Runtime
+from .settings import Settings
+from .transport import SocketTransport
+from .workers import run_workers
+
+logger = logging.getLogger("triochan.server")
+
+_ACCEPT_BATCH = 64
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RETRY_ACCEPT = 0.1
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 32\r\nConnection: close\r\n\r\nthis server is full; come later\n"
+)
+
+
+class Server:
+    """Serves one application on its listeners until it is stopped.
+
+    Args:
+        runtime: what its connections share.
+        listeners: as :func:`triochan.listeners.open_listeners` made them; they are closed with the server.
+        ssl_context: TLS for every connection, or None.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        listeners: list[tuple[socket.socket, Address]],
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.addresses = [address for _, address in listeners]
+        self._listeners = [listener for listener, _ in listeners]
+        self._ssl_context = ssl_context
+        if ssl_context is not None:
+            # A renegotiation would make a write wait for a read; TLS 1.3 has none.
+            ssl_context.options |= ssl.OP_NO_RENEGOTIATION
+        self._stop = trio.Event()
+        self.finished = trio.Event()
+        """Everything has ended, and :meth:`run` returns."""
+        self._hard = trio.CancelScope(shield=True)
+
+    def stop(self) -> None:
+        """Begin the shutdown; again is no error."""
+        self._stop.set()
+
+    def abort(self) -> None:
+        """Cut the shutdown short: cancel what still runs."""
+        self._stop.set()
+        self._hard.cancel()
+
+    async def run(self, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
+        runtime = self.runtime
+        with self._hard:
+            async with trio.open_nursery() as services:
+                services.start_soon(run_workers, runtime)
+                services.start_soon(runtime.keepalive.run)
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        for listener in self._listeners:
+                            accepting.start_soon(self._accept, listener, connections)
+                        task_status.started(self.addresses)
+                        await self._stop.wait()
+                        accepting.cancel_scope.cancel()
+                    await self._drain()
+                services.cancel_scope.cancel()
+        if self._hard.cancelled_caught:
+            logger.error("the shutdown was cut short: what still ran was cancelled")
+        self.finished.set()
+
+    async def stop_at_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stop at the first SIGINT or SIGTERM, abort at the second; runs until cancelled."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for number in received:
+                if self._stop.is_set():
+                    self.abort()
+                else:
+                    logger.info("%s: shutting down; once more to stop at once", signal.Signals(number).name)
+                    self.stop()
+
+    async def _drain(self) -> None:
+        """Close the sockets with 1001, spread over a time, so that their clients do not all come back at once."""
+        runtime = self.runtime
+        settings = runtime.settings
+        runtime.draining = True
+        runtime.deadline = self._hard.deadline = trio.current_time() + settings.shutdown_timeout
+        for scope in runtime.idle:
+            scope.cancel()
+        websockets = list(runtime.websockets)
+        if websockets:
+            logger.info("shutdown: closing %d WebSockets", len(websockets))
+        for index, connection in enumerate(websockets):
+            if index:
+                await trio.sleep(settings.drain_spread / len(websockets))
+            connection.close(1001, "going away")
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                await self._accept_ready(listener, nursery)
+        finally:
+            trio.lowlevel.notify_closing(listener)
+            listener.close()
+
+    async def _accept_ready(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        for _ in range(_ACCEPT_BATCH):
+            try:
+                accepted, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    continue  # the client gave up while it waited: nothing of ours is wrong
+                logger.error("cannot accept: %s. %d sockets are open", error.strerror, self.runtime.sockets)
+                await trio.sleep(_RETRY_ACCEPT)
+                return
+            self.runtime.sockets += 1
+            nursery.start_soon(self._serve_socket, accepted, address)
+
+    async def _serve_socket(self, sock: socket.socket, address: Any) -> None:
+        """One connection, and the barrier that keeps whatever happens in it from reaching another."""
+        runtime = self.runtime
+        try:
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            limit = runtime.settings.max_connections
+            if limit is not None and runtime.sockets > limit:
+                await _turn_away(sock)
+                return
+            if self._ssl_context is not None:
+                with trio.fail_after(runtime.settings.head_timeout):
+                    sock = await start_tls(sock, self._ssl_context)
+            await HttpConnection(
+                SocketTransport(sock),
+                runtime,
+                scheme="http" if self._ssl_context is None else "https",
+                client=_host_and_port(address),
+                server=_host_and_port(sock.getsockname()),
+            ).run()
+        except (OSError, trio.TooSlowError) as error:
+            logger.debug("connection from %s: %s", address, error)
+        except Exception:
+            logger.exception("internal error on the connection from %s", address)
+        finally:
+            runtime.sockets -= 1
+            sock.close()
+
+
+async def _turn_away(sock: socket.socket) -> None:
+    """Answer 503 without a look at the request, and give the client a moment to read it."""
+    transport = SocketTransport(sock)
+    try:
+        with trio.move_on_after(1):
+            await transport.send_some(_BUSY)
+            transport.send_eof()
+            while await transport.receive_some():
+                pass
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    finally:
+        transport.close()
+
+
+def _host_and_port(address: Any) -> list[Any] | None:
+    return list(address[:2]) if isinstance(address, tuple) else None
+
+
+async def serve(
+    routing: Routing | Application,
+    *,
+    host: str | None = "127.0.0.1",
+    port: int = 8000,
+    uds: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    settings: Settings | None = None,
+    layer: ChannelLayer | None = None,
+    signals: bool = False,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
+
+    A cancellation stops accepting, closes the sockets with 1001, lets handlers finish, and comes out when all is
+    done, at the latest after ``settings.shutdown_timeout``.
+
+    Args:
+        routing: a list of routes, the dotted name of one, or an :class:`Application`.
+        host, port: where to listen; host None: on all interfaces; port 0: a free one.
+        uds: listen on this Unix socket instead.
+        ssl_context: serve TLS with it.
+        settings: limits and time-outs.
+        layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
+        signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short.
+        task_status: gets the list of :class:`triochan.Address` that are listened on.
+
+    Raises:
+        ImproperlyConfigured: the routing is wrong.
+        OSError: an address can't be had.
+    """
+    application = Application.of(routing)
+    scheme = "http" if ssl_context is None else "https"
+    async with Runtime.open(application, settings or Settings(), layer) as runtime:
+        server = Server(runtime, await open_listeners(host, port, uds, scheme), ssl_context)
+        try:
+            async with trio.open_nursery() as nursery:
+                addresses = await nursery.start(server.run)
+                if signals:
+                    await nursery.start(server.stop_at_signals)
+                task_status.started(addresses)
+                try:
+                    await server.finished.wait()
+                finally:
+                    server.stop()
+                nursery.cancel_scope.cancel()
+        finally:
+            if uds is not None:
+                Path(uds).unlink(missing_ok=True)
+
+
+def run(routing: Routing | Application, **options: Any) -> None:
+    """Serve until SIGINT or SIGTERM, in a Trio run of its own; ``options`` as :func:`serve` takes them.
+
+    It returns when everything has ended.
+    """
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(partial(serve, routing, signals=True, **options))
+            logger.info("serving on %s", ", ".join(map(str, addresses)))
+
+    trio.run(main)

@@ -1,0 +1,154 @@
+"""The bytes below a connection: a non-blocking socket, plain or TLS, or any stream of Trio's.
+
+Sockets are the standard library's, kept as objects: a ``send`` after ``close`` fails with EBADF, where a bare file
+descriptor would by then be another client's.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import trio
+
+RECEIVE_SIZE = 65536
+BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Transport(Protocol):
+    """What a connection needs of its stream.
+
+    Attributes:
+        socket: the non-blocking socket that ``send`` may be called on at any time; None where there is none.
+    """
+
+    socket: socket.socket | None
+
+    async def receive_some(self) -> bytes:
+        """At least one byte, ``b""`` at the end; always a checkpoint. BrokenResourceError where it is lost."""
+
+    async def send_some(self, data: bytes) -> int:
+        """Write a part of ``data``, waiting for room; how much. A cancelled one may have written any part."""
+
+    def send_eof(self) -> None:
+        """Tell the peer that nothing more comes, where the transport can."""
+
+    def close(self) -> None:
+        """Nothing comes or goes any more: waiting tasks get ClosedResourceError. Again is no error."""
+
+    async def aclose(self) -> None:
+        """Close, and give back what the transport holds; no checkpoint where it is a socket."""
+
+
+class SocketTransport:
+    """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`start_tls`."""
+
+    __slots__ = ("_closed", "_hungry", "_pending", "socket")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket: socket.socket = sock
+        self._closed = False
+        # A read that filled the buffer has probably left something; after any other one, trying again before
+        # the socket is readable would cost a failed system call and an exception.
+        self._hungry = False
+        self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+
+    async def receive_some(self) -> bytes:
+        try:
+            if self._hungry or (self._pending is not None and self._pending()):
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self.socket)
+            while True:
+                try:
+                    data = self.socket.recv(RECEIVE_SIZE)
+                except BLOCKED:
+                    await trio.lowlevel.wait_readable(self.socket)
+                else:
+                    self._hungry = len(data) == RECEIVE_SIZE
+                    return data
+        except ssl.SSLEOFError:
+            return b""
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+
+    async def send_some(self, data: bytes) -> int:
+        try:
+            while True:
+                await trio.lowlevel.wait_writable(self.socket)
+                try:
+                    return self.socket.send(data)
+                except BLOCKED:
+                    continue
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+
+    def send_eof(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer is gone already
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def _gone(self, error: Exception) -> Exception:
+        if self._closed:
+            return trio.ClosedResourceError("this side closed the socket")
+        return trio.BrokenResourceError(f"the socket is lost: {error}")
+
+
+class StreamTransport:
+    """Any :class:`trio.abc.Stream`: what tests use, and programs with streams of their own."""
+
+    __slots__ = ("_closed", "_scopes", "_stream", "socket")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.socket = None
+        self._stream = stream
+        self._closed = False
+        self._scopes: set[trio.CancelScope] = set()
+
+    async def receive_some(self) -> bytes:
+        with self._until_closed():
+            return bytes(await self._stream.receive_some(RECEIVE_SIZE))
+        raise trio.ClosedResourceError("this side closed the stream")
+
+    async def send_some(self, data: bytes) -> int:
+        with self._until_closed():
+            await self._stream.send_all(data)
+            return len(data)
+        raise trio.ClosedResourceError("this side closed the stream")
+
+    def send_eof(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._closed = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.aclose_forcefully(self._stream)
+
+    @contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        """A block that :meth:`close` leaves; what comes after it is what the close makes of it."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self._closed:
+                    scope.cancel()
+                yield
+            finally:
+                self._scopes.discard(scope)

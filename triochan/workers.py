@@ -1,0 +1,64 @@
+"""Consumers of named channels: for each channel, the tasks that take its messages."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import trio
+
+from .exceptions import LayerUnavailable
+from .handlers import bounded, start
+from .layers import Channel
+from .message import Message
+from .routing import name_of
+from .runtime import Runtime
+
+logger = logging.getLogger("triochan.workers")
+
+SOCKET_CHANNELS = frozenset({"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"})
+"""Channels whose messages go from the socket to the consumer, through the connection's own inbox."""
+
+
+async def run_workers(runtime: Runtime) -> None:
+    """Run the consumers of every named channel in the routing, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        for name in sorted(runtime.router.channels - SOCKET_CHANNELS):
+            for _ in range(runtime.settings.worker_tasks):
+                nursery.start_soon(_work, runtime, Channel(name, runtime.layer))
+
+
+async def _work(runtime: Runtime, channel: Channel) -> None:
+    while True:
+        try:
+            content = await runtime.layer.receive(channel.name)
+        except LayerUnavailable as error:
+            logger.warning("channel %s: %s", channel.name, error)
+            continue
+        await _handle(runtime, channel, content)
+
+
+async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -> None:
+    """Run one message's consumer. What it raises is logged with the message, and goes no further."""
+    reply = content.get("reply_channel")
+    reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
+    message = Message(content, channel, reply_channel)
+    consumer: Any = None
+    try:
+        match = runtime.router.match(message)
+        if match is None:
+            logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
+            return
+        consumer, kwargs = match
+        handler = start(consumer, message, kwargs)
+        if runtime.settings.handler_timeout is not None:
+            handler = bounded(handler, runtime.settings.handler_timeout)
+        await handler
+    except Exception as error:  # noqa: BLE001 - the barrier around a handler
+        logger.error(
+            "%s raised while handling a message on channel %s: %.500r",
+            name_of(consumer),
+            channel.name,
+            content,
+            exc_info=error,
+        )
