@@ -19,13 +19,11 @@ BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Transport(Protocol):
-    """What a connection needs of its stream.
+    """What a connection needs of its stream."""
 
-    Attributes:
-        socket: the non-blocking socket that ``send`` may be called on at any time; None where there is none.
-    """
-
-    socket: socket.socket | None
+    @property
+    def socket(self) -> socket.socket | None:
+        """The non-blocking socket that ``send`` may be called on at any time; None where there is none."""
 
     async def receive_some(self) -> bytes:
         """At least one byte, ``b""`` at the end; always a checkpoint. BrokenResourceError where it is lost."""

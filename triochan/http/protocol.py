@@ -294,7 +294,7 @@ class HttpConnection:
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Answer, and end the connection: what comes next can't be told from the rest of this request."""
-        if self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE, h11.MIGHT_SWITCH_PROTOCOL):
+        if self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [*refusal.headers, (b"Connection", b"close")]
             with trio.move_on_after(self._runtime.settings.close_timeout):
                 await self._answer(Refusal(refusal.status, refusal.text, headers))

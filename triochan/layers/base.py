@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Protocol
 
@@ -34,16 +34,16 @@ def current_layer() -> ChannelLayer:
     return layer
 
 
-class Endpoint(Protocol):
-    """What stands behind a reply channel in this process: a WebSocket, a waiting HTTP request.
+class Endpoint(Hashable, Protocol):
+    """What stands behind a reply channel in this process: a WebSocket, a waiting HTTP request."""
 
-    Attributes:
-        channel: its reply channel.
-        outbox: where a group send's frame goes; None where the endpoint takes contents, not frames.
-    """
+    @property
+    def channel(self) -> ReplyChannel:
+        """Its reply channel."""
 
-    channel: ReplyChannel
-    outbox: Outbox | None
+    @property
+    def outbox(self) -> Outbox | None:
+        """Where a group send's frame goes; None where the endpoint takes contents, not frames."""
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
