@@ -17,21 +17,23 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
 import trio
 
 from .control import MAX_WAITING, Control, ControlStream
 from .exceptions import ConnectionClosed, DenyConnection
 from .frames import CONTROL, TEXT, FrameDecoder, encode
-from .handlers import bounded, only, run_inline, start
+from .handlers import bounded, only, resume, run_inline, start
 from .layers import Channel
 from .message import Message
 from .outbox import Outbox
 from .replies import Headers, check_close, parse_websocket
 from .routing import Match, name_of
+from .transport import BLOCKED
 
 if TYPE_CHECKING:
+    from .application import Application
     from .http.request import Upgrade
     from .runtime import Runtime
     from .transport import Transport
@@ -73,9 +75,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied",
-        "_ended", "_failing", "_gated", "_handlers", "_headers", "_inbox", "_inbox_size", "_limit", "_namespace",
+        "_ended", "_failing", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox", "_inbox_size", "_limit", "_namespace",
         "_order", "_paused", "_policy", "_reading", "_receive_match", "_received", "_rest", "_room", "_running",
-        "_runtime", "_state", "_subprotocol", "_tasks", "_transport", "_upgrade", "_verdict", "_waiting", "_wire",
+        "_runtime", "_state", "_steady", "_subprotocol", "_tasks", "_transport", "_upgrade", "_verdict", "_waiting", "_wire",
         "channel", "close_code", "close_reason", "outbox", "path",
     )  # fmt: skip
 
@@ -116,6 +118,8 @@ class Connection:
         self._reading = False
         self._running = 0
         self._gated = False
+        self._steady = False
+        self._handler_timeout = settings.handler_timeout
         self._receive_match: Match | None = None
         self._tasks: set[trio.CancelScope] = set()
         self.channel = runtime.layer.attach("websocket.send", self)
@@ -131,6 +135,18 @@ class Connection:
     @property
     def client(self) -> list[Any] | None:
         return self._client
+
+    @property
+    def application(self) -> Application:
+        """The application that it is a connection of."""
+        return self._runtime.application
+
+    @property
+    def ordering(self) -> Literal["strict", "slight"] | None:
+        """Which of its consumers' ordering attributes holds; None: its handlers may overlap."""
+        if self._limit == 1:
+            return "strict"
+        return "slight" if self._policy.gated else None
 
     @property
     def dropped(self) -> int:
@@ -160,6 +176,27 @@ class Connection:
         if self._state is State.CONNECTING:
             self._accept(None, [])
         await self.outbox.put(encode(data))
+
+    def send_nowait(self, data: str | bytes) -> bool:
+        """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
+
+        Raises:
+            UnicodeEncodeError: the text has a lone surrogate.
+        """
+        outbox = self.outbox
+        if not outbox.ready:
+            return False
+        frame = encode(data)
+        try:
+            sent = outbox.socket.send(frame)
+        except BLOCKED:
+            sent = 0
+        except OSError:
+            outbox.broken()
+            return False
+        if sent != len(frame):
+            outbox.keep(frame, sent)
+        return True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake, or refuse the opening one (403); on a socket that is closing, nothing.
@@ -348,59 +385,95 @@ class Connection:
     # -- reading, and running what was read
 
     async def _work(self) -> None:
-        """One task's turn: run what waits in the inbox, then read; end where another reads, or nothing more comes."""
-        outbox = self.outbox
+        """One task's turn: run what waits in the inbox, then read; end where another reads, or nothing more comes.
+
+        Always a checkpoint between reads, however many messages one of them brings.
+        """
+        transport, decoder = self._transport, self._decoder
         while True:
-            if self._waiting and self._running < self._limit and not self._gated:
-                # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
-                corked = self._waiting > 1 and outbox.ready
-                if corked:
-                    outbox.cork()
-                    until = time.perf_counter() + CORK_SECONDS
-                try:
-                    while self._waiting and self._running < self._limit and not self._gated:
-                        await self._run_next()
-                        if corked and time.perf_counter() > until:
-                            outbox.uncork()
-                            corked = False
-                finally:
-                    outbox.uncork()
+            if self._waiting:
+                await self._run_waiting()
             if self._reading or self._state is State.CLOSED:
                 return
             self._reading = True
             try:
-                if not self._control.stream.open:
-                    await self._open()
-                await self._read()
+                if self._waiting or not self._steady:
+                    await self._read_slowly()
+                    continue
+                try:
+                    data = await transport.receive_some()
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    data = b""
+                # One whole text message, for which a handler is free, is what nearly every read brings: it passes
+                # the decoder's loop and the inbox by.
+                text = decoder.single_text(data) if self._steady and self._running < self._limit else None
+                if text is None:
+                    self._take(data)
+                    continue
+                self._order += 1
+                item = TEXT, text, self._order
             finally:
                 self._reading = False
+            await self._run(item)
 
-    async def _read(self) -> None:
-        """Wait for bytes, or for room in the inbox, and put the messages that came into it. Always a checkpoint."""
+    async def _run_waiting(self) -> None:
+        """Run the inbox's messages, as far as the ordering mode allows now."""
+        outbox = self.outbox
+        # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
+        corked = self._waiting > 1 and outbox.ready
+        if corked:
+            outbox.cork()
+            until = time.perf_counter() + CORK_SECONDS
+        try:
+            while self._waiting and self._running < self._limit and not self._gated:
+                item = self._received.receive_nowait()
+                self._waiting -= 1
+                self._inbox_size -= len(item[1])
+                if self._room is not None:
+                    self._room.set()
+                await self._run(item)
+                if corked and time.perf_counter() > until:
+                    outbox.uncork()
+                    corked = False
+        finally:
+            if corked:
+                outbox.uncork()
+    async def _read_slowly(self) -> None:
+        """Read where something is out of the ordinary: the handshake is to be answered, bytes are left over, the
+        inbox may be full, the connection is closing. Always a checkpoint."""
         settings = self._runtime.settings
-        control = self._control.stream
+        if not self._control.stream.open:
+            await self._open()
         if self._state is State.OPEN and (
             self._waiting >= settings.inbox_limit
             or self._inbox_size >= settings.inbox_bytes
-            or control.waiting > MAX_WAITING
+            or self._control.stream.waiting > MAX_WAITING
         ):
             await self._wait_for_room()
-            return
-        if self._rest or self._decoder.pending:
+        elif self._rest or self._decoder.pending:
             data, self._rest = self._rest, b""
             await trio.lowlevel.checkpoint()
+            self._take(data, more=True)
         else:
             try:
                 data = await self._transport.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
-            if not data:
-                self._gone()
-                return
+            self._take(data)
+
+    def _take(self, data: bytes, *, more: bool = False) -> None:
+        """Decode what was read: messages go into the inbox, control frames to trio-websocket.
+
+        Args:
+            more: ``data`` may be empty, for the decoder has bytes left.
+        """
+        if not data and not more:
+            self._gone()
+            return
         if self._failing:
             return  # what still comes is taken off the network and not looked at
-        decoder = self._decoder
-        for kind, payload in decoder.receive(data, settings.inbox_limit - self._waiting):
+        decoder, control = self._decoder, self._control.stream
+        for kind, payload in decoder.receive(data, self._runtime.settings.inbox_limit - self._waiting):
             if kind == CONTROL:
                 control.feed(payload)
             elif self._state is State.OPEN:
@@ -413,6 +486,9 @@ class Connection:
                 self._begin_closing(*decoder.failure, failing=True)
             else:
                 self._gone()
+        self._steady = (
+            self._state is State.OPEN and not self._gated and not decoder.pending and control.waiting <= MAX_WAITING
+        )
 
     async def _wait_for_room(self) -> None:
         """Reading pauses, and TCP pushes back; a program that is stuck for too long loses the connection (1013)."""
@@ -433,17 +509,9 @@ class Connection:
             self._begin_closing(1013, "try again later", failing=True)
             self._handlers.cancel_scope.cancel()
 
-    def _make_room(self) -> None:
-        if self._room is not None:
-            self._room.set()
-
-    async def _run_next(self) -> None:
-        """Run the handler of the inbox's first message."""
-        kind, payload, order = self._received.receive_nowait()
-        self._waiting -= 1
-        self._inbox_size -= len(payload)
-        if self._paused:
-            self._make_room()
+    async def _run(self, item: tuple[int, Any, int]) -> None:
+        """Run the handler of one message: in this task, and without a task switch where it never waits."""
+        kind, payload, order = item
         content = {"path": self.path, "order": order, "text" if kind == TEXT else "bytes": payload}
         message = Message(content, RECEIVE, self.channel, self)
         match = self._receive_match or self._runtime.router.match(message)
@@ -453,9 +521,14 @@ class Connection:
         self._running += 1
         try:
             coroutine = start(consumer, message, kwargs)
-            if self._runtime.settings.handler_timeout is not None:
-                coroutine = bounded(coroutine, self._runtime.settings.handler_timeout)
-            await run_inline(coroutine, self._receive_waits)
+            if self._handler_timeout is not None:
+                coroutine = bounded(coroutine, self._handler_timeout)
+            try:
+                trap = coroutine.send(None)
+            except StopIteration:
+                return
+            self._receive_waits()
+            await resume(coroutine, trap)
         except Exception as error:  # noqa: BLE001 - the barrier around a handler
             if not only(error, ConnectionClosed):
                 self._crashed(consumer, "receive", error)
@@ -492,6 +565,7 @@ class Connection:
         """Send a close frame, and wait for the peer's, or not where ``failing``. The first one counts."""
         if self._state is State.OPEN:
             self._state = State.CLOSING
+            self._steady = False
             self._verdict = (code, reason)
             self._failing = failing
             self.outbox.seal(code, reason, discard=discard)
@@ -514,6 +588,7 @@ class Connection:
             self._verdict = self._control.peer_close or (code, reason)
         if self._state is State.OPEN:
             self._state = State.CLOSING
+            self._steady = False
         self.outbox.seal(*self._verdict)
 
     def _protocol_ended(self) -> None:
@@ -576,7 +651,8 @@ class Connection:
         self.outbox.close(*self._verdict)
         self._control.stream.feed_eof()
         self._transport.close()
-        self._make_room()
+        if self._room is not None:
+            self._room.set()
         self._cancel_tasks()
         if self._ended is not None:
             self._ended.set()

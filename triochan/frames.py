@@ -8,6 +8,7 @@ property-based test and a fuzzer.
 from __future__ import annotations
 
 import codecs
+import io
 from enum import IntEnum
 from struct import Struct
 from typing import Any
@@ -73,29 +74,52 @@ class FrameDecoder:
         close_seen: a close frame was returned; nothing is decoded after it.
     """
 
-    __slots__ = ("_buffer", "_chunks", "_have", "_kind", "_need", "_parts", "_size", "_text", "close_seen",
-                 "failure", "max_message_size")  # fmt: skip
+    __slots__ = ("_buffer", "_need", "_partial", "_parts", "_size", "_text", "close_seen", "failure",
+                 "max_message_size")  # fmt: skip
 
     def __init__(self, max_message_size: int) -> None:
         self.max_message_size = max_message_size
         self.failure: tuple[int, str] | None = None
         self.close_seen = False
-        # Bytes of an unfinished frame; parsing is not tried again before _need of them are there, so that a
-        # large frame in many pieces is joined once.
+        # Whole frames beyond the limit, perhaps; or an unfinished frame: parsing is not tried again before _need
+        # bytes of it are there. Both it and an unfinished message grow in one piece of memory, for a client may
+        # cut them as small as it likes.
         self._buffer = b""
-        self._chunks: list[bytes] | None = None
-        self._have = 0
+        self._partial: bytearray | None = None
         self._need = 0
-        # The message of which only fragments have come: its kind, their payloads, their size together.
-        self._kind = 0
-        self._parts: list[Any] | None = None
+        # The message of which only fragments have come, and its size in bytes.
+        self._parts: bytearray | io.StringIO | None = None
         self._size = 0
         self._text: codecs.IncrementalDecoder | None = None
 
     @property
     def pending(self) -> bool:
         """Whole frames may lie undecoded, because ``limit`` was reached."""
-        return bool(self._buffer) and not self._need and not (self.failure or self.close_seen)
+        return bool(self._buffer)
+
+    def single_text(self, data: bytes) -> str | None:
+        """The text, if ``data`` is one whole text message in one frame and nothing else; None: ask :meth:`receive`.
+
+        What nearly every read of a busy connection brings, without the loop and the list.
+        """
+        size = len(data)
+        if size < 6 or data[0] != 0x81 or self._parts is not None or self._buffer or self._need:
+            return None
+        if self.close_seen or self.failure is not None:
+            return None
+        length = data[1]
+        if length < 0xFE:
+            if size != length - 122 or length < _MASKED or size - 6 > self.max_message_size:
+                return None
+            start = 2
+        elif length == 0xFE and size == 8 + (data[2] << 8 | data[3]) and size >= 134 and size <= self.max_message_size:
+            start = 4
+        else:
+            return None
+        try:
+            return apply_mask(data[start + 4 :], data[start : start + 4]).decode()
+        except UnicodeDecodeError:
+            return None
 
     def receive(self, data: bytes, limit: int) -> list[Event]:
         """Take ``data`` from the wire; return at most ``limit`` events, in the order of arrival.
@@ -105,9 +129,13 @@ class FrameDecoder:
         """
         if self.failure is not None or self.close_seen:
             return []
-        if self._need and not self._gather(data):
-            return []
-        if self._buffer:
+        if self._partial is not None:
+            self._partial += data
+            if len(self._partial) < self._need:
+                return []
+            data = bytes(self._partial)
+            self._partial, self._need = None, 0
+        elif self._buffer:
             data = self._buffer + data
             self._buffer = b""
         events: list[Event] = []
@@ -194,41 +222,33 @@ class FrameDecoder:
                 except UnicodeDecodeError:
                     return False
                 return True
-            self._kind, self._parts, self._size = opcode, [], 0
-            self._text = codecs.getincrementaldecoder("utf-8")() if opcode == Opcode.TEXT else None
+            self._size = 0
+            if opcode == Opcode.TEXT:
+                self._parts, self._text = io.StringIO(newline=""), codecs.getincrementaldecoder("utf-8")()
+            else:
+                self._parts = bytearray()
         self._size += len(payload)
-        if self._text is not None:
+        if isinstance(self._parts, bytearray):
+            self._parts += payload
+        else:
+            assert self._text is not None
             try:
-                self._parts.append(self._text.decode(payload, final))
+                self._parts.write(self._text.decode(payload, final))
             except UnicodeDecodeError:
                 return False
-        else:
-            self._parts.append(payload)
         if final:
-            events.append((TEXT, "".join(self._parts)) if self._text is not None else (BINARY, b"".join(self._parts)))
+            if isinstance(self._parts, bytearray):
+                events.append((BINARY, bytes(self._parts)))
+            else:
+                events.append((TEXT, self._parts.getvalue()))
             self._parts, self._text, self._size = None, None, 0
         return True
 
     def _wait(self, data: bytes, position: int, need: int) -> None:
-        self._buffer = data[position:]
+        self._partial = bytearray(memoryview(data)[position:])
         self._need = need
-        self._have = len(self._buffer)
-
-    def _gather(self, data: bytes) -> bool:
-        """Collect pieces of an unfinished frame; True once it is worth parsing again."""
-        self._have += len(data)
-        if self._chunks is None:
-            self._chunks = [self._buffer]
-        self._chunks.append(data)
-        if self._have < self._need:
-            return False
-        self._buffer = b"".join(self._chunks[:-1])
-        # `data` is joined by the caller.
-        self._chunks, self._need = None, 0
-        return True
 
     def _fail(self, events: list[Event], code: int, reason: str) -> list[Event]:
         self.failure = (code, reason)
-        self._parts = self._text = self._chunks = None
-        self._buffer = b""
+        self._parts = self._text = None
         return events

@@ -19,7 +19,7 @@ from .routing import Consumer
 def start(consumer: Consumer, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
     """The coroutine that lets ``consumer`` handle ``message``: a class gets an instance for it."""
     if isinstance(consumer, type):
-        return consumer(message, **kwargs).dispatch(message, **kwargs)  # type: ignore[no-any-return]
+        return consumer.begin(message, kwargs)  # type: ignore[attr-defined, no-any-return]
     return consumer(message, **kwargs)  # type: ignore[no-any-return]
 
 
@@ -33,11 +33,12 @@ async def run_inline(coroutine: Coroutine[Any, Any, object], on_suspend: Callabl
     except StopIteration:
         return
     on_suspend()
-    await _resume(coroutine, trap)
+    await resume(coroutine, trap)
 
 
 @types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, object], trap: Any) -> Generator[Any, Any, None]:
+def resume(coroutine: Coroutine[Any, Any, object], trap: Any) -> Generator[Any, Any, None]:
+    """Await the rest of ``coroutine``, which has stopped at ``trap``."""
     try:
         while True:
             try:

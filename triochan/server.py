@@ -18,6 +18,7 @@ from .application import Application
 from .http.protocol import HttpConnection
 from .layers import ChannelLayer
 from .listeners import Address, open_listeners, start_tls
+from .poller import open_poller
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
@@ -57,6 +58,7 @@ class Server:
         if ssl_context is not None:
             # A renegotiation would make a write wait for a read; TLS 1.3 has none.
             ssl_context.options |= ssl.OP_NO_RENEGOTIATION
+        self._poller = open_poller()
         self._stop = trio.Event()
         self.finished = trio.Event()
         """Everything has ended, and :meth:`run` returns."""
@@ -77,6 +79,8 @@ class Server:
         with self._hard:
             async with trio.open_nursery() as services:
                 services.start_soon(run_workers, runtime)
+                if self._poller is not None:
+                    services.start_soon(self._poller.run)
                 services.start_soon(runtime.keepalive.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
@@ -157,7 +161,7 @@ class Server:
                 with trio.fail_after(runtime.settings.head_timeout):
                     sock = await start_tls(sock, self._ssl_context)
             await HttpConnection(
-                SocketTransport(sock),
+                SocketTransport(sock, self._poller),
                 runtime,
                 scheme="http" if self._ssl_context is None else "https",
                 client=_host_and_port(address),

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import trio
 
+from .poller import Poller
+
 RECEIVE_SIZE = 65536
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -42,34 +44,42 @@ class Transport(Protocol):
 
 
 class SocketTransport:
-    """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`start_tls`."""
+    """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.listeners.start_tls`.
 
-    __slots__ = ("_closed", "_hungry", "_pending", "socket")
+    Args:
+        sock: the socket, which is the transport's from now on.
+        poller: the server's; None: Trio's own waits serve. Not for TLS, where bytes that were read from the network
+            may wait in the TLS layer.
+    """
 
-    def __init__(self, sock: socket.socket) -> None:
+    __slots__ = ("_closed", "_full", "_pending", "_poller", "_readiness", "socket")
+
+    def __init__(self, sock: socket.socket, poller: Poller | None = None) -> None:
         self.socket: socket.socket = sock
         self._closed = False
-        # A read that filled the buffer has probably left something; after any other one, trying again before
-        # the socket is readable would cost a failed system call and an exception.
-        self._hungry = False
+        # A read that filled the buffer has probably left something. After any other, trying before the socket
+        # is readable again would cost a failed system call and an exception.
+        self._full = False
         self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+        self._poller = poller if self._pending is None else None
+        self._readiness = None if self._poller is None else self._poller.register(sock)
 
     async def receive_some(self) -> bytes:
         try:
-            if self._hungry or (self._pending is not None and self._pending()):
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self.socket)
             while True:
+                if self._full or (self._pending is not None and self._pending()):
+                    await trio.lowlevel.checkpoint()
+                elif self._readiness is not None:
+                    await self._readiness.wait()
+                else:
+                    await trio.lowlevel.wait_readable(self.socket)
                 try:
                     data = self.socket.recv(RECEIVE_SIZE)
                 except BLOCKED:
-                    await trio.lowlevel.wait_readable(self.socket)
+                    self._full = False
                 else:
-                    self._hungry = len(data) == RECEIVE_SIZE
+                    self._full = len(data) == RECEIVE_SIZE
                     return data
-        except ssl.SSLEOFError:
-            return b""
         except (OSError, ValueError) as error:
             raise self._gone(error) from error
 
@@ -91,10 +101,18 @@ class SocketTransport:
             pass  # the peer is gone already
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._poller is not None:
+            self._poller.forget(self.socket)
+        trio.lowlevel.notify_closing(self.socket)
+        if isinstance(self.socket, ssl.SSLSocket):
+            try:
+                self.socket.unwrap()  # say so to the peer, without waiting for what it says
+            except (OSError, ValueError):
+                pass
+        self.socket.close()
 
     async def aclose(self) -> None:
         self.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from ..message import Message
 from ..routing import route_class
 
 Handler = Callable[..., Awaitable[object]]
+
+DECORATING = ("channel_session", "channel_session_user", "http_user", "http_user_and_session")
+"""Class attributes for which ``get_handler`` wraps the handler in decorators."""
 
 
 class BaseConsumer:
@@ -23,6 +26,8 @@ class BaseConsumer:
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {}
+    straight: ClassVar[bool] = True
+    """Nothing stands between the routing and the method (see :meth:`begin`)."""
 
     def __init__(self, message: Message, **kwargs: Any) -> None:
         self.message = message
@@ -45,6 +50,25 @@ class BaseConsumer:
             raise TypeError(f"attrs is a mapping of class attributes, not {attrs!r}")
         consumer = type(cls.__name__, (cls,), {"__module__": cls.__module__, **attrs}) if attrs else cls
         return route_class(consumer, **filters)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        overridable = ("dispatch", "get_handler")
+        cls.straight = not any(getattr(cls, name, False) for name in DECORATING) and all(
+            getattr(getattr(cls, name), "__module__", "").startswith("triochan.generic.") for name in overridable
+        )
+
+    @classmethod
+    def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        """The coroutine that handles ``message``, with an instance made for it: what the server runs.
+
+        Where nothing of :meth:`dispatch` and :meth:`get_handler` is overridden or decorated, it is the method's own:
+        the calls between cost a tenth of a small message's time.
+        """
+        consumer = cls(message, **kwargs)
+        if cls.straight:
+            return getattr(consumer, cls.method_mapping[message.channel.name])(message, **kwargs)  # type: ignore[no-any-return]
+        return consumer.dispatch(message, **kwargs)
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""

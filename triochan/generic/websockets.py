@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, ClassVar
 
 from ..content import InvalidJSON, decode_json, encode_json
@@ -10,7 +10,7 @@ from ..exceptions import ImproperlyConfigured
 from ..layers import Group
 from ..message import Message
 from ..settings import Overflow
-from .base import BaseConsumer, Handler
+from .base import BaseConsumer
 
 
 class WebsocketConsumer(BaseConsumer):
@@ -42,11 +42,23 @@ class WebsocketConsumer(BaseConsumer):
     overflow: Overflow | None = None
     outbox_limit: int | None = None
 
-    path: str = ""
+    _receives_straight: ClassVar[bool] = True
 
-    def get_handler(self, message: Message, **kwargs: Any) -> Handler:
-        self.path = message.content.get("path", "")
-        return super().get_handler(message, **kwargs)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._receives_straight = cls.straight and cls.raw_receive is WebsocketConsumer.raw_receive
+
+    @classmethod
+    def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        if cls._receives_straight:
+            content = message.content
+            if "text" in content:
+                return cls(message, **kwargs).receive(text=content["text"], **kwargs)
+        return super().begin(message, kwargs)
+
+    @property
+    def path(self) -> str:
+        return self.message.content.get("path", "")  # type: ignore[no-any-return]
 
     def connection_groups(self, **kwargs: Any) -> Iterable[str]:
         """The groups that the connection is in for as long as it lives.
@@ -108,8 +120,10 @@ class WebsocketConsumer(BaseConsumer):
             ConnectionClosed: the peer is gone.
         """
         connection = self.message.connection
-        if connection is not None and close is False and text.__class__ is str and bytes is None:
-            await connection.send(text)  # what the rest comes to, without its dict and its checks
+        if connection is not None and close is False and bytes is None and text.__class__ is str:
+            # What the rest comes to, without its dict and its checks.
+            if not connection.send_nowait(text):
+                await connection.send(text)
             return
         if text is None and bytes is None:
             raise ValueError("send takes text or bytes")

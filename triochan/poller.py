@@ -1,0 +1,98 @@
+"""Waiting for thousands of sockets to become readable, without a system call for each wait.
+
+Trio arms a socket anew in its epoll for every wait. Here each socket is registered once, edge-triggered, in an epoll
+of the server's own; one task waits in Trio for that epoll, and reschedules the tasks whose sockets have something. Per
+echoed message this saves a fifth of what Trio and the kernel take together (docs/performance.md).
+
+An edge tells of bytes that came after the last read that did not fill its buffer; epoll(7) allows to infer from
+such a short read that nothing is left. The end of the stream, which may share its edge with the last bytes, has a
+flag of its own.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import trio
+
+_MAX_EVENTS = 1024
+
+
+class Readiness:
+    """One registered socket: who waits for it, and what has happened since."""
+
+    __slots__ = ("_task", "ended", "ready")
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self.ready = False
+        """Something came while nobody waited."""
+        self.ended = False
+        """The stream's end, or an error, lies behind what can be read: reading on never blocks."""
+
+    async def wait(self) -> None:
+        """Wait for something to read; always a checkpoint. Woken without a cause where the socket is closed."""
+        if self.ready or self.ended:
+            self.ready = False
+            await trio.lowlevel.checkpoint()
+            return
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        task = self._task
+        if task is None:
+            self.ready = True
+        else:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+
+class Poller:
+    """Sockets registered once, and the task that wakes those who wait for them. Linux only."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._sockets: dict[int, Readiness] = {}
+
+    def register(self, sock: socket.socket) -> Readiness:
+        number = sock.fileno()
+        readiness = self._sockets[number] = Readiness()
+        self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        return readiness
+
+    def forget(self, sock: socket.socket) -> None:
+        """Before the socket is closed: whoever waits for it is woken, and its number may be another's."""
+        readiness = self._sockets.pop(sock.fileno(), None)
+        if readiness is not None:
+            if not self._epoll.closed:  # a shutdown that is cut short closes it first
+                self._epoll.unregister(sock)
+            readiness.wake()
+
+    async def run(self) -> None:
+        """Wake those who wait, until cancelled."""
+        epoll, sockets = self._epoll, self._sockets
+        number = epoll.fileno()
+        ended = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(number)
+                # All events are handled before any other code runs, so no number among them is another's yet.
+                for ready, flags in epoll.poll(0, _MAX_EVENTS):
+                    readiness = sockets[ready]
+                    if flags & ended:
+                        readiness.ended = True
+                    readiness.wake()
+        finally:
+            trio.lowlevel.notify_closing(number)
+            epoll.close()
+
+
+def open_poller() -> Poller | None:
+    """A poller, or None on a system without epoll, where Trio's own waits serve."""
+    return Poller() if hasattr(select, "epoll") else None
