@@ -136,7 +136,7 @@ class TestScenarios:
         assert len({scenario.key for scenario in SCENARIOS}) == len(SCENARIOS)
         for scenario in SCENARIOS:
             assert {*scenario.targets, *scenario.others} <= {*scenarios.PEERS, ITSELF}
-            assert (scenario.itself is not None) == (ITSELF in scenario.targets)
+            assert (scenario.itself is not None) == (ITSELF in scenario.opponents)
             assert (scenario.itself is not None) == (scenario.itself_titles is not None)
 
     @pytest.mark.parametrize("size", [128, 4096])

@@ -2,28 +2,176 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
 import attrs
 
-from .routing import Router, Routing
+from .auth import AnonymousUser, user_group
+from .exceptions import ImproperlyConfigured
+from .layers import Group
+from .routing import Router, Routing, name_of
+from .security import AllowedHosts, AllowedOrigins
+from .sessions import MemorySessionStore, Session, SessionCookies, Sessions, SessionStore, SqliteSessionStore
+from .sessions.cookies import SameSite
+
+UserLoader = Callable[[Session], Awaitable[Any]]
+
+DEFAULT_SESSION_FILE = "triochan-sessions.sqlite3"
 
 
-@attrs.frozen(init=False)
+def _id_attribute(user: Any) -> Any:
+    return getattr(user, "id", None)
+
+
+@attrs.frozen(init=False, eq=False)
 class Application:
     """A routing, checked, with the services its consumers use.
 
+    Consumers find it at ``message.application``.
+
     Args:
         routing: a list of routes, a mapping of channel to consumer, or the dotted name of either.
+        session_store: where HTTP sessions are kept; None: in memory, so that they end with the process.
+        channel_session_store: where channel sessions are kept; None: with their connections. Consumers in other
+            processes than the connection's need one that all of them share.
+        secrets: sign the session cookies: the first one signs, all of them verify. None at all: a random one, which
+            ends every session when the process ends.
+        user_loader: async, gets a session that holds something and returns its user, or None for nobody. The id
+            that ``login`` was given the user with is at ``session["user_id"]``.
+        user_id: what identifies a user: an int or a string; by default ``user.id``.
+        allowed_hosts: names in the ``Host`` header that are answered, e.g. ``["example.com", ".example.org"]``;
+            another one gets 400. None: all are.
+        allowed_origins: pages that may open WebSockets with sessions, beside the server's own, e.g.
+            ``["https://example.com"]``; ``"*"``: every page there is.
+        cookie_name, cookie_path, cookie_domain: of the session cookie.
+        cookie_secure: send it over TLS only; None: if it was set over TLS.
+        cookie_same_site: ``"Lax"``, ``"Strict"`` or ``"None"``.
+        session_age: seconds from the last change until a session is over; 14 days.
 
     Raises:
-        ImproperlyConfigured: the routing is wrong; the message names the place.
+        ImproperlyConfigured: the routing is wrong, the message names the place; or another argument is.
     """
 
     router: Router
+    sessions: Sessions
+    user_loader: UserLoader | None
+    user_id: Callable[[Any], Any]
+    allowed_hosts: AllowedHosts | None
+    allowed_origins: AllowedOrigins
 
-    def __init__(self, routing: Routing) -> None:
-        self.__attrs_init__(router=Router(routing))
+    def __init__(
+        self,
+        routing: Routing,
+        *,
+        session_store: SessionStore | None = None,
+        channel_session_store: SessionStore | None = None,
+        secrets: Sequence[str | bytes] = (),
+        user_loader: UserLoader | None = None,
+        user_id: Callable[[Any], Any] = _id_attribute,
+        allowed_hosts: Iterable[str] | None = None,
+        allowed_origins: Iterable[str] = (),
+        cookie_name: str = "triochan_session",
+        cookie_path: str = "/",
+        cookie_domain: str | None = None,
+        cookie_secure: bool | None = None,
+        cookie_same_site: SameSite = "Lax",
+        session_age: int = 14 * 24 * 3600,
+    ) -> None:
+        if user_loader is not None and not _is_async(user_loader):
+            raise ImproperlyConfigured(f"user_loader is an 'async def' of a session, not {name_of(user_loader)}")
+        for name, store in (("session_store", session_store), ("channel_session_store", channel_session_store)):
+            if store is not None and not isinstance(store, SessionStore):
+                raise ImproperlyConfigured(f"{name} is a SessionStore, e.g. SqliteSessionStore(path), not {store!r}")
+        self.__attrs_init__(
+            router=Router(routing),
+            sessions=Sessions(
+                session_store or MemorySessionStore(),
+                SessionCookies(
+                    secrets,
+                    name=cookie_name,
+                    path=cookie_path,
+                    domain=cookie_domain,
+                    secure=cookie_secure,
+                    same_site=cookie_same_site,
+                    max_age=session_age,
+                ),
+                channel_session_store,
+            ),
+            user_loader=user_loader,
+            user_id=user_id,
+            allowed_hosts=None if allowed_hosts is None else AllowedHosts(allowed_hosts),
+            allowed_origins=AllowedOrigins(allowed_origins),
+        )
 
     @classmethod
     def of(cls, routing: Routing | Application) -> Application:
         """``routing`` itself where it is an application, else one made of it."""
         return routing if isinstance(routing, cls) else cls(routing)  # type: ignore[arg-type]
+
+    @classmethod
+    def for_command_line(
+        cls,
+        routing: Routing | Application,
+        *,
+        session_file: str | os.PathLike[str] = DEFAULT_SESSION_FILE,
+        secrets: Sequence[str | bytes] = (),
+    ) -> Application:
+        """``routing`` itself where it is an application; else one whose sessions are kept in a file.
+
+        The file is made with the first session.
+        """
+        if isinstance(routing, cls):
+            return routing
+        return cls(routing, session_store=SqliteSessionStore(session_file), secrets=secrets)  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the session stores open for as long as the block lasts; servers do it.
+
+        Raises:
+            SessionStoreUnavailable: one can't be opened.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.sessions.store.running())
+            if self.sessions.channel_store is not None:
+                await stack.enter_async_context(self.sessions.channel_store.running())
+            yield
+
+    async def disconnect_user(self, user: Any, *, code: int = 3000, reason: str = "logged out") -> None:
+        """Close all WebSockets of a user, in every process of the layer; their ``disconnect`` runs as for any close.
+
+        A handshake that is under way is refused. Sockets whose consumers have a user decorator or attribute are found,
+        others are not. Does not wait for the peers.
+
+        Args:
+            user: as the ``user_loader`` gives it.
+            code: the close code; 3000, "unauthorized", keeps triochan's browser client from coming back.
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: the user has no id; or a code or reason that can't be sent.
+            RuntimeError: no server runs in this Trio run.
+        """
+        await Group(user_group(self.id_of(user))).send({"close": code, "reason": reason})
+
+    def id_of(self, user: Any) -> Any:
+        """The user's id.
+
+        Raises:
+            ValueError: there is none.
+        """
+        user_id = None if user is None or isinstance(user, AnonymousUser) else self.user_id(user)
+        if user_id is None:
+            raise ValueError(
+                f"{user!r} has no id; a user has an attribute 'id', or the application a user_id=… that says what it is"
+            )
+        return user_id
+
+
+def _is_async(function: Any) -> bool:
+    called = getattr(type(function), "__call__", None)  # noqa: B004 - is it async, not: is it there
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

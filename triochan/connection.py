@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
@@ -25,11 +25,11 @@ from .control import MAX_WAITING, Control, ControlStream
 from .exceptions import ConnectionClosed, DenyConnection
 from .frames import CONTROL, TEXT, FrameDecoder, encode
 from .handlers import bounded, only, resume, run_inline, start
-from .layers import Channel
 from .message import Message
 from .outbox import Outbox
 from .replies import Headers, check_close, parse_websocket
-from .routing import Match, name_of
+from .routing import Consumer, Match, name_of
+from .runtime import CONNECT, DISCONNECT, RECEIVE
 from .transport import BLOCKED
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("triochan.connection")
 
 Ts = TypeVarTuple("Ts")
+Item = tuple[int, Any, int]
+"""A message in the inbox: its kind, what it carries, its order."""
 
-CONNECT, RECEIVE, DISCONNECT = map(Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect"))
 CORK_SECONDS = 0.001
 """How long the answers to a batch may be held back to leave in one write."""
 LINGER_SECONDS = 2.0
@@ -74,7 +75,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied",
+        "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied", "_disconnect_match",
         "_ended", "_failing", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox", "_inbox_size", "_limit", "_namespace",
         "_order", "_paused", "_policy", "_reading", "_receive_match", "_received", "_rest", "_room", "_running",
         "_runtime", "_state", "_steady", "_subprotocol", "_tasks", "_transport", "_upgrade", "_verdict", "_waiting", "_wire",
@@ -106,9 +107,9 @@ class Connection:
         # Inbound: undecoded bytes that came with the head, the decoder, and messages that wait for a handler.
         self._rest = upgrade.rest
         self._decoder = FrameDecoder(settings.max_message_size)
-        self._inbox: trio.MemorySendChannel[tuple[int, Any, int]]
-        self._received: trio.MemoryReceiveChannel[tuple[int, Any, int]]
-        self._inbox, self._received = trio.open_memory_channel(settings.inbox_limit)
+        # The inbox is opened by the first message that has to wait: most connections never need one.
+        self._inbox: trio.MemorySendChannel[Item] | None = None
+        self._received: trio.MemoryReceiveChannel[Item]
         self._waiting = 0
         self._inbox_size = 0
         self._order = 0
@@ -121,6 +122,7 @@ class Connection:
         self._steady = False
         self._handler_timeout = settings.handler_timeout
         self._receive_match: Match | None = None
+        self._disconnect_match: Match | None = None
         self._tasks: set[trio.CancelScope] = set()
         self.channel = runtime.layer.attach("websocket.send", self)
 
@@ -245,27 +247,13 @@ class Connection:
     async def run(self) -> None:
         """Live, from the handshake's head to the closed transport. Only a cancellation comes out."""
         runtime = self._runtime
-        upgrade = self._upgrade
-        assert upgrade is not None
-        connect = Message(upgrade.content, CONNECT, self.channel, self)
         try:
-            match = self._match(connect)
             async with trio.open_nursery() as wire:
                 self._wire = wire
-                self.outbox = Outbox(
-                    self._transport,
-                    wire.start_soon,
-                    limit=self._policy.outbox_limit,
-                    overflow=self._policy.overflow,
-                    on_overflow=self._overflowed,
-                    on_broken=self._gone,
-                )
-                stream = ControlStream(upgrade.head(), self.outbox, self._close_sent, self._protocol_ended)
-                self._control = await Control.open(wire, stream)
                 try:
                     async with trio.open_nursery() as handlers:
                         self._handlers = handlers
-                        await self._connect(connect, match)
+                        await self._connect()
                         if self._accepted:
                             await self._work()
                 finally:
@@ -279,29 +267,35 @@ class Connection:
             runtime.layer.detach(self)
             runtime.keepalive.forget(self)
             runtime.websockets.pop(self, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._transport.aclose()
+            self._transport.close()
 
     def _match(self, connect: Message) -> Match | None:
         """Find the path's consumers, once. Where only messages are routed, the handshake needs no consumer."""
-        router = self._runtime.router
-        match = router.match(connect)
-        probe = {"path": self.path}
-        receive = router.match(Message(probe, RECEIVE), partly=True)
-        disconnect = router.match(Message(probe, DISCONNECT), partly=True)
-        if match is None and (receive or disconnect):
-            match = _accept_by_default, {}
-        keys = router.keys_matched(RECEIVE.name)
-        if keys is not None and keys <= probe.keys():
-            self._receive_match = receive or (_ignore, {})
-        policy = self._runtime.policy(tuple(each[0] if each else None for each in (match, receive, disconnect)))
+        matches = self._runtime.match(connect)
+        self._receive_match = matches.receive
+        self._disconnect_match = matches.disconnect
+        policy = matches.policy
         self._policy, self._limit, self._gated = policy, policy.limit, policy.gated
-        return match
+        return matches.connect
 
     # -- the opening handshake
 
-    async def _connect(self, message: Message, match: Match | None) -> None:
+    async def _connect(self) -> None:
         """Run ``connect`` and see that the handshake is decided when it has returned."""
+        upgrade = self._upgrade
+        assert upgrade is not None
+        message = Message(upgrade.content, CONNECT, self.channel, self)
+        match = self._match(message)
+        self.outbox = Outbox(
+            self._transport,
+            self._wire.start_soon,
+            limit=self._policy.outbox_limit,
+            overflow=self._policy.overflow,
+            on_overflow=self._overflowed,
+            on_broken=self._gone,
+        )
+        stream = ControlStream(upgrade.head(), self.outbox, self._close_sent, self._protocol_ended)
+        self._control = await Control.open(self._wire, stream)
         if match is None:
             self._deny(403, b"Forbidden")
             return
@@ -309,11 +303,13 @@ class Connection:
         timeout = self._runtime.settings.handshake_timeout
         raised: Exception | None = None
         self._running += 1
-        with trio.CancelScope(deadline=trio.current_time() + timeout) as self._decision:
+        with trio.CancelScope(deadline=trio.current_time() + timeout) as decision:
+            self._decision = decision
             try:
                 await run_inline(start(consumer, message, kwargs), self._connect_waits)
             except Exception as error:  # noqa: BLE001 - the barrier around a handler
                 raised = error
+        self._decision = None
         self._running -= 1
         self._gated = False
         if raised is not None and self._state is State.CONNECTING and only(raised, DenyConnection):
@@ -323,7 +319,7 @@ class Connection:
             if self._state is State.CONNECTING:
                 self._deny(500, b"Internal Server Error")
         if self._state is State.CONNECTING:
-            if self._decision.cancelled_caught:
+            if decision.cancelled_caught:
                 logger.error("%s on %s did not accept within %g s", name_of(consumer), self.path, timeout)
                 self._deny(503, b"Service Unavailable", [(b"Retry-After", b"1")])
             else:
@@ -414,7 +410,9 @@ class Connection:
                 item = TEXT, text, self._order
             finally:
                 self._reading = False
-            await self._run(item)
+            suspended = self._start(item)
+            if suspended is not None:
+                await self._continue(*suspended)
 
     async def _run_waiting(self) -> None:
         """Run the inbox's messages, as far as the ordering mode allows now."""
@@ -431,7 +429,9 @@ class Connection:
                 self._inbox_size -= len(item[1])
                 if self._room is not None:
                     self._room.set()
-                await self._run(item)
+                suspended = self._start(item)
+                if suspended is not None:
+                    await self._continue(*suspended)
                 if corked and time.perf_counter() > until:
                     outbox.uncork()
                     corked = False
@@ -477,6 +477,9 @@ class Connection:
             if kind == CONTROL:
                 control.feed(payload)
             elif self._state is State.OPEN:
+                if self._inbox is None:
+                    limit = self._runtime.settings.inbox_limit
+                    self._inbox, self._received = trio.open_memory_channel[Item](limit)
                 self._order += 1
                 self._inbox.send_nowait((kind, payload, self._order))
                 self._waiting += 1
@@ -509,31 +512,50 @@ class Connection:
             self._begin_closing(1013, "try again later", failing=True)
             self._handlers.cancel_scope.cancel()
 
-    async def _run(self, item: tuple[int, Any, int]) -> None:
-        """Run the handler of one message: in this task, and without a task switch where it never waits."""
+    def _start(self, item: Item) -> tuple[Consumer, Coroutine[Any, Any, object], Any] | None:
+        """Run the handler of one message, in this task; None where it ends without having waited.
+
+        Else what :meth:`_continue` takes. A handler that never waits costs no task, no switch, and no call that is
+        awaited on the way to it.
+        """
         kind, payload, order = item
         content = {"path": self.path, "order": order, "text" if kind == TEXT else "bytes": payload}
         message = Message(content, RECEIVE, self.channel, self)
         match = self._receive_match or self._runtime.router.match(message)
         if match is None:
-            return
+            return None  # Channels 1 passes over it too
         consumer, kwargs = match
         self._running += 1
         try:
             coroutine = start(consumer, message, kwargs)
             if self._handler_timeout is not None:
                 coroutine = bounded(coroutine, self._handler_timeout)
-            try:
-                trap = coroutine.send(None)
-            except StopIteration:
-                return
-            self._receive_waits()
+            trap = coroutine.send(None)
+        except StopIteration:
+            self._running -= 1
+            return None
+        except Exception as error:  # noqa: BLE001 - the barrier around a handler
+            self._running -= 1
+            self._raised(consumer, error)
+            return None
+        except BaseException:
+            self._running -= 1
+            raise
+        self._receive_waits()
+        return consumer, coroutine, trap
+
+    async def _continue(self, consumer: Consumer, coroutine: Coroutine[Any, Any, object], trap: Any) -> None:
+        """Await the rest of a handler that has begun to wait."""
+        try:
             await resume(coroutine, trap)
         except Exception as error:  # noqa: BLE001 - the barrier around a handler
-            if not only(error, ConnectionClosed):
-                self._crashed(consumer, "receive", error)
+            self._raised(consumer, error)
         finally:
             self._running -= 1
+
+    def _raised(self, consumer: Consumer, error: Exception) -> None:
+        if not only(error, ConnectionClosed):
+            self._crashed(consumer, "receive", error)
 
     def _receive_waits(self) -> None:
         """A handler waits for the first time: what was answered so far leaves, and another task goes on."""
@@ -678,7 +700,7 @@ class Connection:
         code, reason = self._verdict or (1006, "")
         content = {"path": self.path, "order": self._order + 1, "code": code, "reason": reason}
         message = Message(content, DISCONNECT, self.channel, self)
-        match = self._runtime.router.match(message)
+        match = self._disconnect_match or self._runtime.router.match(message)
         if match is not None:
             consumer, kwargs = match
             deadline = min(now + settings.disconnect_timeout, self._runtime.deadline)
@@ -693,11 +715,3 @@ class Connection:
         if self._state is not State.CLOSED:
             with trio.move_on_after(settings.close_timeout + LINGER_SECONDS, shield=True):
                 await self._end().wait()
-
-
-async def _accept_by_default(message: Message, **kwargs: Any) -> None:
-    """``connect`` of a path that routes its messages only (Channels 1 does the same)."""
-
-
-async def _ignore(message: Message, **kwargs: Any) -> None:
-    """``receive`` of a path that routes no messages."""

@@ -8,7 +8,6 @@ there is one writer only.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -41,7 +40,7 @@ class ControlStream(trio.abc.Stream):
         on_close_sent: Callable[[int, str], None],
         on_closed: Callable[[], None],
     ) -> None:
-        self._inbound = deque([head])
+        self._inbound = [head]
         self._ended = False
         self._reader: trio.lowlevel.Task | None = None
         self._outbox = outbox
@@ -82,7 +81,7 @@ class ControlStream(trio.abc.Stream):
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)
-        return self._inbound.popleft() if self._inbound else b""
+        return self._inbound.pop(0) if self._inbound else b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         frame = bytes(data)
@@ -110,11 +109,11 @@ class ControlStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
+        """No checkpoint: nothing is waited for, and it ends what called it."""
         self._ended = True
         self._wake()
         if self.open:
             self._on_closed()
-        await trio.lowlevel.checkpoint()
 
 
 class Control:

@@ -61,5 +61,17 @@ class LayerUnavailable(TriochanError):
     """The engine behind a channel layer does not answer; the message was not delivered."""
 
 
+class SessionNotSerializable(TriochanError, TypeError):
+    """A session was given a value that JSON has no form for; the message names the key."""
+
+
+class SessionCookieUnavailable(TriochanError):
+    """A session needs a new key, and there is no response to come that could carry it to the client."""
+
+
+class SessionStoreUnavailable(TriochanError):
+    """What is behind a session store, a file or an engine, does not answer or is damaged."""
+
+
 class SendNotAvailableOnDemultiplexer(TriochanError):
     """``send`` on a demultiplexer names no stream; use the ``multiplexer`` argument's ``send`` instead."""

@@ -51,9 +51,12 @@ class Message:
         channel_session, http_session, user: set by the decorators of :mod:`triochan.sessions` and
             :mod:`triochan.auth`; None until then.
         connection: the live connection behind it, None for a message that came from no socket.
+        application: the :class:`triochan.Application` that it is for; None for one that was made by hand.
     """
 
-    __slots__ = ("channel", "channel_session", "connection", "content", "http_session", "reply_channel", "user")
+    __slots__ = (
+        "_application", "channel", "channel_session", "connection", "content", "http_session", "reply_channel", "user",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +72,16 @@ class Message:
         self.channel_session: Any = None
         self.http_session: Any = None
         self.user: Any = None
+
+    @property
+    def application(self) -> Any:
+        # Set where there is no connection to ask: no message of a socket pays for it.
+        own = getattr(self, "_application", None)
+        return own if own is not None else getattr(self.connection, "application", None)
+
+    @application.setter
+    def application(self, application: Any) -> None:
+        self._application = application
 
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
@@ -103,6 +116,7 @@ class Message:
         other.channel_session = self.channel_session
         other.http_session = self.http_session
         other.user = self.user
+        other.application = self.application
         return other
 
     def __repr__(self) -> str:

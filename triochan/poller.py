@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Awaitable
 
 import trio
 
@@ -20,36 +21,38 @@ _MAX_EVENTS = 1024
 
 
 class Readiness:
-    """One registered socket: who waits for it, and what has happened since."""
+    """One registered socket: who waits for it, and what has happened since. The transport that waits inherits it.
 
-    __slots__ = ("_task", "ended", "ready")
+    Attributes:
+        ready: something came while nobody waited.
+        ended: the stream's end, or an error, lies behind what can be read: reading on never blocks.
+    """
+
+    __slots__ = ("_waiter", "ended", "ready")
 
     def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
+        self._waiter: trio.lowlevel.Task | None = None
         self.ready = False
-        """Something came while nobody waited."""
         self.ended = False
-        """The stream's end, or an error, lies behind what can be read: reading on never blocks."""
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[object]:
         """Wait for something to read; always a checkpoint. Woken without a cause where the socket is closed."""
         if self.ready or self.ended:
             self.ready = False
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+            return trio.lowlevel.checkpoint()
+        self._waiter = trio.lowlevel.current_task()
+        return trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
+        self._waiter = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
-        task = self._task
+        task = self._waiter
         if task is None:
             self.ready = True
         else:
-            self._task = None
+            self._waiter = None
             trio.lowlevel.reschedule(task)
 
 
@@ -60,18 +63,15 @@ class Poller:
         self._epoll = select.epoll()
         self._sockets: dict[int, Readiness] = {}
 
-    def register(self, sock: socket.socket) -> Readiness:
+    def register(self, sock: socket.socket, readiness: Readiness) -> None:
         number = sock.fileno()
-        readiness = self._sockets[number] = Readiness()
+        self._sockets[number] = readiness
         self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        return readiness
 
     def forget(self, sock: socket.socket) -> None:
-        """Before the socket is closed: whoever waits for it is woken, and its number may be another's."""
+        """Just before the socket is closed, which takes it out of the epoll: whoever waits for it is woken."""
         readiness = self._sockets.pop(sock.fileno(), None)
         if readiness is not None:
-            if not self._epoll.closed:  # a shutdown that is cut short closes it first
-                self._epoll.unregister(sock)
             readiness.wake()
 
     async def run(self) -> None:
@@ -82,9 +82,12 @@ class Poller:
         try:
             while True:
                 await trio.lowlevel.wait_readable(number)
-                # All events are handled before any other code runs, so no number among them is another's yet.
+                # All events are handled before any other code runs. A number that is unknown, or another's by now,
+                # is a closed socket that a child process still held: a wake too many does no harm.
                 for ready, flags in epoll.poll(0, _MAX_EVENTS):
-                    readiness = sockets[ready]
+                    readiness = sockets.get(ready)
+                    if readiness is None:
+                        continue
                     if flags & ended:
                         readiness.ended = True
                     readiness.wake()

@@ -66,7 +66,9 @@ def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Hea
     pairs: Headers = []
     for pair in headers.items() if isinstance(headers, Mapping) else headers:
         try:
-            name, value = (part.encode("latin-1") if isinstance(part, str) else bytes(part) for part in pair)
+            if isinstance(pair, (str, bytes)):
+                raise TypeError
+            name, value = map(_header_bytes, pair)
         except (TypeError, ValueError):
             raise ValueError(f"a header is a pair of str or bytes, not {pair!r}") from None
         if not _TOKEN.match(name):
@@ -75,6 +77,12 @@ def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Hea
             raise ValueError(f"header {name.decode()} can't have the value {value!r}")
         pairs.append((name, value))
     return pairs
+
+
+def _header_bytes(part: Any) -> bytes:
+    if isinstance(part, str):
+        return part.encode("latin-1")
+    return bytes(memoryview(part))  # bytes() alone makes a number into that many zeros
 
 
 def parse_websocket(content: Mapping[str, Any]) -> WebsocketReply:
@@ -89,8 +97,11 @@ def parse_websocket(content: Mapping[str, Any]) -> WebsocketReply:
     text, data = content.get("text"), content.get("bytes")
     if text is not None and data is not None:
         raise ValueError("a WebSocket reply takes text or bytes, not both")
-    if text is not None and not isinstance(text, str):
-        raise ValueError(f"text takes a str, not {type(text).__name__}")
+    if text is not None:
+        if not isinstance(text, str):
+            raise ValueError(f"text takes a str, not {type(text).__name__}")
+        if not text.isascii():
+            text.encode()  # a lone surrogate is UnicodeEncodeError, a ValueError
     if data is not None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise ValueError(f"bytes takes bytes, not {type(data).__name__}")

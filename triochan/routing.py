@@ -224,7 +224,7 @@ def import_dotted(name: str) -> Any:
         ImproperlyConfigured: no such module or attribute. What the module itself raises goes through.
     """
     module_name, _, attribute = name.replace(":", ".").rpartition(".")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ImproperlyConfigured(f"{name!r} is no dotted name; write it as package.module.attribute")
     try:
         module = importlib.import_module(module_name)

@@ -10,9 +10,15 @@ from typing import Any, NamedTuple, Protocol
 import trio
 
 from .application import Application
-from .layers import ChannelLayer, MemoryLayer, running_layer
-from .routing import Consumer
+from .layers import Channel, ChannelLayer, MemoryLayer, running_layer
+from .message import Message
+from .routing import Consumer, Match
 from .settings import Overflow, Settings
+
+
+CONNECT, RECEIVE, DISCONNECT = map(Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect"))
+_MATCHES = 1024
+"""Paths whose consumers are remembered."""
 
 
 class Policy(NamedTuple):
@@ -23,6 +29,18 @@ class Policy(NamedTuple):
     cancel_on_disconnect: bool
     overflow: Overflow
     outbox_limit: int
+
+
+class Matches(NamedTuple):
+    """Where the messages of one path go.
+
+    ``receive`` and ``disconnect`` are None where each message has to be matched by itself.
+    """
+
+    connect: Match | None
+    receive: Match | None
+    disconnect: Match | None
+    policy: Policy
 
 
 class Pingable(Protocol):
@@ -93,6 +111,11 @@ class Runtime:
         self.draining = False
         self.deadline = math.inf
         self._policies: dict[tuple[Any, ...], Policy] = {}
+        self._matches: dict[str, Matches] = {}
+        self._by_path = {
+            channel.name: (keys := self.router.keys_matched(channel.name)) is not None and keys <= {"path"}
+            for channel in (CONNECT, RECEIVE, DISCONNECT)
+        }
 
     @classmethod
     @asynccontextmanager
@@ -101,12 +124,42 @@ class Runtime:
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
         running = running_layer.get(None)
-        if running is not None and layer in (None, running):
-            yield cls(application, settings, running)
-            return
-        layer = layer or MemoryLayer(settings)
-        async with layer.running():
-            yield cls(application, settings, layer)
+        async with application.running():
+            if running is not None and layer in (None, running):
+                yield cls(application, settings, running)
+                return
+            layer = layer or MemoryLayer(settings)
+            async with layer.running():
+                yield cls(application, settings, layer)
+
+    def match(self, connect: Message) -> Matches:
+        """Find the consumers of a connection, by its path alone where the routing looks at nothing else.
+
+        Where messages are routed but ``connect`` is not, the handshake is accepted, as in Channels 1.
+        """
+        path = connect.content["path"]
+        found = self._matches.get(path)
+        if found is not None:
+            return found
+        router = self.router
+        match = router.match(connect)
+        probe = {"path": path}
+        receive = router.match(Message(probe, RECEIVE), partly=True)
+        disconnect = router.match(Message(probe, DISCONNECT), partly=True)
+        policy = self.policy(tuple(each[0] if each else None for each in (match, receive, disconnect)))
+        if match is None and (receive or disconnect):
+            match = _accept, {}
+        found = Matches(
+            match,
+            (receive or (_ignore, {})) if self._by_path[RECEIVE.name] else None,
+            (disconnect or (_ignore, {})) if self._by_path[DISCONNECT.name] else None,
+            policy,
+        )
+        if all(self._by_path.values()):
+            if len(self._matches) >= _MATCHES:
+                self._matches.clear()
+            self._matches[path] = found
+        return found
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:
         """The strictest ordering that any of a path's consumers asks for, and their limits."""
@@ -126,3 +179,11 @@ class Runtime:
                 outbox_limit=next(iter(asked("outbox_limit")), settings.outbox_limit),
             )
         return policy
+
+
+async def _accept(message: Message, **kwargs: Any) -> None:
+    """``connect`` of a path that routes its messages only."""
+
+
+async def _ignore(message: Message, **kwargs: Any) -> None:
+    """The rest of a path that does not route it."""

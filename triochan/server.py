@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from .application import Application
-from .http.protocol import HttpConnection
+from .http.protocol import serve_connection
 from .layers import ChannelLayer
 from .listeners import Address, open_listeners, start_tls
 from .poller import open_poller
@@ -160,13 +160,13 @@ class Server:
             if self._ssl_context is not None:
                 with trio.fail_after(runtime.settings.head_timeout):
                     sock = await start_tls(sock, self._ssl_context)
-            await HttpConnection(
+            await serve_connection(
                 SocketTransport(sock, self._poller),
                 runtime,
                 scheme="http" if self._ssl_context is None else "https",
                 client=_host_and_port(address),
                 server=_host_and_port(sock.getsockname()),
-            ).run()
+            )
         except (OSError, trio.TooSlowError) as error:
             logger.debug("connection from %s: %s", address, error)
         except Exception:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import trio
 
-from .poller import Poller
+from .poller import Poller, Readiness
 
 RECEIVE_SIZE = 65536
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -43,7 +43,7 @@ class Transport(Protocol):
         """Close, and give back what the transport holds; no checkpoint where it is a socket."""
 
 
-class SocketTransport:
+class SocketTransport(Readiness):
     """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.listeners.start_tls`.
 
     Args:
@@ -52,9 +52,10 @@ class SocketTransport:
             may wait in the TLS layer.
     """
 
-    __slots__ = ("_closed", "_full", "_pending", "_poller", "_readiness", "socket")
+    __slots__ = ("_closed", "_full", "_pending", "_poller", "socket")
 
     def __init__(self, sock: socket.socket, poller: Poller | None = None) -> None:
+        super().__init__()
         self.socket: socket.socket = sock
         self._closed = False
         # A read that filled the buffer has probably left something. After any other, trying before the socket
@@ -62,15 +63,16 @@ class SocketTransport:
         self._full = False
         self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._poller = poller if self._pending is None else None
-        self._readiness = None if self._poller is None else self._poller.register(sock)
+        if self._poller is not None:
+            self._poller.register(sock, self)
 
     async def receive_some(self) -> bytes:
         try:
             while True:
                 if self._full or (self._pending is not None and self._pending()):
                     await trio.lowlevel.checkpoint()
-                elif self._readiness is not None:
-                    await self._readiness.wait()
+                elif self._poller is not None:
+                    await self.wait()
                 else:
                     await trio.lowlevel.wait_readable(self.socket)
                 try:
@@ -154,8 +156,10 @@ class StreamTransport:
             scope.cancel()
 
     async def aclose(self) -> None:
+        """Shielded and bounded: a stream that does not let go is left behind."""
         self.close()
-        await trio.aclose_forcefully(self._stream)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await trio.aclose_forcefully(self._stream)
 
     @contextmanager
     def _until_closed(self) -> Iterator[None]:

@@ -43,6 +43,7 @@ async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -
     reply = content.get("reply_channel")
     reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
     message = Message(content, channel, reply_channel)
+    message.application = runtime.application
     consumer: Any = None
     try:
         match = runtime.router.match(message)

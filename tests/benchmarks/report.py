@@ -185,6 +185,7 @@ def value_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _columns(outcomes: Sequence[Outcome]) -> list[str]:
+    """The opponents of all outcomes but those that were not asked for: neither measured nor failed."""
     seen = {one.contestant for outcome in outcomes for one in outcome.rounds}
     seen |= {name for outcome in outcomes for name in outcome.errors}
     seen -= {outcome.subject for outcome in outcomes}
@@ -227,13 +228,14 @@ def full_report(outcomes: Sequence[Outcome]) -> str:
             f"{UNSATURATED} Busy for less than {SATURATED_FROM:.0%} of the time: this server could have done "
             "more, had it not waited for something, the load generator perhaps.",
         ]
-    parts += [
-        "",
-        "The ratios per second of processor time that the servers used, medians. These hardly feel what else",
-        "the machine does, but do not see a server that waits; the targets are for the first table.",
-        "",
-        processor_table(measured),
-    ]
+    if any(outcome.processor_ratio(name) for outcome in measured for name in outcome.opponents):
+        parts += [
+            "",
+            "The ratios per second of processor time that the servers used, medians. These hardly feel what else",
+            "the machine does, but do not see a server that waits; the targets are for the first table.",
+            "",
+            processor_table(measured),
+        ]
     failures = [(outcome, name, text) for outcome in measured for name, text in outcome.errors.items()]
     if failures:
         parts += ["", "Failed:"]

@@ -143,8 +143,8 @@ class _InTurn(_Conductor):
                     self.measure(one.name, one.load, WARM_UP)
                 except ChildFailed as error:
                     self.failed(one.name, error, servers[one.name])
-            if self.settings.subject in self.outcome.errors:
-                return  # nothing to compare the others with
+                    if one.name == settings.subject:
+                        return  # nothing to compare the others with
             time.sleep(SETTLE)
             names = [one.name for one in chosen]
             for number in range(settings.rounds):
@@ -197,6 +197,8 @@ class _Memory(_Conductor):
                         self.round(number, by_name[name], server)
                     except ChildFailed as error:
                         self.failed(name, error, server)
+                        if name == self.settings.subject:
+                            return
             yield self.summary(number, count)
 
     def round(self, number: int, one: Contestant, server: Server) -> None:

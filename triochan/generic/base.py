@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
+from .. import auth, sessions
 from ..message import Message
 from ..routing import route_class
 
 Handler = Callable[..., Awaitable[object]]
 
-DECORATING = ("channel_session", "channel_session_user", "http_user", "http_user_and_session")
-"""Class attributes for which ``get_handler`` wraps the handler in decorators."""
+DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
+    "http_user_and_session": auth.channel_and_http_session_user_from_http,
+    "http_user": auth.channel_session_user_from_http,
+    "channel_session_user": auth.channel_session_user,
+    "channel_session": sessions.channel_session,
+}
+"""Class attributes for which ``get_handler`` wraps the handler in a decorator; each implies those below it."""
 
 
 class BaseConsumer:
@@ -23,9 +30,24 @@ class BaseConsumer:
         method_mapping: channel name to method name; the methods are ``async def method(self, message, **kwargs)``.
         message: the message that the instance is for.
         kwargs: the routing's named groups.
+        channel_session: give every handler ``message.channel_session`` (:func:`triochan.sessions.channel_session`).
+        channel_session_user: and ``message.user`` (:func:`triochan.auth.channel_session_user`).
+        http_user: the user of the HTTP session (:func:`triochan.auth.channel_session_user_from_http`).
+        http_user_and_session: and that session in every handler
+            (:func:`triochan.auth.channel_and_http_session_user_from_http`).
+
+    With any of these four, handshakes from other sites are refused (:mod:`triochan.security`). They are set in the
+    class body, or by ``as_route``.
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {}
+    channel_session: ClassVar[bool] = False
+    channel_session_user: ClassVar[bool] = False
+    http_user: ClassVar[bool] = False
+    http_user_and_session: ClassVar[bool] = False
+
+    _decorate: ClassVar[Callable[[Handler], Handler] | None] = None
+    _decorated: ClassVar[dict[Any, Handler]] = {}
     straight: ClassVar[bool] = True
     """Nothing stands between the routing and the method (see :meth:`begin`)."""
 
@@ -54,7 +76,9 @@ class BaseConsumer:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         overridable = ("dispatch", "get_handler")
-        cls.straight = not any(getattr(cls, name, False) for name in DECORATING) and all(
+        cls._decorated = {}
+        cls._decorate = next((each for name, each in DECORATING.items() if getattr(cls, name)), None)
+        cls.straight = cls._decorate is None and all(
             getattr(getattr(cls, name), "__module__", "").startswith("triochan.generic.") for name in overridable
         )
 
@@ -72,7 +96,18 @@ class BaseConsumer:
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""
-        return getattr(self, self.method_mapping[message.channel.name])  # type: ignore[no-any-return]
+        name = self.method_mapping[message.channel.name]
+        cls = type(self)
+        decorate = cls._decorate
+        if decorate is None:
+            return getattr(self, name)  # type: ignore[no-any-return]
+        method = getattr(cls, name)
+        if not isinstance(method, types.FunctionType):
+            return decorate(getattr(self, name))
+        decorated = cls._decorated.get(method)  # once a class, not once a message
+        if decorated is None:
+            decorated = cls._decorated[method] = decorate(method)
+        return types.MethodType(decorated, self)
 
     async def dispatch(self, message: Message, **kwargs: Any) -> None:
         """Handle the message. No checkpoint of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -24,6 +25,7 @@ class ResponseEndpoint:
         patience: the writer's wait for the first piece.
         consumed: set when the consumer has returned; ``crashed`` tells how.
         dropped: pieces of group sends that found no place.
+        on_start: called once with the first piece, returns it with what has to be in it; None: nothing has to.
     """
 
     outbox = None
@@ -38,10 +40,15 @@ class ResponseEndpoint:
         self.consumed = trio.Event()
         self.crashed = False
         self.dropped = 0
+        self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
         self._closed = False
         self.channel = layer.attach("http.response", self)
 
     async def deliver(self, content: dict[str, Any], /) -> None:
+        if self.on_start is not None and not self.started:
+            parse_http(content, started=False)  # one that can't be sent is not the first
+            on_start, self.on_start = self.on_start, None
+            content = await on_start(content)
         try:
             await self._send.send(self._parse(content))
         except trio.BrokenResourceError:

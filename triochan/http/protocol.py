@@ -24,7 +24,7 @@ from ..routing import Match, name_of
 from ..runtime import Runtime
 from ..transport import Transport
 from .endpoint import ResponseEndpoint
-from .request import Refusal, check_upgrade, head_content, wants_upgrade
+from .request import Head, Refusal, check_upgrade, handshake_head, head_content, wants_upgrade
 from .responses import reason_phrase
 
 logger = logging.getLogger("triochan.http")
@@ -59,19 +59,17 @@ class HttpConnection:
         self._server = server
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=runtime.settings.max_head_size)
         self._received = 0
+        self._rest = b""
         self._head_only = False
         self._outgoing: list[bytes] = []
 
-    async def run(self) -> None:
-        """Serve requests until the connection ends; closes the transport. Only a cancellation comes out."""
+    async def run(self) -> Connection | None:
+        """Serve requests until the connection ends, or return the WebSocket that it becomes."""
         try:
             while True:
                 websocket = await self._next_request()
                 if websocket is not None:
-                    # Nothing of HTTP is needed any more, and a connection may live long.
-                    del self._protocol
-                    await websocket.run()
-                    return
+                    return websocket
                 states = (self._protocol.our_state, self._protocol.their_state)
                 if states != (h11.DONE, h11.DONE) or self._runtime.draining:
                     break
@@ -79,9 +77,7 @@ class HttpConnection:
             await self._linger()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._transport.aclose()
+        return None
 
     async def _next_request(self) -> Connection | None:
         """Answer one request, or return the WebSocket that it asked for."""
@@ -94,9 +90,15 @@ class HttpConnection:
             if isinstance(content, Refusal):
                 await self._refuse(content)
                 return None
-            if wants_upgrade(request):
-                self._protocol.next_event()  # the end of the request: what follows are frames
-                upgrade = check_upgrade(request, content, self._protocol.trailing_data[0])
+            hosts = self._runtime.application.allowed_hosts
+            if hosts is not None and not hosts.allows_headers(request.headers):
+                await self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+                return None
+            if isinstance(request, Head) or wants_upgrade(request):
+                if isinstance(request, h11.Request):
+                    self._protocol.next_event()  # the end of the request: what follows are frames
+                    self._rest = self._protocol.trailing_data[0]
+                upgrade = check_upgrade(request, content, self._rest)
                 if not isinstance(upgrade, Refusal):
                     return Connection(upgrade, self._transport, self._runtime)
                 await self._refuse(upgrade)
@@ -115,7 +117,7 @@ class HttpConnection:
 
     # -- receiving
 
-    async def _receive_head(self) -> h11.Request | None:
+    async def _receive_head(self) -> h11.Request | Head | None:
         """The next request; None where the client has gone, or was sent away for taking too long."""
         settings = self._runtime.settings
         first = self._received == 0
@@ -142,6 +144,8 @@ class HttpConnection:
             if first or not waited:
                 await self._refuse(Refusal(408, f"no whole request head came within {settings.head_timeout:g} s"))
             return None
+        if isinstance(event, Head):
+            return event
         if not isinstance(event, h11.Request):
             return None
         size = self._received - len(self._protocol.trailing_data[0]) - before
@@ -150,7 +154,7 @@ class HttpConnection:
             return None
         return event
 
-    async def _receive_body(self, request: h11.Request) -> bytes | Refusal:
+    async def _receive_body(self, request: h11.Request | Head) -> bytes | Refusal:
         settings = self._runtime.settings
         too_large = Refusal(413, f"the request's body is larger than {settings.max_body_size} bytes")
         lengths = [int(value) for name, value in request.headers if name == b"content-length"]
@@ -182,6 +186,11 @@ class HttpConnection:
             if begun is not None and self._protocol.trailing_data[0]:
                 begun()
             data = await self._transport.receive_some()
+            if not self._received and len(data) <= self._runtime.settings.max_head_size:
+                handshake = handshake_head(data)
+                if handshake is not None:
+                    head, self._rest = handshake
+                    return head
             self._received += len(data)
             self._protocol.receive_data(data)
 
@@ -191,6 +200,7 @@ class HttpConnection:
         runtime = self._runtime
         endpoint = ResponseEndpoint(runtime.layer)
         message = Message(content, REQUEST, endpoint.channel)
+        message.application = runtime.application
         try:
             match = runtime.router.match(message)
             if match is None:
@@ -315,6 +325,26 @@ class HttpConnection:
         with trio.move_on_after(LINGER_SECONDS):
             while await self._transport.receive_some():
                 pass
+
+
+async def serve_connection(
+    transport: Transport,
+    runtime: Runtime,
+    *,
+    scheme: str = "http",
+    client: list[Any] | None = None,
+    server: list[Any] | None = None,
+) -> None:
+    """Serve one connection to its end, as HTTP and, where a request asks for it, as a WebSocket; closes the transport.
+
+    Args: as :class:`HttpConnection`.
+    """
+    try:
+        websocket = await HttpConnection(transport, runtime, scheme=scheme, client=client, server=server).run()
+        if websocket is not None:
+            await websocket.run()
+    finally:
+        await transport.aclose()
 
 
 def _response(status: int, headers: Headers) -> h11.Response:

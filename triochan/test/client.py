@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -25,9 +26,9 @@ import trio_websocket
 
 from ..application import Application
 from ..content import decode_json, encode_json
+from ..cookies import parse_cookies
 from ..exceptions import ConnectionClosed, TriochanError
-from ..http.cookies import parse_cookies
-from ..http.protocol import HttpConnection
+from ..http.protocol import serve_connection
 from ..layers import ChannelLayer
 from ..routing import Routing
 from ..runtime import Runtime
@@ -232,14 +233,15 @@ class Client(_Managed["Client"]):
     def connect(self) -> trio.abc.Stream:
         """The client's end of a new connection, for bytes of the test's own."""
         ours, theirs = trio.testing.memory_stream_pair()
-        connection = HttpConnection(
+        serving = partial(
+            serve_connection,
             StreamTransport(theirs),
             self.runtime,
             scheme=self._scheme,
             client=["192.0.2.1", 50000],
             server=[HOST, 443 if self._scheme == "https" else 80],
         )
-        self._nursery.start_soon(connection.run)
+        self._nursery.start_soon(serving)
         return ours
 
     @asynccontextmanager
@@ -251,13 +253,16 @@ class Client(_Managed["Client"]):
         Args:
             path: with its query string.
             subprotocols: offered in this order.
-            headers: beside those of the client and its cookies.
+            headers: beside those of the client and its cookies; ``Origin`` is the server's own unless given.
 
         Raises:
             HandshakeRefused: the server answered with an HTTP status.
         """
         stream = self.connect()
-        extra = [(name.encode(), value.encode()) for name, value in [*self._request_headers(), *_pairs(headers)]]
+        own = _pairs(headers)
+        if not any(name.lower() == "origin" for name, _ in own):  # as a page of the server's own has it
+            own.append(("Origin", f"{self._scheme}://{HOST}"))
+        extra = [(name.encode(), value.encode()) for name, value in [*self._request_headers(), *own]]
         with _unwrapped():
             async with trio.open_nursery() as nursery:
                 websocket = await trio_websocket.wrap_client_stream(

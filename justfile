@@ -1,0 +1,62 @@
+# `just` comes with the environment: .venv/bin/just, after `python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'`.
+# Another environment: `just venv=PATH …`.
+
+venv := ".venv"
+python := venv / "bin/python"
+
+# list the recipes
+default:
+    @{{just_executable()}} --list --unsorted
+
+# make .venv, with triochan (editable) and all that development needs
+setup:
+    python3 -m venv {{venv}}
+    {{python}} -m pip install --quiet --editable '.[dev]'
+
+# serve the chat example; more options go to triochan, as in `just run --port 9000`
+run *options:
+    {{python}} -m triochan --app-dir examples chat:routing {{options}}
+
+# run the tests; more options go to pytest, as in `just test -k chat`
+test *options:
+    {{python}} -m pytest {{options}}
+
+# lint, formatting, types, Trio's pitfalls, the floors
+check:
+    {{venv}}/bin/ruff check .
+    {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
+    {{venv}}/bin/mypy
+    git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
+        | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC124  # handlers are async by contract
+    {{venv}}/bin/lint-imports --no-logo
+
+# format the code, and mend what ruff can mend
+format:
+    {{venv}}/bin/ruff format .
+    {{venv}}/bin/ruff check --fix .
+
+# measure triochan beside its peers (about ten minutes; --help says more)
+bench *options:
+    {{python}} tests/benchmarks/run.py {{options}}
+
+# the WebSocket protocol, by Autobahn|Testsuite's fuzzing client (needs a Python 2.7; --help says more)
+autobahn *options:
+    {{python}} tests/autobahn/run.py {{options}}
+
+# coverage-guided fuzzing of what reads bytes
+fuzz *options:
+    {{python}} -m pip install --quiet --editable '.[dev,fuzz]'
+    {{python}} tests/fuzz/run.py {{options}}
+
+# clients that vanish, stall and lie, for as long as it is told to
+chaos *options:
+    {{python}} tests/chaos/run.py {{options}}
+
+# the browser client's unit tests and type check (needs Node.js 20.19)
+client:
+    node --test tests/client/*.test.js
+    cd tests/client && npm install --silent --no-audit --no-fund && npm run check
+
+# run every example of the README and of docs/
+docs:
+    {{python}} -m pytest tests/test_docs.py

@@ -1,0 +1,126 @@
+"""The contract of a session store, as tests: ``tests/test_sessions_stores.py`` runs them over every store.
+
+A store's own suite makes a class with a ``store`` fixture (and a ``clock`` that the store takes its time from)::
+
+    class TestMySessionStore(SessionStoreContract):
+        @pytest.fixture
+        async def store(self, clock): ...
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from triochan.sessions import SessionStore
+
+
+@attrs.define
+class Clock:
+    """A time that moves when it is told to."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SessionStoreContract:
+    async def test_what_is_saved_is_loaded(self, store: SessionStore) -> None:
+        assert await store.load("key") is None
+        assert await store.save("key", '{"a":1}', 60, new=True)
+        assert await store.load("key") == '{"a":1}'
+
+    async def test_texts_come_back_as_they_were(self, store: SessionStore) -> None:
+        text = '{"a":"é\\u0000\\n\'\\"; DROP TABLE triochan_sessions; -- 𝄞"}' + " " * 100_000
+        await store.save("k'; --", text, 60, new=True)
+        assert await store.load("k'; --") == text
+
+    async def test_of_two_saves_the_last_wins(self, store: SessionStore) -> None:
+        await store.save("key", "1", 60, new=True)
+        assert await store.save("key", "2", 60, new=False)
+        assert await store.load("key") == "2"
+        assert await store.save("key", "3", 60, new=True)
+        assert await store.load("key") == "3"
+
+    async def test_a_session_that_was_deleted_does_not_come_back(self, store: SessionStore) -> None:
+        await store.save("key", "1", 60, new=True)
+        await store.delete("key")
+        assert await store.load("key") is None
+        assert not await store.save("key", "2", 60, new=False)
+        assert await store.load("key") is None
+
+    async def test_deleting_what_is_not_there_is_no_error(self, store: SessionStore) -> None:
+        await store.delete("key")
+
+    async def test_keys_are_told_apart(self, store: SessionStore) -> None:
+        keys = ["key", "KEY", "key ", " key", "ke", "key.", "channel.websocket.send.0!1", "k" * 200]
+        for index, key in enumerate(keys):
+            await store.save(key, str(index), 60, new=True)
+        assert [await store.load(key) for key in keys] == [str(index) for index in range(len(keys))]
+        await store.delete("key")
+        assert [await store.load(key) for key in keys[1:]] == [str(index) for index in range(1, len(keys))]
+
+    async def test_a_session_is_over_after_its_lifetime(self, store: SessionStore, clock: Clock) -> None:
+        await store.save("key", "1", 60, new=True)
+        clock.now += 59
+        assert await store.load("key") == "1"
+        clock.now += 1
+        assert await store.load("key") is None
+        assert not await store.save("key", "2", 60, new=False)
+        assert await store.save("key", "3", 60, new=True)
+        assert await store.load("key") == "3"
+
+    async def test_each_save_begins_the_lifetime_anew(self, store: SessionStore, clock: Clock) -> None:
+        await store.save("key", "1", 60, new=True)
+        clock.now += 59
+        assert await store.save("key", "2", 60, new=False)
+        clock.now += 59
+        assert await store.load("key") == "2"
+
+    async def test_what_is_over_is_deleted(self, store: SessionStore, clock: Clock) -> None:
+        for index in range(5):
+            await store.save(f"short{index}", "1", 10, new=True)
+            await store.save(f"long{index}", "1", 100, new=True)
+        clock.now += 10
+        assert await store.delete_expired() == 5
+        assert await store.delete_expired() == 0
+        assert [await store.load(f"long{index}") for index in range(5)] == ["1"] * 5
+
+    async def test_concurrent_saves_lose_no_other_keys_data(self, store: SessionStore) -> None:
+        async def visitor(key: str) -> None:
+            await store.save(key, "0", 60, new=True)
+            for count in range(1, 20):
+                assert await store.load(key) == str(count - 1)
+                assert await store.save(key, str(count), 60, new=False)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(10):
+                nursery.start_soon(visitor, f"key{index}")
+        assert [await store.load(f"key{index}") for index in range(10)] == ["19"] * 10
+
+    async def test_a_save_that_is_cancelled_harms_no_other(self, store: SessionStore) -> None:
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(self._save_and_cancel, store, index)
+        for index in range(20):
+            if index % 2:
+                assert await store.load(f"key{index}") == str(index)
+            else:
+                assert await store.load(f"key{index}") in (None, str(index))
+
+    async def _save_and_cancel(self, store: SessionStore, index: int) -> None:
+        with trio.CancelScope() as scope:
+            if not index % 2:
+                scope.cancel()
+            await store.save(f"key{index}", str(index), 60, new=True)
+
+    async def test_it_opens_closes_and_opens_again(self, store: SessionStore) -> None:
+        async with store.running():
+            async with store.running():
+                await store.save("key", "1", 60, new=True)
+            assert await store.load("key") == "1"
+        await store.open()
+        await store.save("other", "2", 60, new=True)
+        assert await store.load("other") == "2"
+        await store.close()

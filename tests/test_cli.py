@@ -1,0 +1,425 @@
+"""The command line: what it serves, what it says where it can't, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import re
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+from websockets.sync.client import connect
+
+import triochan
+from triochan import cli
+from triochan.settings import Settings
+
+APP = """
+    import logging
+    from triochan import Application, route, route_class
+    from triochan.generic.websockets import WebsocketConsumer
+    from triochan.http import text
+
+    class Echo(WebsocketConsumer):
+        async def receive(self, text=None, bytes=None, **kwargs):
+            await self.send(text=text, bytes=bytes)
+
+    async def hello(message):
+        logging.getLogger("hello").info("greeting")
+        await message.reply_channel.send(text("hello"))
+
+    routing = [route_class(Echo, path=r"^/echo/$"), route("http.request", hello, path="^/$")]
+    application = Application(routing)
+    mapping = {"http.request": hello}
+    number = 7
+    blocking = [lambda message: None]
+
+    class holder:
+        routing = routing
+"""
+SECONDS = 20
+"""Nothing here takes that long; what hangs is cut off, and fails."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hello.py").write_text(textwrap.dedent(APP))
+    return tmp_path
+
+
+# -- errors, in this process
+
+
+@pytest.fixture
+def fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Runs a command line that can't be served; gives what it said on stderr."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.chdir(folder)
+    known = set(sys.modules)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+
+    def run(*arguments: str) -> str:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as error:
+            status = error.code  # type: ignore[assignment]
+        out, err = capsys.readouterr()
+        assert status == 2
+        assert out == ""
+        return err
+
+    yield run
+    root.handlers[:], root.level = before
+    for name in set(sys.modules) - known:
+        if getattr(sys.modules[name], "__file__", None) and str(folder) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hello"], "'hello' is not of the form module:name, such as 'chat:routing'"),
+        (["hello:"], "is not of the form module:name"),
+        ([":routing"], "is not of the form module:name"),
+        (["hello:rou ting"], "is not of the form module:name"),
+        (["hello.py:routing"], "'--app-dir . hello:routing'"),
+        (["sub/hello.py"], "'--app-dir sub hello:routing'"),
+        (["absent:routing"], "there is no module 'absent' in "),
+        (["hello.absent:routing"], "there is no module 'hello.absent' in "),
+        (["hello:ruoting"], "has no 'ruoting'; did you mean 'routing'?"),
+        (["hello:x"], "has no 'x'; did you mean 'routing'?"),
+        (["hello:holder.x"], "hello.holder in module 'hello'"),
+        (["hello:number"], "a routing is a list of route(), route_class() and include(), not int 7"),
+        (["hello:Echo"], "a routing is a list of route(), route_class() and include(), not hello.Echo"),
+        (["hello:blocking"], "entry 0 of the routing is "),
+        (["hello:routing", "--app-dir", "absent"], "--app-dir absent: there is no such folder"),
+        (["hello:routing", "--ssl-certfile", "absent.pem"], "--ssl-certfile absent.pem: No such file or directory"),
+        (["hello:routing", "--ssl-certfile", "hello.py"], "hello.py holds no certificate"),
+        (["hello:routing", "--ssl-certfile", "."], "--ssl-certfile .: Is a directory"),
+        (
+            ["hello:routing", "--ssl-certfile", "hello.py", "--ssl-keyfile", "absent.pem"],
+            "--ssl-keyfile absent.pem: No such file or directory",
+        ),
+        (["hello:routing", "--host", "no.such.name.invalid"], "'no.such.name.invalid' does not resolve"),
+        (["hello:routing", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:8000: this machine has no such address"),
+        (["hello:routing", "--uds", "absent/socket"], "can't listen on the Unix socket absent/socket: No such file"),
+        (["hello:routing", "--uds", "x" * 200], "AF_UNIX path too long"),
+    ],
+)
+def test_one_line_says_what_cannot_be_served(fails: Callable[..., str], arguments: list[str], said: str) -> None:
+    text = fails(*arguments)
+    assert said in text
+    assert text.startswith("triochan: error: ")
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: module:name"),
+        (["a:b", "c:d"], "unrecognized arguments: c:d"),
+        (["a:b", "--prot", "1"], "unrecognized arguments: --prot 1"),
+        (["a:b", "--port", "65536"], "argument --port: takes a number from 0 to 65535, not '65536'"),
+        (["a:b", "--port", "-1"], "argument --port: takes a number from 0 to 65535, not '-1'"),
+        (["a:b", "--port", "http"], "argument --port: takes a number from 0 to 65535, not 'http'"),
+        (["a:b", "--uds", "s", "--port", "1"], "--uds takes the place of --host and --port"),
+        (["a:b", "--ssl-keyfile", "k"], "--ssl-keyfile goes with --ssl-certfile"),
+        (["a:b", "--log-level", "loud"], "takes one of debug, info, warning, error, critical, not 'loud'"),
+        (["a:b", "--max-message-size", "many"], "takes a size such as 65536, 64KiB or 1.5MiB, not 'many'"),
+        (["a:b", "--max-message-size", "1.5"], "takes a whole number of bytes, not '1.5'"),
+        (["a:b", "--max-message-size", "0"], "argument --max-message-size: must be at least 1 bytes, not 0"),
+        (["a:b", "--max-message-size", "none"], "takes a size"),
+        (["a:b", "--inbox-limit", "1.5"], "argument --inbox-limit: takes a whole number, not '1.5'"),
+        (["a:b", "--head-timeout", "soon"], "argument --head-timeout: takes a number of seconds, not 'soon'"),
+        (["a:b", "--head-timeout", "nan"], "argument --head-timeout: must be at least 0 s, not nan"),
+        (["a:b", "--handler-timeout", "no"], "takes a number of seconds, not 'no'; or none"),
+        (["a:b", "--overflow", "wait"], "takes one of close, drop_newest, drop_oldest, not 'wait'"),
+        (["a:b", "--channel-capacity", "a=1,b"], "takes a number, or glob=number,..., not 'a=1,b'"),
+        (["a:b", "--channel-capacity", "a=b"], "takes a whole number, not 'b'"),
+        (["a:b", "--channel-capacity", "a=0"], "argument --channel-capacity: takes numbers of at least 1, not 0"),
+    ],
+)
+def test_a_wrong_option_is_two_lines(fails: Callable[..., str], arguments: list[str], said: str) -> None:
+    text = fails(*arguments)
+    assert said in text
+    assert text.startswith("triochan: error: ")
+    assert text.endswith("\nTry 'triochan --help'.\n")
+    assert len(text.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def f(:", "SyntaxError"),
+        ("import sys; sys.exit('no')", "SystemExit: no"),
+        ("from triochan import route\nroute('http.request', print)", "ImproperlyConfigured"),
+    ],
+)
+def test_a_module_that_raises_shows_its_traceback(
+    fails: Callable[..., str], folder: Path, source: str, said: str
+) -> None:
+    (folder / "broken.py").write_text(source)
+    text = fails("broken:routing")
+    assert said in text
+    assert "broken.py" in text
+    assert "importlib" not in text
+    assert "cli.py" not in text
+    assert text.splitlines()[-1] == "triochan: error: the module 'broken' could not be imported, see above"
+
+
+def test_a_module_that_a_routing_names_raises(fails: Callable[..., str], folder: Path) -> None:
+    (folder / "named.py").write_text("routing = 'broken.routing'")
+    (folder / "broken.py").write_text("1 / 0")
+    text = fails("named:routing")
+    assert "broken.py" in text
+    assert text.splitlines()[-1] == "triochan: error: 'named:routing' can't be served: it raised ZeroDivisionError, see above"
+
+
+def test_a_busy_port(fails: Callable[..., str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        text = fails("hello:routing", "--port", port)
+    assert text == (
+        f"triochan: error: can't listen on 127.0.0.1:{port}: the port is in use; "
+        "stop the program that has it, or give another --port (0 picks one)\n"
+    )
+
+
+def test_a_busy_unix_socket(fails: Callable[..., str]) -> None:
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind("taken")
+        taken.listen()
+        assert "the Unix socket taken: another program listens on it" in fails("hello:routing", "--uds", "taken")
+
+
+def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -> None:
+    authority = trustme.CA()
+    for name in ("one", "other"):
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+    text = fails("hello:routing", "--ssl-certfile", "one.pem", "--ssl-keyfile", "other.key")
+    assert "the key in other.key does not belong to the certificate in one.pem" in text
+
+
+# -- options, in this process
+
+
+def options(*arguments: str) -> dict[str, object]:
+    return vars(cli._parser().parse_args(["a:b", *arguments]))
+
+
+def test_every_setting_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = options()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    for field in attrs.fields(Settings):
+        assert parsed[field.name] == field.default
+        option = "--" + field.name.replace("_", "-")
+        after = help_text[help_text.index(f" {option} ") :]
+        assert after.index(field.metadata["help"]) < after.index("(default: ")
+    assert cli.SECTIONS.keys() <= {field.name for field in attrs.fields(Settings)}
+    assert "(default: 16KiB)" in help_text
+    assert "(default: none)" in help_text
+
+
+def test_the_example_of_the_help_is_served(folder: Path, served: Callable[..., Served]) -> None:
+    example = re.search(r"\n\n( {6}from .*?)\n\n  and serve", cli.EPILOG, re.DOTALL)
+    assert example is not None
+    (folder / "example.py").write_text(textwrap.dedent(example[1]))
+    server = served("example:routing", "--port", "0")
+    with connect(f"{server.url.replace('http', 'ws')}/echo/") as client:
+        client.send("there")
+        assert client.recv() == "there"
+
+
+def test_values_of_every_kind() -> None:
+    assert options("--max-message-size", "64KiB")["max_message_size"] == 65536
+    assert options("--max-message-size", "1.5 mib")["max_message_size"] == 3 * 2**19
+    assert options("--max-message-size", "1000")["max_message_size"] == 1000
+    assert options("--ping-interval", "0.5")["ping_interval"] == 0.5
+    assert options("--max-connections", "100")["max_connections"] == 100
+    assert options("--max-connections", "none")["max_connections"] is None
+    assert options("--handler-timeout", "2")["handler_timeout"] == 2
+    assert options("--overflow", "drop_oldest")["overflow"] == "drop_oldest"
+    assert options("--channel-capacity", "7")["channel_capacity"] == 7
+    assert options("--channel-capacity", "chat.*=7,*=9")["channel_capacity"] == {"chat.*": 7, "*": 9}
+    assert options("--channel-expiry", "chat.*=0.5")["channel_expiry"] == {"chat.*": 0.5}
+    assert options("--log-level", "WARNING")["log_level"] == "warning"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"triochan {triochan.__version__} (Python ")
+
+
+# -- a server, in a process of its own
+
+
+@attrs.define
+class Served:
+    """A running ``python -m triochan``."""
+
+    process: subprocess.Popen[str]
+    line: str
+    """The line that it began with."""
+
+    @property
+    def url(self) -> str:
+        found = re.search(r" on (\S+) serving ", self.line)
+        assert found is not None, self.line
+        return found[1]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
+        """Exit status and what else was printed, on stdout and stderr."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[Callable[..., Served]]:
+    processes = []
+
+    def serve(*arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "triochan")) -> Served:
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(triochan.__file__).parents[1])},
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate(timeout=SECONDS)[1]
+        return Served(process, line)
+
+    yield serve
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def get(connection: http.client.HTTPConnection) -> bytes:
+    connection.request("GET", "/")
+    body = connection.getresponse().read()
+    connection.close()
+    return body
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_a_signal(served: Callable[..., Served], number: int) -> None:
+    server = served("hello:routing", "--port", "0")
+    assert server.line == (
+        f"triochan {triochan.__version__} on http://127.0.0.1:{server.port} serving "
+        "websocket.* path=^/echo/$ → hello.Echo; http.request path=^/$ → hello.hello\n"
+    )
+    assert get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)) == b"hello"
+    with connect(f"ws://127.0.0.1:{server.port}/echo/") as client:
+        client.send("there")
+        assert client.recv() == "there"
+        server.process.send_signal(number)
+        with pytest.raises(Exception, match="1001"):
+            client.recv(timeout=SECONDS)
+    out, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0, err
+    assert out == ""
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO     hello: greeting$", err, re.MULTILINE)
+    assert "Traceback" not in err
+
+
+def test_an_application_a_mapping_and_a_name_within_a_name(served: Callable[..., Served]) -> None:
+    for name in ("hello:application", "hello:mapping", "hello:holder.routing"):
+        server = served(name, "--port", "0", "--log-level", "warning")
+        assert get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)) == b"hello"
+        assert server.end() == (0, "", "")
+
+
+def test_the_script_and_app_dir(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "apps").mkdir()
+    (folder / "apps" / "inner.py").write_text("from hello import routing")
+    script = Path(sys.executable).with_name("triochan")
+    server = served("hello:routing", "--port", "0", command=(str(script),))
+    assert server.end()[0] == 0
+    # The folder of --app-dir comes first; the current one is still looked at by `python -m`.
+    server = served("inner:routing", "--port", "0", "--app-dir", "apps")
+    assert server.end()[0] == 0
+
+
+def test_unix_socket(served: Callable[..., Served], folder: Path) -> None:
+    server = served("hello:routing", "--uds", "socket")
+    assert server.url == "http+unix:socket"
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(SECONDS)
+    connection.sock.connect(str(folder / "socket"))
+    assert get(connection) == b"hello"
+    assert stat.S_ISSOCK((folder / "socket").stat().st_mode)
+    assert server.end(signal.SIGTERM)[0] == 0
+    assert not (folder / "socket").exists()
+
+
+def test_tls(served: Callable[..., Served], folder: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    server = served("hello:routing", "--host", "localhost", "--port", "0", "--ssl-certfile", "both.pem")
+    assert server.url.rstrip(",").startswith("https://")
+    port = int(re.findall(r":(\d+)", server.line)[0])
+    assert get(http.client.HTTPSConnection("localhost", port, timeout=SECONDS, context=context)) == b"hello"
+    with connect(f"wss://localhost:{port}/echo/", ssl=context) as client:
+        client.send("there")
+        assert client.recv() == "there"
+    assert server.end()[0] == 0
+
+
+def test_the_settings_reach_the_server(served: Callable[..., Served]) -> None:
+    server = served("hello:routing", "--port", "0", "--max-message-size", "1KiB")
+    with connect(f"ws://127.0.0.1:{server.port}/echo/") as client:
+        client.send("a" * 1025)
+        with pytest.raises(Exception, match="1009"):
+            client.recv(timeout=SECONDS)
+
+
+def test_logging_of_the_users_own_stays(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "import logging\nlogging.basicConfig(format='own %(message)s', level='INFO')\nfrom hello import routing"
+    )
+    server = served("own:routing", "--port", "0")
+    get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
+    assert server.end()[2].startswith("own greeting\n")
+
+
+def test_interrupted_before_it_serves(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    server = served("slow:routing")
+    assert server.line == "importing\n"
+    assert server.end() == (130, "", "")

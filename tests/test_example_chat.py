@@ -1,0 +1,574 @@
+"""The chat example: its protocol by an independent client, and its page in two real browsers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+import triochan
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import chat  # noqa: E402
+
+PATIENCE = 15
+"""Seconds that anything may take; nothing does."""
+
+
+# -- by an independent WebSocket client, in threads of its own
+
+
+class Page:
+    """What a page does, by hand."""
+
+    def __init__(self, port: int, room: str, name: str, page: str | None = None) -> None:
+        self.key = page or secrets.token_hex(16)
+        query = urlencode({"name": name, "page": self.key})
+        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", close_timeout=PATIENCE)
+
+    def __enter__(self) -> Page:
+        self.socket = self._connect.__enter__()
+        self.first = self.receive()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._connect.__exit__(*exc_info)
+
+    def receive(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.socket.recv(timeout=PATIENCE))
+        return content
+
+    def until(self, kind: str) -> dict[str, Any]:
+        while (content := self.receive())["type"] != kind:
+            pass
+        return content
+
+    def send(self, content: Any) -> None:
+        self.socket.send(content if isinstance(content, (str, bytes)) else json.dumps(content))
+
+    def say(self, text: Any) -> None:
+        self.send({"type": "say", "text": text})
+
+    def closed(self) -> int:
+        """Wait for the end; the close code."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.receive()
+        code = self.socket.close_code
+        assert code is not None
+        return code
+
+
+def request(
+    port: int, method: str, path: str, body: bytes | None = None, kind: str | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+
+
+def post(port: int, room: str, fields: Any) -> tuple[int, Any]:
+    body = json.dumps(fields).encode()
+    status, _, answer = request(port, "POST", f"/rooms/{room}/messages", body, "application/json")
+    return status, json.loads(answer)
+
+
+@pytest.fixture
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """The chat, served in this process on a free port, with no rooms yet."""
+    monkeypatch.setattr(chat, "rooms", {})
+    async with trio.open_nursery() as serving:
+        addresses = await serving.start(partial(triochan.serve, chat.routing, port=0))
+        yield addresses[0].port
+        serving.cancel_scope.cancel()
+
+
+async def in_thread(function: Callable[[int], None], port: int) -> None:
+    with trio.fail_after(3 * PATIENCE):
+        await trio.to_thread.run_sync(function, port)
+
+
+async def test_the_whole_conversation(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada:
+            assert ada.first == {"type": "welcome", "you": "Ada", "members": ["Ada"], "messages": []}
+            assert ada.receive() == {"type": "joined", "name": "Ada"}
+            ada.say("  Is the kettle on?\r\n ")
+            said = ada.receive()
+            assert (said["type"], said["name"], said["via"]) == ("message", "Ada", "page")
+            assert said["text"] == "Is the kettle on?"
+
+            with Page(port, "kitchen", "Grace") as grace:
+                assert grace.first["members"] == ["Ada", "Grace"]
+                assert [message["text"] for message in grace.first["messages"]] == ["Is the kettle on?"]
+                assert ada.receive() == {"type": "joined", "name": "Grace"}
+                grace.say("<b>It is</b>")
+                assert ada.receive() == grace.until("message")
+            assert ada.receive() == {"type": "left", "name": "Grace"}
+
+    await in_thread(talk, port)
+
+
+async def test_rooms_do_not_hear_each_other(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada, Page(port, "cellar", "Grace") as grace:
+            grace.say("Psst")
+            assert grace.until("message")["text"] == "Psst"
+            ada.say("Hello?")
+            assert ada.until("message")["text"] == "Hello?"
+            assert grace.first["members"] == ["Grace"]
+
+    await in_thread(talk, port)
+
+
+async def test_names_are_unique_in_a_room(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada"), Page(port, "kitchen", " ADA ") as second:
+            assert second.first["you"] == "ADA 2"
+            with Page(port, "kitchen", "Ada") as third, Page(port, "cellar", "Ada") as elsewhere:
+                assert third.first["you"] == "Ada 3"
+                assert elsewhere.first["you"] == "Ada"
+
+    await in_thread(talk, port)
+
+
+async def test_a_page_that_comes_back_takes_its_own_place(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Grace") as grace, Page(port, "kitchen", "Ada") as lost:
+            grace.until("joined"), grace.until("joined")
+            with Page(port, "kitchen", "Ada", page=lost.key) as back:
+                assert back.first["you"] == "Ada"
+                assert sorted(back.first["members"]) == ["Ada", "Grace"]
+                assert lost.closed() == 4000
+                assert [grace.receive()["type"] for _ in range(2)] == ["left", "joined"]
+                back.say("Here again")
+                assert grace.receive()["text"] == "Here again"
+            assert grace.receive() == {"type": "left", "name": "Ada"}  # once
+
+    await in_thread(talk, port)
+
+
+@pytest.mark.parametrize("name", ["", " \t ", "x" * 25, "\N{RIGHT-TO-LEFT OVERRIDE}adA", "a\x00b"])
+async def test_a_name_that_is_none_is_refused_with_the_reason(port: int, name: str) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", name) as page:
+            assert page.first == {"type": "error", "text": "a name has 1 to 24 printable characters"}
+            assert page.closed() == 4400
+
+    await in_thread(talk, port)
+    assert not chat.rooms["kitchen"].members
+
+
+async def test_a_page_without_a_key_is_refused(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada", page="short") as page:
+            assert page.first["type"] == "error"
+            assert page.closed() == 4400
+
+    await in_thread(talk, port)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "say"},
+        {"type": "say", "text": 7},
+        {"type": "say", "text": " "},
+        {"type": "say", "text": "x" * 1001},
+        {"type": "leave"},
+        {"text": "no type"},
+        [],
+        None,
+        "text",
+    ],
+)
+async def test_a_message_that_is_none_is_answered_and_nobody_else_sees_it(port: int, content: Any) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada:
+            ada.send(json.dumps(content))
+            assert ada.until("error")["text"]
+            ada.say("Well then")
+            assert ada.receive()["text"] == "Well then"
+
+    await in_thread(talk, port)
+    assert len(chat.rooms["kitchen"].messages) == 1
+
+
+async def test_what_is_no_json_ends_the_socket_and_the_membership(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada:
+            for broken, code in [("{", 1007), (b"{}", 1003)]:
+                with Page(port, "kitchen", "Mallory") as mallory:
+                    mallory.send(broken)
+                    assert mallory.closed() == code
+                assert ada.until("left") == {"type": "left", "name": "Mallory"}
+
+    await in_thread(talk, port)
+
+
+async def test_the_history_is_bounded(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada:
+            for number in range(chat.HISTORY + 5):
+                ada.say(str(number))
+            for _ in range(chat.HISTORY + 5):
+                ada.until("message")
+        with Page(port, "kitchen", "Grace") as grace:
+            assert [message["text"] for message in grace.first["messages"]] == [
+                str(number) for number in range(5, chat.HISTORY + 5)
+            ]
+
+    await in_thread(talk, port)
+
+
+async def test_empty_rooms_are_forgotten_before_there_are_too_many(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "MAX_ROOMS", 3)
+
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada"):
+            for number in range(10):
+                assert post(port, f"room-{number}", {"name": "Robot", "text": "Hello"})[0] == 201
+
+    await in_thread(talk, port)
+    assert set(chat.rooms) == {"kitchen", "room-8", "room-9"}
+
+
+async def test_the_lobby_is_told_of_the_rooms_that_people_are_in(port: int) -> None:
+    def talk(port: int) -> None:
+        with connect(f"ws://127.0.0.1:{port}/") as lobby:
+
+            def rooms() -> Any:
+                return json.loads(lobby.recv(timeout=PATIENCE))["rooms"]
+
+            assert rooms() == []
+            with Page(port, "kitchen", "Ada"):
+                assert rooms() == [{"name": "kitchen", "people": 1}]
+                with Page(port, "kitchen", "Grace"):
+                    assert rooms() == [{"name": "kitchen", "people": 2}]
+                assert rooms() == [{"name": "kitchen", "people": 1}]
+            assert rooms() == []
+
+    await in_thread(talk, port)
+
+
+async def test_posting_a_form_or_json(port: int) -> None:
+    def talk(port: int) -> None:
+        with Page(port, "kitchen", "Ada") as ada:
+            status, said = post(port, "kitchen", {"name": "Oven", "text": "The cake is ready."})
+            assert status == 201
+            assert ada.until("message") == {"type": "message", **said}
+            assert (said["name"], said["text"], said["via"]) == ("Oven", "The cake is ready.", "http")
+
+            form = urlencode({"name": "Öven", "text": "50 % done & counting"}).encode()
+            kind = "application/x-www-form-urlencoded; charset=utf-8"
+            assert request(port, "POST", "/rooms/kitchen/messages", form, kind)[0] == 201
+            said = ada.until("message")
+            assert (said["name"], said["text"]) == ("Öven", "50 % done & counting")
+
+    await in_thread(talk, port)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "error"),
+    [
+        ("application/json", b"{", 400, "not JSON"),
+        ("application/json", b"\xff", 400, "utf-8"),
+        ("application/json", b"[]", 400, "expected"),
+        ("application/json", b'{"name": "Oven"}', 400, "a text has 1 to 1000 characters"),
+        ("application/json", b'{"name": 7, "text": "Hello"}', 400, "a name has 1 to 24"),
+        ("application/x-www-form-urlencoded", b"name=Oven&text=", 400, "a text has"),
+        ("application/x-www-form-urlencoded", b"name=Oven&text=" + b"x" * 1001, 400, "a text has"),
+        ("text/plain", b"Hello", 415, "application/json"),
+        (None, b"Hello", 415, "application/json"),
+    ],
+)
+async def test_a_post_that_is_wrong_is_told_why(
+    port: int, kind: str | None, body: bytes, status: int, error: str
+) -> None:
+    def talk(port: int) -> None:
+        got, _, answer = request(port, "POST", "/rooms/kitchen/messages", body, kind)
+        assert got == status
+        assert error in json.loads(answer)["error"]
+
+    await in_thread(talk, port)
+    assert not chat.rooms
+
+
+async def test_other_methods_and_paths(port: int) -> None:
+    def talk(port: int) -> None:
+        status, headers, _ = request(port, "GET", "/rooms/kitchen/messages")
+        assert (status, headers["Allow"]) == (405, "POST")
+        for method, path, status in [
+            ("GET", "/", 200),
+            ("HEAD", "/room/kitchen", 200),
+            ("POST", "/", 404),
+            ("GET", "/room/Kitchen", 404),
+            ("GET", "/room/", 404),
+            ("GET", "/static/../chat.py", 404),
+            ("GET", "/static/room.js", 200),
+            ("GET", "/triochan/triochan.js", 200),
+        ]:
+            assert request(port, method, path)[0] == status, path
+        with pytest.raises(InvalidStatus, match="403"), connect(f"ws://127.0.0.1:{port}/room/No%20Room"):
+            pass
+
+    await in_thread(talk, port)
+
+
+async def test_the_pages_fetch_nothing_from_elsewhere(port: int) -> None:
+    def talk(port: int) -> None:
+        for path in ("/", "/room/kitchen"):
+            _, headers, _ = request(port, "GET", path)
+            assert "default-src 'self'" in headers["Content-Security-Policy"]
+
+    await in_thread(talk, port)
+    for file in (EXAMPLES / "chat_page").iterdir():
+        elsewhere = re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]+[^\s\"']*", file.read_text("utf-8"))
+        assert set(elsewhere) <= {"http://www.w3.org/2000/svg"}, file
+
+
+# -- in real browsers, against a server in a process of its own
+
+TOOLS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "chromedriver": ("chromedriver",)}
+
+
+def tool(name: str) -> str:
+    found = next(filter(None, map(shutil.which, TOOLS[name])), None)
+    if found is None:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say(f"the browser test needs {name}: apt-get install chromium chromium-driver")
+    return found
+
+
+class Process:
+    """``python -m triochan`` on a port that it keeps when it is started again."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "triochan", "--app-dir", str(EXAMPLES), "chat:routing"]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        # What it writes is taken off the pipe, and shown where a test fails.
+        self._listening = threading.Event()
+        threading.Thread(target=self._relay, args=(self._process,), daemon=True).start()
+        assert self._listening.wait(PATIENCE), "the server did not say its address"
+
+    def _relay(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                print(line, end="")
+                if self.url in line:
+                    self._listening.set()
+        self._listening.set()
+
+    def hang(self) -> None:
+        """It is there, and does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE)
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    process = Process()
+    process.start()
+    yield process
+    process.kill()
+
+
+class Window:
+    """One person's browser, on a room of the chat."""
+
+    def __init__(self, chromium: str, chromedriver: str) -> None:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        for argument in ("headless=new", "window-size=1180,800", "disable-gpu", "disable-dev-shm-usage"):
+            options.add_argument(f"--{argument}")
+        if os.geteuid() == 0:
+            options.add_argument("--no-sandbox")  # as root, the sandbox refuses to start
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+
+    def quit(self) -> None:
+        self.driver.quit()
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def element(self, selector: str) -> Any:
+        return self.driver.find_element("css selector", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        """What is in the elements now, in one look, for they may be replaced at any time."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent.trim())"
+        return list(self.driver.execute_script(script, selector))
+
+    def wait(self, condition: Callable[[], object], what: str = "") -> None:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: condition(), what)
+
+    def enter(self, url: str, name: str, room: str) -> None:
+        """Through the front page, as a person would."""
+        self.open(url)
+        self.wait(lambda: self.element("#name"))
+        for field, value in (("#name", name), ("#room", room)):
+            self.element(field).clear()
+            self.element(field).send_keys(value)
+        self.element("#enter button").click()
+        self.wait_for_state("Online")
+
+    def wait_for_state(self, state: str) -> None:
+        self.wait(lambda: self.texts("#state") == [state], f"the page never was {state}")
+
+    def are_here(self, *names: str) -> bool:
+        return sorted(self.texts("#members .name")) == sorted(names)
+
+    def wait_for_members(self, *names: str) -> None:
+        self.wait(lambda: self.texts("#members .name") == list(names), f"the members never were {names}")
+
+    def wait_for_messages(self, *messages: str) -> None:
+        self.wait(lambda: self.texts(".message .text") == list(messages), f"they never were {messages}")
+
+    def wait_for_notice(self, notice: str) -> None:
+        self.wait(lambda: notice in self.texts(".notice"), f"no notice said {notice!r}")
+
+    def say(self, text: str) -> None:
+        self.element("#text").send_keys(text + "\ue007")  # Enter
+
+
+@pytest.fixture
+def windows() -> Iterator[tuple[Window, Window]]:
+    tools = [tool("chromium"), tool("chromedriver")]
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(Window, *tools) for _ in range(2)]
+        try:
+            yield opened[0].result(), opened[1].result()
+        finally:
+            list(pool.map(Window.quit, [each.result() for each in opened if not each.exception()]))
+
+
+def test_two_browsers(windows: tuple[Window, Window], process: Process) -> None:
+    ada, grace = windows
+    # They meet, through the front page.
+    ada.enter(process.url, "Ada", "Kitchen ")
+    ada.wait_for_members("Ada")
+    assert ada.driver.current_url == f"{process.url}/room/kitchen"
+    ada.say("Is the kettle on?")
+    ada.wait_for_messages("Is the kettle on?")
+
+    grace.open(process.url)
+    grace.wait(lambda: grace.texts("#busy a") == ["kitchen1 person"], "the lobby shows no room")
+    grace.enter(process.url, "Grace", "kitchen")
+    for window in windows:
+        window.wait_for_members("Ada", "Grace")
+    ada.wait_for_notice("Grace joined")
+    grace.wait_for_messages("Is the kettle on?")
+
+    # They talk, markup is text, and a program joins in.
+    grace.say("<img src=x onerror='document.title=1'> & tea")
+    conversation = ["Is the kettle on?", "<img src=x onerror='document.title=1'> & tea"]
+    for window in windows:
+        window.wait_for_messages(*conversation)
+        assert not window.driver.find_elements("css selector", "#log img")
+    assert post(process.port, "kitchen", {"name": "Oven", "text": "The cake is ready."})[0] == 201
+    conversation.append("The cake is ready.")
+    for window in windows:
+        window.wait_for_messages(*conversation)
+        assert window.texts(".message .via:not([hidden])") == ["via HTTP"]
+    assert ada.texts(".message.own .text") == ["Is the kettle on?"]
+
+    # The server dies with a message on its way to it. Both say so, and take nothing more.
+    process.hang()
+    ada.say("Still there?")
+    assert ada.element("#text").get_property("value") == ""
+    process.kill()
+    for window in windows:
+        window.wait_for_state("Offline")
+        assert window.element("#banner").is_displayed()
+    grace.element("#text").send_keys("Hello?")
+    assert not grace.element("#send").is_enabled()
+
+    # It comes back, and so do they, with what was not delivered. What was said before is lost.
+    process.start()
+    for window in windows:
+        window.wait_for_state("Online")
+        window.wait(partial(window.are_here, "Ada", "Grace"), "they did not meet again")
+        assert not window.element("#banner").is_displayed()
+    assert ada.element("#text").get_property("value") == "Still there?"
+    ada.element("#send").click()
+    for window in windows:
+        window.wait_for_messages("Still there?")
+
+    # One changes the name, one leaves.
+    ada.element(".rename").click()
+    ada.wait(lambda: ada.element("#naming").is_displayed())
+    ada.element("#naming input").clear()
+    ada.element("#naming input").send_keys("Countess\ue007")
+    for window in windows:
+        window.wait_for_members("Grace", "Countess")
+    grace.wait_for_notice("Ada left")
+    grace.open(f"{process.url}/")
+    ada.wait_for_members("Countess")
+    ada.wait_for_notice("Grace left")
+
+    # Nothing went wrong that only a console would show, but for a server that was away.
+    for window in windows:
+        log = window.driver.get_log("browser")
+        errors = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+        assert [error for error in errors if "WebSocket connection to" not in error] == []
+
+
+def test_a_page_fits_a_phone(windows: tuple[Window, Window], process: Process, tmp_path: Path) -> None:
+    window = windows[0]
+    window.open(process.url)
+    size = {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+    window.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    window.open(f"{process.url}/room/{'long-' * 6}")
+    window.wait(lambda: window.element("#naming").is_displayed(), "without a name, nobody was asked for one")
+    window.element("#naming input").send_keys("W" * 24 + "\ue007")
+    window.wait_for_state("Online")
+    for number in range(20):
+        assert post(process.port, "long-" * 6, {"name": "W" * 24, "text": f"{number} " + "w" * 300})[0] == 201
+    window.wait(lambda: len(window.texts(".message")) == 20)
+    # Nothing sticks out sideways, and where one types is in sight, however much was said.
+    look = window.driver.execute_script
+    assert look("return [document.documentElement.scrollWidth, innerHeight]") == [320, 640]
+    assert look("return document.querySelector('#send').getBoundingClientRect().bottom") <= 640
+    assert window.driver.save_screenshot(str(tmp_path / "phone.png"))

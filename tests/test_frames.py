@@ -1,0 +1,541 @@
+"""The frame decoder and encoder: alone, and held against wsproto's."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from fuzz.reference import (
+    KEY,
+    Verdict,
+    frame,
+    mask,
+    pieces,
+    read_by_triochan,
+    read_by_wsproto,
+    settle,
+)
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameProtocol
+from wsproto.frame_protocol import Opcode as WsprotoOpcode
+
+from triochan.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, encode
+
+relaxed = settings(deadline=None)  # a busy machine is no failure
+CONT, T, B, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+# -- streams of frames, right and wrong
+
+keys = st.binary(min_size=4, max_size=4)
+payload_sizes = st.one_of(st.integers(0, 20), st.sampled_from([124, 125, 126, 127, 200]))
+texts = st.one_of(st.text(max_size=40), payload_sizes.map(lambda size: "é" * (size // 2) + "x" * (size % 2)))
+blobs = st.one_of(st.binary(max_size=40), payload_sizes.map(lambda size: b"\xff" * size))
+controls = st.one_of(
+    st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125)),
+    st.tuples(st.just(PING), st.just(b"p" * 125)),
+)
+
+
+@st.composite
+def frames_of_a_message(draw: st.DrawFn) -> list[tuple[int, bool, bytes]]:
+    """A message, in one frame or in fragments, cut anywhere (within a character too), control frames in between."""
+    opcode = draw(st.sampled_from([T, B]))
+    payload = draw(texts).encode() if opcode == T else draw(blobs)
+    parts = pieces(payload, draw(st.lists(st.integers(0, len(payload)), max_size=4))) or [b""]
+    for _ in range(draw(st.integers(0, 2))):
+        parts.insert(draw(st.integers(0, len(parts))), b"")
+    made: list[tuple[int, bool, bytes]] = []
+    for index, part in enumerate(parts):
+        for kind, content in draw(st.lists(controls, max_size=2)):
+            made.append((kind, True, content))
+        made.append((CONT if index else opcode, index == len(parts) - 1, part))
+    return made
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[bytes]:
+    """Frames of valid messages, each masked with a key of its own, perhaps with a close frame at the end."""
+    sequence = [each for message in draw(st.lists(frames_of_a_message(), max_size=5)) for each in message]
+    made = [frame(opcode, payload, fin=fin, key=draw(keys)) for opcode, fin, payload in sequence]
+    if draw(st.booleans()):
+        made.append(frame(CLOSE, draw(st.sampled_from([b"", b"\x03\xe8", b"\x0f\xa0bye"])), key=draw(keys)))
+    return made
+
+
+wrong_frames = st.one_of(
+    st.builds(frame, st.integers(0, 15), st.binary(max_size=10), fin=st.booleans(), key=st.none() | keys),
+    st.builds(
+        frame, st.integers(0, 15), st.binary(max_size=10), reserved=st.sampled_from([0x10, 0x20, 0x40, 0x70])
+    ),
+    st.builds(frame, st.sampled_from([3, 7, 11, 15]), st.binary(max_size=10), fin=st.booleans()),
+    st.builds(frame, st.sampled_from([CLOSE, PING, PONG]), st.binary(min_size=126, max_size=140)),
+    st.builds(frame, st.sampled_from([CLOSE, PING, PONG]), st.binary(max_size=5), fin=st.just(False)),
+    st.builds(frame, st.integers(0, 10), st.binary(max_size=5), length_bytes=st.sampled_from([2, 8])),
+    st.builds(
+        frame,
+        st.integers(0, 10),
+        claim=st.sampled_from([1, 126, 65535, 65536, 2**62, 2**63 - 1, 2**63, 2**64 - 1]),
+        length_bytes=st.just(8),
+        fin=st.booleans(),
+    ),
+    st.builds(
+        frame,
+        st.sampled_from([CONT, T]),
+        st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]),
+    ),
+    st.builds(frame, st.just(CLOSE), st.binary(max_size=6)),
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A valid stream with wrong frames put in, bytes changed, taken out and put in, and perhaps cut off."""
+    parts = draw(streams())
+    for _ in range(draw(st.integers(0, 2))):
+        parts.insert(draw(st.integers(0, len(parts))), draw(wrong_frames))
+    data = bytearray(b"".join(parts))
+    for _ in range(draw(st.integers(0, 3))):
+        if not data:
+            break
+        place = draw(st.integers(0, len(data) - 1))
+        kind = draw(st.integers(0, 3))
+        if kind == 0:
+            data[place] = draw(st.integers(0, 255))
+        elif kind == 1:
+            data[place] ^= 1 << draw(st.integers(0, 7))
+        elif kind == 2:
+            del data[place]
+        else:
+            data.insert(place, draw(st.integers(0, 255)))
+    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+
+
+cut_places = st.lists(st.integers(0, 700), max_size=12)
+limits = st.sampled_from([1, 2, 3, 64])
+sizes = st.sampled_from([1, 5, 60, 130, 1000])
+
+
+class TestAgainstWsproto:
+    @relaxed
+    @given(streams(), cut_places, limits)
+    def test_a_valid_stream_gives_the_same_messages(
+        self, parts: list[bytes], cuts: list[int], limit: int
+    ) -> None:
+        data = b"".join(parts)
+        verdict = read_by_triochan(pieces(data, cuts), 1000, limit)
+        assert verdict.refused is None
+        assert verdict == read_by_wsproto(data, 1000)
+
+    @relaxed
+    @given(damaged(), cut_places, limits, sizes)
+    @example(frame(T, b"", fin=False) + frame(T, b"a"), [], 64, 1000)
+    @example(frame(B, b"a" * 60, fin=False) + frame(CONT), [3], 1, 60)
+    @example(frame(B, b"a" * 60, fin=False) + frame(CONT, b"b"), [3], 1, 60)
+    def test_an_invalid_one_is_refused_with_the_same_code_and_what_came_before_is_delivered(
+        self, data: bytes, cuts: list[int], limit: int, size: int
+    ) -> None:
+        settled = settle(data, size)
+        ours = read_by_triochan(pieces(settled, cuts), size, limit)
+        assert ours == read_by_wsproto(settled, size)
+        # Settled, every stream has come to an end.
+        assert ours.refused is not None or ours.events[-1][0] == "close"
+
+    @relaxed
+    @given(st.binary(max_size=200), cut_places, limits, sizes)
+    def test_any_bytes(self, data: bytes, cuts: list[int], limit: int, size: int) -> None:
+        settled = settle(data, size)
+        assert read_by_triochan(pieces(settled, cuts), size, limit) == read_by_wsproto(settled, size)
+
+    @relaxed
+    @given(
+        st.lists(streams(), max_size=3).map(lambda several: [part for parts in several for part in parts]),
+        st.lists(wrong_frames, max_size=1),
+        sizes,
+    )
+    @example([frame(T, b"a" * 6), frame(CLOSE), frame(T, b"a")], [], 5)
+    @example([frame(CLOSE), frame(T, b"a")], [], 5)
+    @example([frame(T, b"a", key=None), frame(T, b"b")], [], 5)
+    @example([frame(T, b"a" * 126), frame(T, b"b" * 60), frame(T, b"b" * 61)], [], 60)
+    def test_one_frame_at_a_time_by_the_short_cut_too(
+        self, parts: list[bytes], wrong: list[bytes], size: int
+    ) -> None:
+        chunks = [*parts, *wrong, frame(T, b"behind"), settle(b"", size)]
+        assert read_by_triochan(chunks, size, short_cut=True) == read_by_wsproto(b"".join(chunks), size)
+
+    @relaxed
+    @given(damaged(), cut_places, sizes)
+    def test_any_chunks_by_the_short_cut_too(self, data: bytes, cuts: list[int], size: int) -> None:
+        settled = settle(data, size)
+        assert read_by_triochan(pieces(settled, cuts), size, short_cut=True) == read_by_wsproto(settled, size)
+
+    @relaxed
+    @given(damaged(), sizes)
+    def test_how_the_bytes_are_cut_makes_no_difference(self, data: bytes, size: int) -> None:
+        whole = read_by_triochan([data], size)
+        assert read_by_triochan([data[index : index + 1] for index in range(len(data))], size) == whole
+        assert read_by_triochan(pieces(data, range(0, len(data), 7)), size, 1) == whole
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537, 100_000])
+    @pytest.mark.parametrize("opcode", [T, B])
+    def test_the_lengths_where_the_header_changes(self, size: int, opcode: int) -> None:
+        data = frame(opcode, b"x" * size, key=b"\0\0\0\0")
+        kind = "text" if opcode == T else "binary"
+        payload: Any = "x" * size if opcode == T else b"x" * size
+        for cuts in ([], [1], [2], [3], [2, 9], [13], range(0, len(data), 4096), [len(data) - 1]):
+            assert read_by_triochan(pieces(data, cuts), 100_000) == Verdict([(kind, payload)])
+        assert read_by_wsproto(data, 100_000) == Verdict([(kind, payload)])
+
+    @relaxed
+    @given(st.one_of(st.text(), st.binary()))
+    def test_encode_is_read_back_by_a_client(self, data: str | bytes) -> None:
+        assert _read_as_client(encode(data)) == [data]
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537])
+    @pytest.mark.parametrize("unit", ["x", b"x"])
+    def test_encode_uses_the_shortest_length(self, size: int, unit: Any) -> None:
+        encoded = encode(unit * size)
+        assert len(encoded) == size + (2 if size < 126 else 4 if size < 65536 else 10)
+        assert _read_as_client(encoded) == [unit * size]  # wsproto refuses longer forms than needed
+
+
+def _read_as_client(data: bytes) -> list[str | bytes]:
+    protocol = FrameProtocol(client=True, extensions=[])
+    protocol.receive_bytes(data)
+    messages: list[str | bytes] = []
+    parts: list[Any] = []
+    for each in protocol.received_frames():
+        parts.append(each.payload)
+        if each.message_finished:
+            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))  # type: ignore[attr-defined]
+            parts = []
+    assert not parts
+    return messages
+
+
+class TestReferences:
+    """The reference is code too: it sees what it is there to see."""
+
+    def test_rfc_6455_section_5_7(self) -> None:
+        masked_hello = bytes.fromhex("818537fa213d7f9f4d5158")
+        assert read_by_wsproto(masked_hello, 5) == Verdict([("text", "Hello")])
+        assert read_by_triochan([masked_hello], 5) == Verdict([("text", "Hello")])
+        assert frame(T, b"Hello", key=KEY) == masked_hello
+        assert encode("Hello") == bytes.fromhex("810548656c6c6f")
+
+    def test_the_limit_that_wsproto_does_not_have(self) -> None:
+        assert read_by_wsproto(frame(B, bytes(6)), 5) == Verdict(refused=1009)
+        assert read_by_wsproto(frame(B, bytes(3), fin=False) + frame(CONT, bytes(3)), 5).refused == 1009
+        assert read_by_wsproto(frame(B, bytes(5)) * 2, 5).refused is None
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("wrong", "code"),
+        [
+            pytest.param(frame(T, b"a", key=None), 1002, id="unmasked text"),
+            pytest.param(frame(PING, key=None), 1002, id="unmasked ping"),
+            pytest.param(frame(T, b"a", reserved=0x40), 1002, id="RSV1"),
+            pytest.param(frame(T, b"a", reserved=0x20), 1002, id="RSV2"),
+            pytest.param(frame(PING, reserved=0x10), 1002, id="RSV3 on a ping"),
+            *(pytest.param(frame(code, b"a"), 1002, id=f"opcode {code:#x}") for code in (3, 4, 5, 6, 7)),
+            *(pytest.param(frame(code, b"a"), 1002, id=f"opcode {code:#x}") for code in range(11, 16)),
+            pytest.param(frame(PING, bytes(126)), 1002, id="long ping"),
+            pytest.param(frame(CLOSE, bytes(70_000)), 1002, id="very long close"),
+            pytest.param(frame(PONG, fin=False), 1002, id="fragmented pong"),
+            pytest.param(frame(CLOSE, b"\x03\xe8", fin=False), 1002, id="fragmented close"),
+            pytest.param(frame(CONT, b"a"), 1002, id="continuation of nothing"),
+            pytest.param(frame(CONT, b"a", fin=False), 1002, id="unfinished continuation of nothing"),
+            pytest.param(frame(T, b"a", fin=False) + frame(T, b"b"), 1002, id="text within text"),
+            pytest.param(frame(T, b"a", fin=False) + frame(B, b"b"), 1002, id="binary within text"),
+            pytest.param(
+                frame(B, b"a", fin=False) + frame(T, b"b", fin=False), 1002, id="text within binary"
+            ),
+            pytest.param(frame(T, b"a" * 125, length_bytes=2), 1002, id="125 in two bytes"),
+            pytest.param(frame(B, length_bytes=8), 1002, id="0 in eight bytes"),
+            pytest.param(frame(B, bytes(65535), length_bytes=8), 1002, id="65535 in eight bytes"),
+            pytest.param(frame(B, claim=2**63, length_bytes=8), 1002, id="the highest bit of the length"),
+            pytest.param(frame(B, claim=2**63 - 1, length_bytes=8), 1009, id="the largest length there is"),
+            pytest.param(frame(B, bytes(65537)), 1009, id="one byte over the limit"),
+            pytest.param(frame(T, bytes(65537)), 1009, id="one byte of text over the limit"),
+            pytest.param(frame(T, b"\xff"), 1007, id="not UTF-8"),
+            pytest.param(frame(T, b"\xc3"), 1007, id="half a character"),
+            pytest.param(frame(T, b"\xed\xa0\x80"), 1007, id="a surrogate"),
+            pytest.param(frame(T, b"\xc0\x80"), 1007, id="an overlong form"),
+            pytest.param(frame(T, b"\xf4\x90\x80\x80"), 1007, id="beyond U+10FFFF"),
+            pytest.param(
+                frame(T, b"\xc3", fin=False) + frame(CONT), 1007, id="half a character, then the end"
+            ),
+            pytest.param(frame(T, b"\xff", fin=False), 1007, id="not UTF-8 in a first fragment"),
+        ],
+    )
+    def test_both_refuse_with_the_code_and_deliver_what_came_before(self, wrong: bytes, code: int) -> None:
+        data = frame(T, b"before") + frame(PING, b"p") + wrong + frame(T, b"after")
+        expected = Verdict([("text", "before"), ("ping", b"p")], code)
+        assert read_by_triochan([data], 65536) == expected
+        assert read_by_triochan([data[index : index + 1] for index in range(len(data))], 65536) == expected
+        assert read_by_wsproto(data, 65536) == expected
+
+    @pytest.mark.parametrize(
+        "beginning",
+        [
+            pytest.param(b"\x81\x00", id="unmasked"),
+            pytest.param(b"\xc1\x80", id="reserved bit"),
+            pytest.param(b"\xc1\xfe", id="reserved bit, before the length is there"),
+            pytest.param(b"\x83\xff", id="reserved opcode, before the length is there"),
+            pytest.param(b"\x80\xfe", id="continuation of nothing, before the length is there"),
+            pytest.param(b"\x89\xfe", id="long ping, before the length is there"),
+            pytest.param(b"\x82\xfe\x00\x7d", id="length in too many bytes"),
+        ],
+    )
+    def test_what_can_be_judged_from_the_beginning_of_a_header_is(self, beginning: bytes) -> None:
+        decoder = FrameDecoder(100)
+        assert decoder.receive(beginning, 64) == []
+        assert decoder.failure is not None
+        assert decoder.failure[0] == 1002
+
+    def test_a_frame_over_the_limit_is_refused_at_its_header(self) -> None:
+        decoder = FrameDecoder(1000)
+        assert decoder.receive(b"\x82\xfe\x03\xe9", 64) == []
+        assert decoder.failure == (1009, "a message is larger than 1000 bytes")
+
+    def test_the_limit_is_on_the_message_not_on_the_frame(self) -> None:
+        decoder = FrameDecoder(10)
+        fragments = frame(B, b"12345", fin=False) + frame(CONT, b"67890", fin=False)
+        assert decoder.receive(fragments + frame(PING, bytes(125)), 64) == [
+            (CONTROL, frame(PING, bytes(125)))
+        ]
+        assert decoder.failure is None
+        assert decoder.receive(frame(CONT, b"", fin=False), 64) == []
+        assert decoder.failure is None
+        assert decoder.receive(frame(CONT, b"!"), 64) == []
+        assert decoder.failure is not None
+        assert decoder.failure[0] == 1009
+
+    def test_the_next_message_has_the_whole_limit_again(self) -> None:
+        decoder = FrameDecoder(10)
+        message = frame(B, b"12345", fin=False) + frame(CONT, b"67890")
+        assert decoder.receive(message * 3 + frame(T, b"x" * 10), 64) == [(BINARY, b"1234567890")] * 3 + [
+            (TEXT, "x" * 10)
+        ]
+
+    def test_nothing_is_decoded_after_a_failure(self) -> None:
+        decoder = FrameDecoder(10)
+        decoder.receive(frame(T, b"a", key=None), 64)
+        failure = decoder.failure
+        assert decoder.receive(frame(T, b"a"), 64) == []
+        assert decoder.receive(b"", 64) == []
+        assert not decoder.pending
+        assert decoder.failure is failure
+
+    def test_nothing_is_decoded_after_a_close_frame(self) -> None:
+        decoder = FrameDecoder(10)
+        close = frame(CLOSE, b"\x03\xe8")
+        assert decoder.receive(frame(T, b"a") + close + frame(T, b"b") + b"\xff\xff", 64) == [
+            (TEXT, "a"),
+            (CONTROL, close),
+        ]
+        assert decoder.close_seen
+        assert not decoder.pending
+        assert decoder.receive(frame(T, b"c"), 64) == []
+        assert decoder.failure is None
+
+
+class TestLimitAndPending:
+    def test_at_most_limit_events_and_the_rest_on_request(self) -> None:
+        decoder = FrameDecoder(10)
+        data = frame(T, b"1") + frame(PING) + frame(B, b"2") + frame(T, b"3")
+        assert decoder.receive(data, 1) == [(TEXT, "1")]
+        assert decoder.pending
+        assert decoder.receive(b"", 2) == [(CONTROL, frame(PING)), (BINARY, b"2")]
+        assert decoder.pending
+        assert decoder.receive(b"", 2) == [(TEXT, "3")]
+        assert not decoder.pending
+
+    def test_more_bytes_may_come_while_some_are_pending(self) -> None:
+        decoder = FrameDecoder(10)
+        second = frame(T, b"2")
+        assert decoder.receive(frame(T, b"1") + second[:3], 1) == [(TEXT, "1")]
+        assert decoder.receive(second[3:] + frame(T, b"3"), 1) == [(TEXT, "2")]
+        assert decoder.receive(b"", 1) == [(TEXT, "3")]
+
+    def test_a_limit_of_nothing_keeps_everything(self) -> None:
+        decoder = FrameDecoder(10)
+        assert decoder.receive(frame(T, b"1"), 0) == []
+        assert decoder.pending
+        assert decoder.receive(b"", 0) == []
+        assert decoder.receive(b"", 1) == [(TEXT, "1")]
+        assert not decoder.pending
+
+    def test_exactly_the_limit_leaves_nothing_pending(self) -> None:
+        decoder = FrameDecoder(10)
+        assert decoder.receive(frame(T, b"1") + frame(T, b"2"), 2) == [(TEXT, "1"), (TEXT, "2")]
+        assert not decoder.pending
+
+    def test_half_a_frame_is_not_pending(self) -> None:
+        for cut in range(1, len(frame(T, b"12345"))):
+            decoder = FrameDecoder(10)
+            assert decoder.receive(frame(T, b"12345")[:cut], 64) == []
+            assert not decoder.pending
+            assert decoder.receive(b"", 64) == []
+            assert decoder.receive(frame(T, b"12345")[cut:], 64) == [(TEXT, "12345")]
+
+    def test_an_error_behind_the_limit_comes_when_it_is_reached(self) -> None:
+        decoder = FrameDecoder(10)
+        assert decoder.receive(frame(T, b"1") + frame(T, b"\xff"), 1) == [(TEXT, "1")]
+        assert decoder.failure is None
+        assert decoder.receive(b"", 1) == []
+        assert decoder.failure is not None
+        assert decoder.failure[0] == 1007
+
+
+class TestControlFrames:
+    def test_are_handed_on_as_they_came_between_fragments_too(self) -> None:
+        ping, pong = frame(PING, b"between", key=b"\1\2\3\4"), frame(PONG, b"x" * 125)
+        decoder = FrameDecoder(10)
+        data = frame(T, b"\xc3", fin=False) + ping + frame(CONT, b"", fin=False) + pong + frame(CONT, b"\xa9")
+        assert decoder.receive(data, 64) == [(CONTROL, ping), (CONTROL, pong), (TEXT, "é")]
+
+    def test_what_a_close_frame_says_is_not_this_module_s_business(self) -> None:
+        for payload in (b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xe8\xff"):
+            decoder = FrameDecoder(10)
+            assert decoder.receive(frame(CLOSE, payload), 64) == [(CONTROL, frame(CLOSE, payload))]
+            assert decoder.failure is None
+            assert decoder.close_seen
+
+
+class TestSingleText:
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 1000])
+    def test_takes_one_whole_text_message(self, size: int) -> None:
+        data = frame(T, b"x" * size)
+        assert FrameDecoder(2000).single_text(data) == "x" * size
+        assert FrameDecoder(2000).single_text(data + b"\x81") is None
+        assert FrameDecoder(2000).single_text(data[:-1]) is None
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b"", id="nothing"),
+            pytest.param(frame(B, b"a"), id="binary"),
+            pytest.param(frame(T, b"a", fin=False), id="a fragment"),
+            pytest.param(frame(PING), id="a ping"),
+            pytest.param(frame(T, b"a", key=None) + b"abcd", id="unmasked"),
+            pytest.param(frame(T, b"a" * 125, length_bytes=2), id="a length too long"),
+            pytest.param(frame(T, b"\xff"), id="not UTF-8"),
+            pytest.param(frame(T, b"a" * 11), id="over the limit"),
+        ],
+    )
+    def test_leaves_everything_else_to_receive(self, data: bytes) -> None:
+        decoder = FrameDecoder(10)
+        assert decoder.single_text(data) is None
+        assert decoder.failure is None
+
+    def test_leaves_alone_what_belongs_to_something_begun(self) -> None:
+        text = frame(T, b"a")
+        for before in (frame(T, b"b", fin=False), text[:3], frame(CLOSE), frame(T, b"a", key=None), frame(3)):
+            decoder = FrameDecoder(10)
+            decoder.receive(before, 64)
+            assert decoder.single_text(text) is None
+        decoder = FrameDecoder(10)
+        decoder.receive(text * 2, 1)
+        assert decoder.single_text(text) is None
+
+
+class TestFragments:
+    @pytest.mark.parametrize("text", ["a\r\nb\rc\n", "\n", "\0\ufeff\u2028", "𝄞" * 5])
+    def test_text_is_not_touched(self, text: str) -> None:
+        payload = text.encode()
+        parts = [frame(CONT, payload[index : index + 1], fin=False) for index in range(len(payload))]
+        decoder = FrameDecoder(100)
+        assert decoder.receive(frame(T, fin=False) + b"".join(parts) + frame(CONT), 64) == [(TEXT, text)]
+
+    def test_an_empty_message_may_be_fragmented(self) -> None:
+        decoder = FrameDecoder(100)
+        assert decoder.receive(frame(T, fin=False) + frame(CONT) + frame(B, fin=False) + frame(CONT), 64) == [
+            (TEXT, ""),
+            (BINARY, b""),
+        ]
+
+    def test_what_is_delivered_is_not_changed_later(self) -> None:
+        decoder = FrameDecoder(100)
+        message = frame(B, b"ab", fin=False) + frame(CONT, b"c")
+        (_, first), (_, second) = decoder.receive(message * 2, 64)
+        assert type(first) is bytes
+        assert (first, second) == (b"abc", b"abc")
+
+
+class TestMemory:
+    def test_many_small_fragments_cost_what_their_message_costs(self) -> None:
+        decoder = FrameDecoder(100_000)
+        decoder.receive(frame(B, fin=False), 64)
+        for _ in range(100):
+            decoder.receive(frame(CONT, b"x", fin=False) * 500, 64)
+        assert _weight(decoder) < 4 * 50_000
+        assert decoder.receive(frame(CONT), 64) == [(BINARY, b"x" * 50_000)]
+
+    def test_of_text_too(self) -> None:
+        decoder = FrameDecoder(100_000)
+        decoder.receive(frame(T, fin=False), 64)
+        for _ in range(100):
+            decoder.receive(frame(CONT, "é".encode(), fin=False) * 250, 64)
+        assert _weight(decoder) < 6 * 50_000
+        assert decoder.receive(frame(CONT), 64) == [(TEXT, "é" * 25_000)]
+
+    @pytest.mark.parametrize("opcode", [T, B])
+    def test_empty_fragments_cost_nothing_for_they_are_under_no_limit(self, opcode: int) -> None:
+        decoder = FrameDecoder(10)
+        decoder.receive(frame(opcode, fin=False), 64)
+        before = _weight(decoder)
+        for _ in range(10):
+            decoder.receive(frame(CONT, fin=False) * 1000, 64)
+        assert _weight(decoder) <= before + 64
+
+    def test_a_frame_that_comes_byte_by_byte_costs_what_it_is_long(self) -> None:
+        decoder = FrameDecoder(100_000)
+        data = frame(B, bytes(20_000))
+        for index in range(len(data) - 1):
+            decoder.receive(data[index : index + 1], 64)
+        assert _weight(decoder) < 2 * len(data)
+        assert decoder.receive(data[-1:], 64) == [(BINARY, bytes(20_000))]
+
+    def test_nothing_is_kept_of_what_was_delivered(self) -> None:
+        decoder = FrameDecoder(100_000)
+        fresh = _weight(decoder)
+        message = frame(B, bytes(40_000), fin=False) + frame(CONT, bytes(40_000))
+        for chunk in pieces(message * 2 + frame(T, b"x" * 50_000), range(0, 300_000, 1000)):
+            decoder.receive(chunk, 64)
+        assert _weight(decoder) <= fresh + 64
+
+
+def _weight(decoder: FrameDecoder) -> int:
+    """Bytes that a decoder holds."""
+    seen: set[int] = set()
+
+    def weigh(thing: Any) -> int:
+        if id(thing) in seen:
+            return 0
+        seen.add(id(thing))
+        own = sys.getsizeof(thing)
+        return own + (sum(map(weigh, thing)) if isinstance(thing, (list, tuple)) else 0)
+
+    return sum(weigh(getattr(decoder, name)) for name in FrameDecoder.__slots__)
+
+
+class TestEncode:
+    def test_text_and_binary_have_their_opcodes(self) -> None:
+        assert encode("é") == b"\x81\x02\xc3\xa9"
+        assert encode(b"\xc3\xa9") == b"\x82\x02\xc3\xa9"
+        assert encode("") == b"\x81\x00"
+        assert encode(b"") == b"\x82\x00"
+
+    def test_a_lone_surrogate_has_no_form(self) -> None:
+        with pytest.raises(UnicodeEncodeError):
+            encode("\ud800")
+
+    def test_the_mask_of_the_tests_is_its_own_inverse(self) -> None:
+        assert mask(mask(b"hello", KEY), KEY) == b"hello"
+
+    def test_opcodes_are_those_of_the_rfc(self) -> None:
+        assert {each.name: int(each) for each in Opcode} == {each.name: int(each) for each in WsprotoOpcode}

@@ -1,0 +1,226 @@
+"""Who is behind a message (Channels 1: "Sessions and Users", and its ``channels.auth``).
+
+A session holds the user's id under :data:`USER_ID`; the application's ``user_loader`` makes a user of the session. The
+decorators put it at ``message.user``, an :class:`AnonymousUser` where there is none, and keep the connection in the
+user's group, through which :meth:`triochan.Application.disconnect_user` reaches all sockets of a user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from .content import decode_json, encode_json
+from .layers import Group
+from .message import Message
+from .security import application_of
+from .sessions.service import endpoint_of
+from .sessions.wrapping import LINK, link_sessions, open_channel_session, open_http_session, prepared_by
+
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+
+USER_ID = "user_id"
+"""The name in a session under which :func:`login` keeps the user's id, and a ``user_loader`` finds it."""
+
+
+class AnonymousUser:
+    """Nobody in particular: what ``message.user`` is where no one has logged in. All of them are equal."""
+
+    id = None
+    username = ""
+    is_anonymous = True
+    is_authenticated = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnonymousUser)
+
+    def __hash__(self) -> int:
+        return hash(AnonymousUser)
+
+    def __str__(self) -> str:
+        return "AnonymousUser"
+
+    def __repr__(self) -> str:
+        return "AnonymousUser()"
+
+
+# -- decorators
+
+
+def channel_session_user(handler: H) -> H:
+    """``message.user``, from the channel session; implies :func:`triochan.sessions.channel_session`."""
+    return prepared_by("channel_session_user", open_channel_session, _user_of_channel)(handler)
+
+
+def http_session_user(handler: H) -> H:
+    """``message.user``, from the HTTP session; implies :func:`triochan.sessions.http_session`."""
+    return prepared_by("http_session_user", open_http_session, _user_of_http)(handler)
+
+
+def channel_session_user_from_http(handler: H) -> H:
+    """``message.user``, from the HTTP session for ``websocket.connect``, and from then on from the channel session.
+
+    Both sessions are there at ``websocket.connect``; later messages have the channel session only.
+    """
+    return prepared_by(
+        "channel_session_user_from_http", open_http_session, open_channel_session, _transfer, _user_of_channel
+    )(handler)
+
+
+def channel_and_http_session_user_from_http(handler: H) -> H:
+    """``message.user`` with both sessions in every handler; as long as the HTTP session has a user it is this one.
+
+    The HTTP session is read for each message: a user who has logged out, or logged in anew, is anonymous on the
+    connections from before.
+    """
+    return prepared_by(
+        "channel_and_http_session_user_from_http",
+        open_http_session,
+        open_channel_session,
+        link_sessions,
+        _transfer,
+        _user_of_channel,
+    )(handler)
+
+
+async def _user_of_channel(message: Message) -> None:
+    await _set_user(message, await _load(message, message.channel_session))
+    if message.channel.name == "websocket.connect" and message.http_session is not None:
+        await _confirm(message)
+
+
+async def _user_of_http(message: Message) -> None:
+    await _set_user(message, await _load(message, message.http_session))
+    if message.channel.name == "websocket.connect":
+        await _confirm(message)
+
+
+async def _load(message: Message, session: Any) -> Any:
+    loader = application_of(message).user_loader
+    user = await loader(session) if loader is not None and session else None
+    return AnonymousUser() if user is None else user
+
+
+async def _transfer(message: Message) -> None:
+    """Bring the channel session's user up to the HTTP session's, where there is one to look at."""
+    http, channel = message.http_session, message.channel_session
+    if http is None:
+        return
+    link = channel.get(LINK)
+    if USER_ID in http:
+        transfer_user(http, channel)
+        if link is not None and link.get(USER_ID) != http[USER_ID]:
+            channel[LINK] = {**link, USER_ID: http[USER_ID]}
+    elif link is not None and USER_ID in link and channel.get(USER_ID) == link[USER_ID]:
+        del channel[USER_ID]  # it came from there, and has logged out since
+
+
+async def _confirm(message: Message) -> None:
+    """Look again, now that the connection is in its user's group: whoever logged out in between is anonymous."""
+    http = message.http_session
+    if http.session_key is None or USER_ID not in http:
+        return
+    text = await application_of(message).sessions.store.load(http.session_key)
+    if text is None or decode_json(text).get(USER_ID) != http[USER_ID]:
+        await http.flush()
+        if message.channel_session is not None:
+            message.channel_session.pop(USER_ID, None)
+        await _set_user(message, AnonymousUser())
+
+
+# -- logging in and out
+
+
+def transfer_user(from_session: MutableMapping[str, Any], to_session: MutableMapping[str, Any]) -> None:
+    """Make the user of one session the user of another; where there is none, nothing."""
+    if USER_ID in from_session:
+        to_session[USER_ID] = from_session[USER_ID]
+
+
+async def login(message: Message, user: Any) -> None:
+    """``user`` is who the client is from now on; ``message.user`` too.
+
+    In an ``http.request`` consumer (in :func:`http_session_user`, or another decorator that has the HTTP session) the
+    session goes on under a new key, so that a key that somebody else knew, or had planted, is worth nothing; the
+    session of another user is ended and a new one begun. Call it before the first ``reply_channel.send``.
+
+    On a WebSocket it is the connection's user, kept in the channel session, until it ends: a new key could not be
+    sent over it. Where the consumer reads the HTTP session too, log in over HTTP and connect anew.
+
+    Raises:
+        SessionCookieUnavailable: the client could not be told the new key, see above.
+        ValueError: the message has no session, or the user no id.
+    """
+    user_id = user_id_of(message, user)
+    session = message.http_session
+    if session is not None:
+        session.cycle_key()
+        if session.get(USER_ID, user_id) != user_id:
+            session.clear()
+    else:
+        session = message.channel_session
+        if session is None:
+            raise ValueError("login needs a session: put the consumer in http_session_user or channel_session_user")
+    session[USER_ID] = user_id
+    await _set_user(message, user)
+
+
+async def logout(message: Message) -> None:
+    """End the message's HTTP session, everywhere and at once, and take the user from its connection.
+
+    The response to an ``http.request`` takes the cookie away. What is put into the session afterwards begins a new
+    one. Other connections of the user stay; :meth:`triochan.Application.disconnect_user` closes them.
+
+    Raises:
+        ValueError: the message has no session.
+        SessionStoreUnavailable: the store does not answer: the session is not ended.
+    """
+    if message.http_session is None and message.channel_session is None:
+        raise ValueError("logout needs a session: put the consumer in http_session_user or channel_session_user")
+    if message.http_session is not None:
+        await message.http_session.flush()
+    if message.channel_session is not None:
+        message.channel_session.pop(USER_ID, None)
+    await _set_user(message, AnonymousUser())
+
+
+# -- the user's group
+
+_followed: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""The user's group that each connection is in."""
+
+
+def user_group(user_id: Any) -> str:
+    """The name of the group of all sockets of the user with this id."""
+    digest = hashlib.blake2b(encode_json(user_id).encode(), digest_size=16).hexdigest()
+    return f"triochan.user.{digest}"
+
+
+def user_id_of(message: Message, user: Any) -> Any:
+    """What the application's ``user_id`` says of ``user``.
+
+    Raises:
+        ValueError: nothing.
+    """
+    return application_of(message).id_of(user)
+
+
+async def _set_user(message: Message, user: Any) -> None:
+    """Make ``user`` the message's, and move its WebSocket from the group of the user before to theirs."""
+    message.user = user
+    endpoint = endpoint_of(message)
+    if endpoint is None or endpoint.outbox is None:
+        return
+    user_id = None if isinstance(user, AnonymousUser) else application_of(message).user_id(user)
+    group = None if user_id is None else user_group(user_id)
+    before = _followed.get(endpoint)
+    if group == before:
+        return
+    if before is not None:
+        del _followed[endpoint]
+        await Group(before).discard(message.reply_channel)
+    if group is not None:
+        await Group(group).add(message.reply_channel)
+        _followed[endpoint] = group

@@ -1,0 +1,26 @@
+"""Sessions: what is remembered of a browser, or of a connection (Channels 1: "Sessions and Users").
+
+Two kinds, of one class. ``message.http_session`` is the browser's: it is found by a signed cookie, kept in a
+:class:`SessionStore`, and outlives connections. ``message.channel_session`` is one connection's, and gone with it.
+"""
+
+from .cookies import SessionCookies
+from .decorators import channel_and_http_session, channel_session, enforce_ordering, http_session
+from .memory import MemorySessionStore
+from .service import Sessions
+from .session import Session
+from .sqlite import SqliteSessionStore
+from .store import SessionStore
+
+__all__ = [
+    "MemorySessionStore",
+    "Session",
+    "SessionCookies",
+    "SessionStore",
+    "Sessions",
+    "SqliteSessionStore",
+    "channel_and_http_session",
+    "channel_session",
+    "enforce_ordering",
+    "http_session",
+]

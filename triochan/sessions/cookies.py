@@ -1,0 +1,111 @@
+"""The cookie that carries a session's key, signed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets as random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import itsdangerous
+
+from ..cookies import parse_cookies, set_cookie
+from ..exceptions import ImproperlyConfigured
+from ..message import Message
+
+logger = logging.getLogger("triochan.sessions")
+
+LEAST_SECRET = 16
+"""Characters that a secret has at least; ``python -c "import secrets; print(secrets.token_urlsafe(32))"`` makes one."""
+
+SameSite = Literal["Lax", "Strict", "None"]
+
+
+class SessionCookies:
+    """Signs session keys into cookies and reads them back (itsdangerous: HMAC with SHA-256, and a time).
+
+    Args:
+        secrets: the first one signs, all of them verify, so that a new one is put in front and the old ones go when
+            their cookies are over. None: a random one for this process.
+        name, path, domain: of the cookie.
+        secure: send it over TLS only; None: as the request came.
+        same_site: when browsers send it along with requests that other sites make.
+        max_age: seconds from the signature until it is worth nothing.
+
+    Raises:
+        ImproperlyConfigured: a secret that is too short to be one, or a cookie that can't be.
+    """
+
+    def __init__(
+        self,
+        secrets: Sequence[str | bytes] = (),
+        *,
+        name: str = "triochan_session",
+        path: str = "/",
+        domain: str | None = None,
+        secure: bool | None = None,
+        same_site: SameSite = "Lax",
+        max_age: int = 14 * 24 * 3600,
+    ) -> None:
+        if isinstance(secrets, (str, bytes)):
+            raise ImproperlyConfigured("secrets is a list of strings, the newest first, not one string")
+        for secret in secrets:
+            if not isinstance(secret, (str, bytes)) or len(secret) < LEAST_SECRET:
+                raise ImproperlyConfigured(
+                    f"a secret has at least {LEAST_SECRET} characters; this makes one: "
+                    'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+                )
+        if same_site == "None" and secure is False:
+            raise ImproperlyConfigured('browsers take a cookie with same_site="None" over TLS only: set secure=True')
+        self.name = name
+        self.max_age = max_age
+        self._path = path
+        self._domain = domain
+        self._secure = secure
+        self._same_site: SameSite = same_site
+        self._random = not secrets
+        raw = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
+        self._signer = itsdangerous.TimestampSigner(
+            raw[::-1] or random.token_bytes(32),  # itsdangerous signs with the last one
+            salt="triochan.sessions",
+            key_derivation="hmac",
+            digest_method=hashlib.sha256,
+        )
+        try:
+            self._header("", secure=False, max_age=None)
+        except ValueError as error:
+            raise ImproperlyConfigured(str(error)) from None
+
+    def key(self, message: Message) -> str | None:
+        """The session key in the request's cookie; None where there is no such cookie, or it is not one of ours:
+        forged, cut short, too old, or signed with a secret that is not in use."""
+        value = parse_cookies(message["headers"]).get(self.name)
+        if value is None:
+            return None
+        try:
+            return self._signer.unsign(value, max_age=self.max_age).decode("ascii")
+        except (itsdangerous.BadData, UnicodeError):
+            return None
+
+    def header(self, message: Message, key: str) -> tuple[str, str]:
+        """The ``Set-Cookie`` that answers ``message`` with a session key."""
+        if self._random:
+            self._random = False
+            logger.warning(
+                "no secret is configured, so this process signs session cookies with a random one: when it restarts, "
+                "and in every other process, they are worth nothing and everybody is logged out. Give the application "
+                "secrets=[…], or the command line the environment variable TRIOCHAN_SECRET"
+            )
+        return self._header(self._signer.sign(key).decode("ascii"), self._is_secure(message), self.max_age)
+
+    def deletion(self, message: Message) -> tuple[str, str]:
+        """The ``Set-Cookie`` that takes the cookie away."""
+        return self._header("", self._is_secure(message), 0)
+
+    def _is_secure(self, message: Message) -> bool:
+        return message.get("scheme") in ("https", "wss") if self._secure is None else self._secure
+
+    def _header(self, value: str, secure: bool, max_age: int | None) -> tuple[str, str]:
+        options: dict[str, Any] = {"path": self._path, "domain": self._domain, "same_site": self._same_site}
+        return set_cookie(self.name, value, max_age=max_age, secure=secure, http_only=True, **options)

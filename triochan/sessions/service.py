@@ -1,0 +1,137 @@
+"""An application's sessions: from a message to its session, and the session's key back to the client."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from ..message import Message
+from ..replies import check_headers
+from .cookies import SessionCookies
+from .session import Session
+from .store import SessionStore
+
+_ON_A_WEBSOCKET = (
+    "this HTTP session is new, or was to get a new key (login gives it one), and over a WebSocket no cookie can be set "
+    "that tells the client: do it in an http.request consumer and connect anew; or use message.channel_session alone"
+)
+_TOO_LATE = (
+    "this session is new, or was to get a new key, and the response that would carry its cookie has begun: do it "
+    "before the first reply_channel.send"
+)
+_NO_RESPONSE = (
+    "this session is new, or was to get a new key, and this message is no http.request whose response could carry "
+    "its cookie to the client"
+)
+
+
+@attrs.frozen(eq=False)
+class Sessions:
+    """What the session decorators need of an application.
+
+    Args:
+        store: of HTTP sessions.
+        cookies: which carry their keys.
+        channel_store: of channel sessions; None: they are kept with the connection, in its process.
+    """
+
+    store: SessionStore
+    cookies: SessionCookies
+    channel_store: SessionStore | None = None
+    _connections: WeakKeyDictionary[Any, Session] = attrs.field(factory=WeakKeyDictionary, init=False)
+
+    async def from_cookie(self, message: Message) -> Session:
+        """The session that the cookie of an ``http.request`` or a ``websocket.connect`` names, else an anonymous one.
+
+        Where the message is a request, the first piece of its response carries the cookie of a session that was
+        saved by then, or takes away that of one that was ended.
+        """
+        key = self.cookies.key(message)
+        session = await self.by_key(key)
+        endpoint = endpoint_of(message)
+        if message.channel.name == "websocket.connect":
+            session.no_new_key = _ON_A_WEBSOCKET
+        elif not hasattr(endpoint, "on_start"):
+            session.no_new_key = _NO_RESPONSE
+        elif endpoint.started:
+            session.no_new_key = _TOO_LATE
+        else:
+            session.no_new_key = None
+            endpoint.on_start = _Answer(self.cookies, message, session, session.session_key)
+        return session
+
+    async def by_key(self, key: str | None) -> Session:
+        """The session under ``key`` where the store holds it, else an anonymous one. It can't get a new key."""
+        text = None if key is None else await self.store.load(key)
+        # A key that the store doesn't hold is not taken up: who made it up would know the session's key.
+        held = None if text is None else key
+        return Session(self.store, self.cookies.max_age, held, text, no_new_key=_ON_A_WEBSOCKET)
+
+    async def of_connection(self, message: Message) -> Session:
+        """The channel session of the connection behind ``message.reply_channel``.
+
+        Raises:
+            ValueError: the message has no reply channel.
+            RuntimeError: the connection is in another process, and there is no ``channel_store``.
+        """
+        if message.reply_channel is None:
+            raise ValueError(
+                f"{message!r} has no reply_channel, and a channel session is its connection's; send it along as "
+                '"reply_channel" in the message'
+            )
+        key = f"channel.{message.reply_channel.name}"
+        if self.channel_store is not None:
+            text = await self.channel_store.load(key)
+            return Session(self.channel_store, self.cookies.max_age, key, text, fixed=True)
+        endpoint = endpoint_of(message)
+        if endpoint is None:
+            raise RuntimeError(
+                f"the connection {message.reply_channel.name} is not one of this process, or is gone, and its channel "
+                "session with it; for consumers in several processes give the application a channel_session_store "
+                "that all of them share"
+            )
+        session = self._connections.get(endpoint)
+        if session is None:
+            session = self._connections[endpoint] = Session(None, 0, key, fixed=True)
+        return session
+
+
+@attrs.frozen
+class _Answer:
+    """Adds a session's cookie to the first piece of a response."""
+
+    cookies: SessionCookies
+    message: Message
+    session: Session
+    requested: str | None
+    """The key that the client has."""
+
+    async def __call__(self, content: dict[str, Any]) -> dict[str, Any]:
+        session = self.session
+        saved = session.modified
+        if saved:  # before the answer: the client's next request may be quick
+            await session.save()
+        session.no_new_key = _TOO_LATE
+        headers = check_headers(content.get("headers") or ())
+        key = session.session_key
+        cookie = None
+        if key is None and self.requested is not None:
+            cookie = self.cookies.deletion(self.message)
+        elif key is not None and (saved or key != self.requested):
+            cookie = self.cookies.header(self.message, key)
+        if cookie is not None:
+            headers += check_headers([cookie])
+        # What a session has made is for its client alone.
+        headers.append((b"Vary", b"Cookie"))
+        if not any(name.lower() == b"cache-control" for name, _ in headers):
+            headers.append((b"Cache-Control", b"private"))
+        return {**content, "headers": headers}
+
+
+def endpoint_of(message: Message) -> Any:
+    """What stands behind the message's reply channel in this process; None where nothing does."""
+    if message.connection is not None:
+        return message.connection
+    return getattr(message.reply_channel, "endpoint", None)

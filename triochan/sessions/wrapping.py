@@ -1,0 +1,125 @@
+"""The one wrapper behind all session and user decorators: prepare the message, run the handler, save."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import trio
+
+from ..exceptions import SessionStoreUnavailable
+from ..message import Message
+from ..routing import check_consumer, name_of
+from ..security import application_of, check_same_origin, message_among
+from .session import Session
+
+logger = logging.getLogger("triochan.sessions")
+
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+Step = Callable[[Message], Awaitable[None]]
+"""Prepares a message for its handler."""
+
+SAVE_SECONDS = 5.0
+"""How long saving after a handler may take, whatever happens to the handler."""
+
+
+def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
+    """A decorator that takes a message through ``steps`` and then runs the handler.
+
+    What the steps opened is saved when the handler has returned, raised, or was cancelled. A handler in two such
+    decorators shares the sessions, and the outer one saves them.
+
+    Args:
+        name: the decorator's.
+
+    Raises (the decorator):
+        ImproperlyConfigured: the handler is not ``async def``.
+        TypeError: it is a class.
+    """
+
+    def decorate(handler: H) -> H:
+        if isinstance(handler, type):
+            raise TypeError(
+                f"{name} wraps functions and methods; in {handler.__qualname__}, set the class attribute of that name"
+            )
+        check_consumer(handler, f"{name}({name_of(handler)})")
+
+        @functools.wraps(handler)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            message = message_among(args, name)
+            if message.channel.name == "websocket.connect":
+                check_same_origin(message, application_of(message).allowed_origins)
+            before = (message.channel_session, message.http_session)
+            try:
+                for step in steps:
+                    await step(message)
+                result = await handler(*args, **kwargs)
+            except BaseException:
+                opened = _opened(message, before)
+                if opened:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
+                        try:
+                            await _save(message, opened)
+                        except Exception:  # what the handler raised is what has to be seen
+                            logger.exception("a session of %r could not be saved", message)
+                    if scope.cancelled_caught:
+                        logger.error("a session of %r was not saved within %g s", message, SAVE_SECONDS)
+                raise
+            opened = _opened(message, before)
+            if opened:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
+                    await _save(message, opened)
+                if scope.cancelled_caught:
+                    raise SessionStoreUnavailable(f"a session was not saved within {SAVE_SECONDS:g} s")
+            return result
+
+        return cast(H, wrapper)
+
+    decorate.__name__ = decorate.__qualname__ = name
+    return decorate
+
+
+def _opened(message: Message, before: tuple[Session | None, Session | None]) -> list[Session]:
+    """The sessions that were opened since ``before`` and have to be saved, or ended with their connection."""
+    after = (message.channel_session, message.http_session)
+    return [
+        session
+        for session, known in zip(after, before, strict=True)
+        if session is not None
+        and known is None
+        and (session.modified or (session is after[0] and message.channel.name == "websocket.disconnect"))
+    ]
+
+
+async def _save(message: Message, sessions: list[Session]) -> None:
+    for session in sessions:
+        if session is message.channel_session and message.channel.name == "websocket.disconnect":
+            await session.flush()
+        else:
+            await session.save()
+
+
+async def open_channel_session(message: Message) -> None:
+    if message.channel_session is None:
+        message.channel_session = await application_of(message).sessions.of_connection(message)
+
+
+async def open_http_session(message: Message) -> None:
+    if message.http_session is None and "headers" in message:
+        message.http_session = await application_of(message).sessions.from_cookie(message)
+
+
+LINK = "_http_session"
+"""Where a channel session keeps its HTTP session: the key, and the user that was transferred from it."""
+
+
+async def link_sessions(message: Message) -> None:
+    """Note the HTTP session's key in the channel session, and find the HTTP session by it later on."""
+    if message.http_session is not None:
+        if LINK not in message.channel_session:
+            message.channel_session[LINK] = {"key": message.http_session.session_key}
+    else:
+        link = message.channel_session.get(LINK) or {}
+        message.http_session = await application_of(message).sessions.by_key(link.get("key"))
