@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import attrs
+import trio
 
 import triochan
 from triochan import Message, route
@@ -36,8 +37,8 @@ ROOM = r"(?P<room>[a-z0-9-]{1,30})"
 LOBBY = "lobby"
 MAX_NAME = 24
 MAX_TEXT = 1000
-HISTORY = 100
-"""Messages that a room keeps for those who come later."""
+HISTORY = 50
+"""Messages that a room keeps for newcomers; at their longest 600 KB of JSON, which fits into an outbox."""
 MAX_ROOMS = 200
 """Rooms that are kept; when there are more, those that were empty for longest are forgotten."""
 
@@ -215,7 +216,8 @@ async def send_page(message: Message, name: str) -> None:
         "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
         "Referrer-Policy": "no-referrer",
     }
-    await message.reply_channel.send(html((PAGE / name).read_text("utf-8"), headers=policy))
+    content = await trio.Path(PAGE / name).read_text("utf-8")
+    await message.reply_channel.send(html(content, headers=policy))
 
 
 async def post_message(message: Message, room: str) -> None:

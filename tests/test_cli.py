@@ -22,7 +22,7 @@ import trustme
 from websockets.sync.client import connect
 
 import triochan
-from triochan import cli
+from triochan import cli, options
 from triochan.settings import Settings
 
 APP = """
@@ -107,7 +107,10 @@ def fails(
         (["hello:Echo"], "a routing is a list of route(), route_class() and include(), not hello.Echo"),
         (["hello:blocking"], "entry 0 of the routing is "),
         (["hello:routing", "--app-dir", "absent"], "--app-dir absent: there is no such folder"),
-        (["hello:routing", "--ssl-certfile", "absent.pem"], "--ssl-certfile absent.pem: No such file or directory"),
+        (
+            ["hello:routing", "--ssl-certfile", "absent.pem"],
+            "--ssl-certfile absent.pem: No such file or directory",
+        ),
         (["hello:routing", "--ssl-certfile", "hello.py"], "hello.py holds no certificate"),
         (["hello:routing", "--ssl-certfile", "."], "--ssl-certfile .: Is a directory"),
         (
@@ -115,12 +118,20 @@ def fails(
             "--ssl-keyfile absent.pem: No such file or directory",
         ),
         (["hello:routing", "--host", "no.such.name.invalid"], "'no.such.name.invalid' does not resolve"),
-        (["hello:routing", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:8000: this machine has no such address"),
-        (["hello:routing", "--uds", "absent/socket"], "can't listen on the Unix socket absent/socket: No such file"),
+        (
+            ["hello:routing", "--host", "192.0.2.1"],
+            "can't listen on 192.0.2.1:8000: this machine has no such address",
+        ),
+        (
+            ["hello:routing", "--uds", "absent/socket"],
+            "can't listen on the Unix socket absent/socket: No such file",
+        ),
         (["hello:routing", "--uds", "x" * 200], "AF_UNIX path too long"),
     ],
 )
-def test_one_line_says_what_cannot_be_served(fails: Callable[..., str], arguments: list[str], said: str) -> None:
+def test_one_line_says_what_cannot_be_served(
+    fails: Callable[..., str], arguments: list[str], said: str
+) -> None:
     text = fails(*arguments)
     assert said in text
     assert text.startswith("triochan: error: ")
@@ -150,7 +161,10 @@ def test_one_line_says_what_cannot_be_served(fails: Callable[..., str], argument
         (["a:b", "--overflow", "wait"], "takes one of close, drop_newest, drop_oldest, not 'wait'"),
         (["a:b", "--channel-capacity", "a=1,b"], "takes a number, or glob=number,..., not 'a=1,b'"),
         (["a:b", "--channel-capacity", "a=b"], "takes a whole number, not 'b'"),
-        (["a:b", "--channel-capacity", "a=0"], "argument --channel-capacity: takes numbers of at least 1, not 0"),
+        (
+            ["a:b", "--channel-capacity", "a=0"],
+            "argument --channel-capacity: takes numbers of at least 1, not 0",
+        ),
     ],
 )
 def test_a_wrong_option_is_two_lines(fails: Callable[..., str], arguments: list[str], said: str) -> None:
@@ -188,7 +202,10 @@ def test_a_module_that_a_routing_names_raises(fails: Callable[..., str], folder:
     (folder / "broken.py").write_text("1 / 0")
     text = fails("named:routing")
     assert "broken.py" in text
-    assert text.splitlines()[-1] == "triochan: error: 'named:routing' can't be served: it raised ZeroDivisionError, see above"
+    assert (
+        text.splitlines()[-1]
+        == "triochan: error: 'named:routing' can't be served: it raised ZeroDivisionError, see above"
+    )
 
 
 def test_a_busy_port(fails: Callable[..., str]) -> None:
@@ -205,7 +222,9 @@ def test_a_busy_unix_socket(fails: Callable[..., str]) -> None:
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind("taken")
         taken.listen()
-        assert "the Unix socket taken: another program listens on it" in fails("hello:routing", "--uds", "taken")
+        assert "the Unix socket taken: another program listens on it" in fails(
+            "hello:routing", "--uds", "taken"
+        )
 
 
 def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -> None:
@@ -221,28 +240,28 @@ def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -
 # -- options, in this process
 
 
-def options(*arguments: str) -> dict[str, object]:
-    return vars(cli._parser().parse_args(["a:b", *arguments]))
+def parsed(*arguments: str) -> dict[str, object]:
+    return vars(options.make_parser().parse_args(["a:b", *arguments]))
 
 
 def test_every_setting_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    parsed = options()
+    defaults = parsed()
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     help_text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     for field in attrs.fields(Settings):
-        assert parsed[field.name] == field.default
+        assert defaults[field.name] == field.default
         option = "--" + field.name.replace("_", "-")
         after = help_text[help_text.index(f" {option} ") :]
         assert after.index(field.metadata["help"]) < after.index("(default: ")
-    assert cli.SECTIONS.keys() <= {field.name for field in attrs.fields(Settings)}
+    assert options.SECTIONS.keys() <= {field.name for field in attrs.fields(Settings)}
     assert "(default: 16KiB)" in help_text
     assert "(default: none)" in help_text
 
 
 def test_the_example_of_the_help_is_served(folder: Path, served: Callable[..., Served]) -> None:
-    example = re.search(r"\n\n( {6}from .*?)\n\n  and serve", cli.EPILOG, re.DOTALL)
+    example = re.search(r"\n\n( {6}from .*?)\n\n  and serve", options.EPILOG, re.DOTALL)
     assert example is not None
     (folder / "example.py").write_text(textwrap.dedent(example[1]))
     server = served("example:routing", "--port", "0")
@@ -252,18 +271,18 @@ def test_the_example_of_the_help_is_served(folder: Path, served: Callable[..., S
 
 
 def test_values_of_every_kind() -> None:
-    assert options("--max-message-size", "64KiB")["max_message_size"] == 65536
-    assert options("--max-message-size", "1.5 mib")["max_message_size"] == 3 * 2**19
-    assert options("--max-message-size", "1000")["max_message_size"] == 1000
-    assert options("--ping-interval", "0.5")["ping_interval"] == 0.5
-    assert options("--max-connections", "100")["max_connections"] == 100
-    assert options("--max-connections", "none")["max_connections"] is None
-    assert options("--handler-timeout", "2")["handler_timeout"] == 2
-    assert options("--overflow", "drop_oldest")["overflow"] == "drop_oldest"
-    assert options("--channel-capacity", "7")["channel_capacity"] == 7
-    assert options("--channel-capacity", "chat.*=7,*=9")["channel_capacity"] == {"chat.*": 7, "*": 9}
-    assert options("--channel-expiry", "chat.*=0.5")["channel_expiry"] == {"chat.*": 0.5}
-    assert options("--log-level", "WARNING")["log_level"] == "warning"
+    assert parsed("--max-message-size", "64KiB")["max_message_size"] == 65536
+    assert parsed("--max-message-size", "1.5 mib")["max_message_size"] == 3 * 2**19
+    assert parsed("--max-message-size", "1000")["max_message_size"] == 1000
+    assert parsed("--ping-interval", "0.5")["ping_interval"] == 0.5
+    assert parsed("--max-connections", "100")["max_connections"] == 100
+    assert parsed("--max-connections", "none")["max_connections"] is None
+    assert parsed("--handler-timeout", "2")["handler_timeout"] == 2
+    assert parsed("--overflow", "drop_oldest")["overflow"] == "drop_oldest"
+    assert parsed("--channel-capacity", "7")["channel_capacity"] == 7
+    assert parsed("--channel-capacity", "chat.*=7,*=9")["channel_capacity"] == {"chat.*": 7, "*": 9}
+    assert parsed("--channel-expiry", "chat.*=0.5")["channel_expiry"] == {"chat.*": 0.5}
+    assert parsed("--log-level", "WARNING")["log_level"] == "warning"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -416,6 +435,15 @@ def test_logging_of_the_users_own_stays(served: Callable[..., Served], folder: P
     server = served("own:routing", "--port", "0")
     get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
     assert server.end()[2].startswith("own greeting\n")
+
+
+def test_serves_where_the_terminal_knows_no_arrows(
+    served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    server = served("hello:routing", "--port", "0")
+    assert server.line.endswith("path=^/$ ? hello.hello\n")
+    assert server.end()[0] == 0
 
 
 def test_interrupted_before_it_serves(served: Callable[..., Served], folder: Path) -> None:

@@ -46,7 +46,7 @@ class Page:
     def __init__(self, port: int, room: str, name: str, page: str | None = None) -> None:
         self.key = page or secrets.token_hex(16)
         query = urlencode({"name": name, "page": self.key})
-        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", close_timeout=PATIENCE)
+        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None)
 
     def __enter__(self) -> Page:
         self.socket = self._connect.__enter__()
@@ -241,6 +241,18 @@ async def test_the_history_is_bounded(port: int) -> None:
             assert [message["text"] for message in grace.first["messages"]] == [
                 str(number) for number in range(5, chat.HISTORY + 5)
             ]
+
+    await in_thread(talk, port)
+
+
+async def test_the_longest_history_still_lets_people_in(port: int) -> None:
+    def talk(port: int) -> None:
+        for _ in range(chat.HISTORY):
+            fields = {"name": "Spam", "text": "\N{PILE OF POO}" * chat.MAX_TEXT}
+            assert post(port, "kitchen", fields)[0] == 201
+        with Page(port, "kitchen", "Ada") as ada:
+            assert len(ada.first["messages"]) == chat.HISTORY
+            assert ada.receive() == {"type": "joined", "name": "Ada"}
 
     await in_thread(talk, port)
 

@@ -49,7 +49,9 @@ def a_message(
 ) -> Message:
     """A message by hand, its channel sessions in a store, as a worker of another process sees it."""
     message = Message(content or {}, Channel(channel), Channel(reply) if isinstance(reply, str) else reply)
-    message.application = application or Application([], channel_session_store=MemorySessionStore(), secrets=SECRETS)
+    message.application = application or Application(
+        [], channel_session_store=MemorySessionStore(), secrets=SECRETS
+    )
     return message
 
 
@@ -87,12 +89,16 @@ async def test_the_decorators_work_on_methods_and_on_each_other(times: int) -> N
     assert message.channel_session["ponies"] == -1
 
 
-@pytest.mark.parametrize("decorator", [channel_session, http_session, channel_and_http_session, enforce_ordering])
+@pytest.mark.parametrize(
+    "decorator", [channel_session, http_session, channel_and_http_session, enforce_ordering]
+)
 async def test_a_message_is_expected_first(decorator: Callable[..., Any]) -> None:
     @decorator
     async def handler(one: Any, two: Any, message: Message) -> None: ...
 
-    with pytest.raises(ValueError, match=f"{decorator.__name__} wraps handlers whose first argument is a Message"):
+    with pytest.raises(
+        ValueError, match=f"{decorator.__name__} wraps handlers whose first argument is a Message"
+    ):
         await handler(None, None, a_message())
 
 
@@ -187,7 +193,9 @@ async def test_consumers_of_named_channels_see_the_connections_session() -> None
     @channel_session
     async def greet(message: Message) -> None:
         assert message.connection is None
-        await message.reply_channel.send({"text": f"{message['greeting']}, {message.channel_session['name']}"})
+        await message.reply_channel.send(
+            {"text": f"{message['greeting']}, {message.channel_session['name']}"}
+        )
 
     routing = [
         route("websocket.connect", connect),
@@ -199,7 +207,9 @@ async def test_consumers_of_named_channels_see_the_connections_session() -> None
         assert await socket.receive() == "Hello, Ada"
 
 
-@pytest.mark.parametrize("attribute", ["channel_session", "channel_session_user", "http_user", "http_user_and_session"])
+@pytest.mark.parametrize(
+    "attribute", ["channel_session", "channel_session_user", "http_user", "http_user_and_session"]
+)
 async def test_self_message_is_the_argument(attribute: str) -> None:
     class Consumer(WebsocketConsumer):
         async def connect(self, message: Message, **kwargs: Any) -> None:
@@ -334,7 +344,9 @@ async def test_a_response_that_can_not_be_sent_does_not_use_the_cookie_up() -> N
         message.http_session["a"] = 1
         with pytest.raises(ValueError, match="status"):
             await message.reply_channel.send({"content": b""})
-        await message.reply_channel.send({"status": 200, "headers": {"Set-Cookie": "own=1", "Cache-Control": "x"}})
+        await message.reply_channel.send(
+            {"status": 200, "headers": {"Set-Cookie": "own=1", "Cache-Control": "x"}}
+        )
 
     async with Client(Application([route("http.request", consumer)], secrets=SECRETS)) as client:
         response = await client.get("/")
@@ -411,7 +423,9 @@ async def test_http_session_is_none_where_there_are_no_headers() -> None:
 
 async def test_channel_and_http_session_finds_the_session_again() -> None:
     store = MemorySessionStore()
-    application = Application([], session_store=store, channel_session_store=MemorySessionStore(), secrets=SECRETS)
+    application = Application(
+        [], session_store=store, channel_session_store=MemorySessionStore(), secrets=SECRETS
+    )
     await store.save("a-key", '{"species":"horse"}', 60, new=True)
     cookie = application.sessions.cookies.header(a_message(), "a-key")[1].partition(";")[0]
 
@@ -458,7 +472,9 @@ async def test_a_session_may_be_changed_after_the_response() -> None:
 
 
 @pytest.mark.parametrize("ending", ["return", "raise", "cancel", "raise and break"])
-async def test_a_session_is_saved_however_its_handler_ends(ending: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_session_is_saved_however_its_handler_ends(
+    ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = MemorySessionStore()
     application = Application([], channel_session_store=store)
 
@@ -518,7 +534,9 @@ class BrokenStore(MemorySessionStore):
         raise SessionStoreUnavailable("the disk is full of cats")
 
 
-async def test_a_store_that_does_not_answer_is_an_error_before_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_that_does_not_answer_is_an_error_before_the_handler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ran = []
 
     @http_session

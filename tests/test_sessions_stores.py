@@ -93,7 +93,9 @@ class TestSqlite(SessionStoreContract):
     async def test_it_says_at_the_start_that_a_file_is_damaged(self, tmp_path: Path) -> None:
         path = tmp_path / "sessions.sqlite3"
         path.write_bytes(b"this is no database" * 100)
-        with pytest.raises(SessionStoreUnavailable, match=r"sessions\.sqlite3 .*not a database; move the file away"):
+        with pytest.raises(
+            SessionStoreUnavailable, match=r"sessions\.sqlite3 .*not a database; move the file away"
+        ):
             async with SqliteSessionStore(path).running():
                 raise AssertionError
 

@@ -82,14 +82,21 @@ class Application:
         session_age: int = 14 * 24 * 3600,
     ) -> None:
         if user_loader is not None and not _is_async(user_loader):
-            raise ImproperlyConfigured(f"user_loader is an 'async def' of a session, not {name_of(user_loader)}")
-        for name, store in (("session_store", session_store), ("channel_session_store", channel_session_store)):
+            raise ImproperlyConfigured(
+                f"user_loader is an 'async def' of a session, not {name_of(user_loader)}"
+            )
+        for name, store in (
+            ("session_store", session_store),
+            ("channel_session_store", channel_session_store),
+        ):
             if store is not None and not isinstance(store, SessionStore):
-                raise ImproperlyConfigured(f"{name} is a SessionStore, e.g. SqliteSessionStore(path), not {store!r}")
+                raise ImproperlyConfigured(
+                    f"{name} is a SessionStore, e.g. SqliteSessionStore(path), not {store!r}"
+                )
         self.__attrs_init__(
             router=Router(routing),
             sessions=Sessions(
-                session_store or MemorySessionStore(),
+                MemorySessionStore() if session_store is None else session_store,
                 SessionCookies(
                     secrets,
                     name=cookie_name,

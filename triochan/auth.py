@@ -162,7 +162,9 @@ async def login(message: Message, user: Any) -> None:
     else:
         session = message.channel_session
         if session is None:
-            raise ValueError("login needs a session: put the consumer in http_session_user or channel_session_user")
+            raise ValueError(
+                "login needs a session: put the consumer in http_session_user or channel_session_user"
+            )
     session[USER_ID] = user_id
     await _set_user(message, user)
 
@@ -178,7 +180,9 @@ async def logout(message: Message) -> None:
         SessionStoreUnavailable: the store does not answer: the session is not ended.
     """
     if message.http_session is None and message.channel_session is None:
-        raise ValueError("logout needs a session: put the consumer in http_session_user or channel_session_user")
+        raise ValueError(
+            "logout needs a session: put the consumer in http_session_user or channel_session_user"
+        )
     if message.http_session is not None:
         await message.http_session.flush()
     if message.channel_session is not None:

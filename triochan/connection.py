@@ -23,8 +23,8 @@ import trio
 
 from .control import MAX_WAITING, Control, ControlStream
 from .exceptions import ConnectionClosed, DenyConnection
-from .frames import CONTROL, TEXT, FrameDecoder, encode
-from .handlers import bounded, only, resume, run_inline, start
+from .frames import CONTROL, TEXT, FrameDecoder, close_frame, encode
+from .handlers import bounded, nothing, only, resume, run_inline, start
 from .message import Message
 from .outbox import Outbox
 from .replies import Headers, check_close, parse_websocket
@@ -75,11 +75,12 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied", "_disconnect_match",
-        "_ended", "_failing", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox", "_inbox_size", "_limit", "_namespace",
-        "_order", "_paused", "_policy", "_reading", "_receive_match", "_received", "_rest", "_room", "_running",
-        "_runtime", "_state", "_steady", "_subprotocol", "_tasks", "_transport", "_upgrade", "_verdict", "_waiting", "_wire",
-        "channel", "close_code", "close_reason", "outbox", "path",
+        "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied",
+        "_disconnect_match", "_ended", "_failing", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox",
+        "_inbox_size", "_limit", "_namespace", "_order", "_paused", "_policy", "_reading", "_receive_match",
+        "_received", "_rest", "_room", "_running", "_runtime", "_state", "_steady", "_subprotocol", "_tasks",
+        "_transport", "_upgrade", "_verdict", "_waiting", "_wire", "channel", "close_code", "close_reason", "outbox",
+        "path",
     )  # fmt: skip
 
     def __init__(self, upgrade: Upgrade, transport: Transport, runtime: Runtime) -> None:
@@ -163,7 +164,7 @@ class Connection:
         Raises:
             ConnectionClosed: the socket is gone already.
         """
-        if self._state is State.CLOSED:
+        if self._state is State.CLOSED or self._handlers.cancel_scope.cancel_called:
             raise ConnectionClosed(self.close_code or 1006, self.close_reason)
         self._handlers.start_soon(self._run_task, async_fn, args)
 
@@ -294,12 +295,22 @@ class Connection:
             on_overflow=self._overflowed,
             on_broken=self._gone,
         )
-        stream = ControlStream(upgrade.head(), self.outbox, self._close_sent, self._protocol_ended)
+        stream = ControlStream(
+            upgrade.head(),
+            self.outbox,
+            on_close_sent=self._close_sent,
+            on_closed=self._protocol_ended,
+            on_room=self._make_room,
+        )
         self._control = await Control.open(self._wire, stream)
         if match is None:
             self._deny(403, b"Forbidden")
             return
         consumer, kwargs = match
+        if consumer is nothing:
+            self._gated = False
+            self._accept(None, [])
+            return
         timeout = self._runtime.settings.handshake_timeout
         raised: Exception | None = None
         self._running += 1
@@ -312,6 +323,8 @@ class Connection:
         self._decision = None
         self._running -= 1
         self._gated = False
+        if raised is None and decision.cancelled_caught and self._accepted:
+            raised = trio.TooSlowError()
         if raised is not None and self._state is State.CONNECTING and only(raised, DenyConnection):
             self._deny(403, b"Forbidden")
         elif raised is not None and not only(raised, ConnectionClosed):
@@ -341,7 +354,8 @@ class Connection:
         self._accepted = True
         self._state = State.OPEN
         if self._decision is not None:
-            self._decision.deadline = math.inf
+            timeout = self._handler_timeout
+            self._decision.deadline = math.inf if timeout is None else trio.current_time() + timeout
         if self._connect_waiting:
             self._handlers.start_soon(self._work)
 
@@ -427,8 +441,8 @@ class Connection:
                 item = self._received.receive_nowait()
                 self._waiting -= 1
                 self._inbox_size -= len(item[1])
-                if self._room is not None:
-                    self._room.set()
+                if self._paused:
+                    self._make_room()
                 suspended = self._start(item)
                 if suspended is not None:
                     await self._continue(*suspended)
@@ -438,6 +452,7 @@ class Connection:
         finally:
             if corked:
                 outbox.uncork()
+
     async def _read_slowly(self) -> None:
         """Read where something is out of the ordinary: the handshake is to be answered, bytes are left over, the
         inbox may be full, the connection is closing. Always a checkpoint."""
@@ -505,12 +520,16 @@ class Connection:
             self._paused = False
         if scope.cancelled_caught:
             logger.error(
-                "the handlers on %s left the inbox full for %g s: they are cancelled, the socket is closed with 1013",
+                "the inbox on %s was full for %g s: its handlers are cancelled, the socket is closed with 1013",
                 self.path,
                 self._runtime.settings.stall_timeout,
             )
             self._begin_closing(1013, "try again later", failing=True)
             self._handlers.cancel_scope.cancel()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def _start(self, item: Item) -> tuple[Consumer, Coroutine[Any, Any, object], Any] | None:
         """Run the handler of one message, in this task; None where it ends without having waited.
@@ -596,13 +615,15 @@ class Connection:
 
     async def _close(self) -> None:
         assert self._verdict is not None
-        with trio.move_on_after(self._runtime.settings.close_timeout):
-            if self._failing:
-                await self._control.fail(*self._verdict)
-                await self._linger()
-            else:
-                await self._control.close(*self._verdict)
-        self._gone()
+        try:
+            with trio.move_on_after(self._runtime.settings.close_timeout):
+                if self._failing:
+                    await self._control.fail(*self._verdict)
+                    await self._linger()
+                else:
+                    await self._control.close(*self._verdict)
+        finally:
+            self._gone()
 
     def _close_sent(self, code: int, reason: str) -> None:
         """A close frame is on its way: ours, or trio-websocket's answer to the peer's."""
@@ -614,17 +635,27 @@ class Connection:
         self.outbox.seal(*self._verdict)
 
     def _protocol_ended(self) -> None:
-        if not self._failing:
-            if self._decoder.close_seen or self._state is State.CLOSED:
-                self._gone()
-            else:  # an error in a control frame: the answer must outlive what the peer has sent behind it
-                self._failing = True
-                self._wire.start_soon(self._linger_and_go)
+        """trio-websocket has closed its stream."""
+        if self._failing or self._state is State.CLOSED:
+            return
+        if self._verdict is None:  # an error in a control frame, which it does not answer
+            self._verdict = self._control.peer_close or (1002, "")
+            try:
+                self.outbox.put_control(close_frame(*self._verdict))
+            except ConnectionClosed:
+                pass
+            self._close_sent(*self._verdict)
+        elif self._decoder.close_seen:
+            self._gone()
+            return
+        self._failing = True
+        self._wire.start_soon(self._linger_and_go)
 
     async def _linger_and_go(self) -> None:
-        with trio.move_on_after(self._runtime.settings.close_timeout):
+        try:
             await self._linger()
-        self._gone()
+        finally:
+            self._gone()
 
     async def _linger(self) -> None:
         """Take what the peer has sent off the network until it hangs up: closing upon unread bytes would be a
@@ -673,8 +704,7 @@ class Connection:
         self.outbox.close(*self._verdict)
         self._control.stream.feed_eof()
         self._transport.close()
-        if self._room is not None:
-            self._room.set()
+        self._make_room()
         self._cancel_tasks()
         if self._ended is not None:
             self._ended.set()
@@ -682,7 +712,9 @@ class Connection:
         if self._policy.cancel_on_disconnect:
             scope.cancel()
         else:
-            scope.deadline = trio.current_time() + self._runtime.settings.disconnect_timeout
+            now = trio.current_time()
+            # In a shutdown, half of what is left: the other half is disconnect's.
+            scope.deadline = min(now + self._runtime.settings.disconnect_timeout, (now + self._runtime.deadline) / 2)
 
     def _cancel_tasks(self) -> None:
         for scope in self._tasks:
@@ -701,7 +733,7 @@ class Connection:
         content = {"path": self.path, "order": self._order + 1, "code": code, "reason": reason}
         message = Message(content, DISCONNECT, self.channel, self)
         match = self._disconnect_match or self._runtime.router.match(message)
-        if match is not None:
+        if match is not None and match[0] is not nothing:
             consumer, kwargs = match
             deadline = min(now + settings.disconnect_timeout, self._runtime.deadline)
             with trio.CancelScope(shield=True, deadline=deadline) as scope:
@@ -712,6 +744,9 @@ class Connection:
                         self._crashed(consumer, "disconnect", error)
             if scope.cancelled_caught:
                 logger.error("%s on %s was cancelled: disconnect took too long", name_of(consumer), self.path)
-        if self._state is not State.CLOSED:
-            with trio.move_on_after(settings.close_timeout + LINGER_SECONDS, shield=True):
-                await self._end().wait()
+        try:
+            if self._state is not State.CLOSED:
+                with trio.move_on_after(settings.close_timeout):
+                    await self._end().wait()
+        finally:
+            self._gone()

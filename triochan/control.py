@@ -30,6 +30,7 @@ class ControlStream(trio.abc.Stream):
         head: the request head of the opening handshake.
         outbox: takes what trio-websocket writes.
         on_close_sent: told of the first close frame that it sends, with its code (1005: none) and reason.
+        on_room: told when a control frame that waited was taken.
         on_closed: told when trio-websocket closes the stream: the protocol has ended.
     """
 
@@ -39,6 +40,7 @@ class ControlStream(trio.abc.Stream):
         outbox: Outbox,
         on_close_sent: Callable[[int, str], None],
         on_closed: Callable[[], None],
+        on_room: Callable[[], None],
     ) -> None:
         self._inbound = [head]
         self._ended = False
@@ -46,6 +48,7 @@ class ControlStream(trio.abc.Stream):
         self._outbox = outbox
         self._on_close_sent = on_close_sent
         self._on_closed = on_closed
+        self._on_room = on_room
         self._answered = False
         self.open = False
         """The opening handshake is done: what is written now are frames."""
@@ -81,7 +84,10 @@ class ControlStream(trio.abc.Stream):
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)
-        return self._inbound.pop(0) if self._inbound else b""
+        if not self._inbound:
+            return b""
+        self._on_room()
+        return self._inbound.pop(0)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         frame = bytes(data)

@@ -21,7 +21,7 @@ def parse_cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     for name, value in headers:
         if name == b"cookie":
             for pair in value.decode("latin-1").split(";"):
-                key, found, content = pair.strip().partition("=")
+                key, found, content = pair.strip(" \t").partition("=")
                 if found and _NAME.match(key):
                     if len(content) > 1 and content[0] == content[-1] == '"':
                         content = content[1:-1]
@@ -51,7 +51,9 @@ def set_cookie(
     if not _NAME.match(name):
         raise ValueError(f"cookie name {name!r} is not a token")
     if not _VALUE.match(value):
-        raise ValueError(f"the value of cookie {name!r} has a character that a cookie can't; quote it yourself first")
+        raise ValueError(
+            f"the value of cookie {name!r} has a character that a cookie can't; quote it yourself first"
+        )
     for attribute in (path, domain or ""):
         if not _ATTRIBUTE.match(attribute):
             raise ValueError(f"{attribute!r} can't be an attribute of cookie {name!r}")

@@ -66,6 +66,12 @@ def encode(data: str | bytes) -> bytes:
     return _HEADER_64(first, 127, size) + data
 
 
+def close_frame(code: int, reason: str) -> bytes:
+    """An unmasked close frame; a reason that is too long is cut."""
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return bytes((_FIN | Opcode.CLOSE, 2 + len(text))) + code.to_bytes(2, "big") + text
+
+
 class FrameDecoder:
     """What a client sends, as messages and control frames.
 

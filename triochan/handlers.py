@@ -16,6 +16,10 @@ from .message import Message
 from .routing import Consumer
 
 
+async def nothing(message: Message, **kwargs: Any) -> None:
+    """The consumer of a message that nobody has anything to do about; it need not be called."""
+
+
 def start(consumer: Consumer, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
     """The coroutine that lets ``consumer`` handle ``message``: a class gets an instance for it."""
     if isinstance(consumer, type):

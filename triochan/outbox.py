@@ -108,10 +108,12 @@ class Outbox:
         """
         if self._refusal is not None:
             return
-        if self.size and self.size + len(frame) > self.limit:
+        # Before the handshake's response is out, nothing can leave, and that is not the peer's fault.
+        limit = 2 * self.limit if self._held else self.limit
+        if self.size and self.size + len(frame) > limit:
             if self.overflow == "drop_oldest":
-                self._drop_oldest(len(frame))
-            if self.size and self.size + len(frame) > self.limit:
+                self._drop_oldest(limit - len(frame))
+            if self.size and self.size + len(frame) > limit:
                 self.dropped += 1
                 if self.overflow == "close":
                     self._on_overflow()
@@ -277,10 +279,11 @@ class Outbox:
             length += len(piece)
         return b"".join(pieces)
 
-    def _drop_oldest(self, needed: int) -> None:
+    def _drop_oldest(self, size: int) -> None:
+        """Drop messages, the oldest first, until no more than ``size`` bytes wait."""
         frames = self._frames
         kept: list[bytes] = []
-        while frames and self.size + needed > self.limit:
+        while frames and self.size > size:
             frame = frames.popleft()
             if frame[0] & _CONTROL:
                 kept.append(frame)

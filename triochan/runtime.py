@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import trio
 
 from .application import Application
+from .handlers import nothing
 from .layers import Channel, ChannelLayer, MemoryLayer, running_layer
 from .message import Message
 from .routing import Consumer, Match
@@ -142,19 +143,21 @@ class Runtime:
         if found is not None:
             return found
         router = self.router
-        match = router.match(connect)
         probe = {"path": path}
-        receive = router.match(Message(probe, RECEIVE), partly=True)
-        disconnect = router.match(Message(probe, DISCONNECT), partly=True)
-        policy = self.policy(tuple(each[0] if each else None for each in (match, receive, disconnect)))
-        if match is None and (receive or disconnect):
-            match = _accept, {}
-        found = Matches(
-            match,
-            (receive or (_ignore, {})) if self._by_path[RECEIVE.name] else None,
-            (disconnect or (_ignore, {})) if self._by_path[DISCONNECT.name] else None,
-            policy,
-        )
+        matches = [
+            router.match(connect),
+            router.match(Message(probe, RECEIVE), partly=True),
+            router.match(Message(probe, DISCONNECT), partly=True),
+        ]
+        policy = self.policy(tuple(match[0] if match else None for match in matches))
+        if any(matches):
+            # What has no consumer, or one that would do nothing, need not be called.
+            matches = [
+                match if match and not _is_idle(match[0], channel) else (nothing, {})
+                for match, channel in zip(matches, self._by_path, strict=True)
+            ]
+        alike = list(self._by_path.values())
+        found = Matches(matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy)
         if all(self._by_path.values()):
             if len(self._matches) >= _MATCHES:
                 self._matches.clear()
@@ -181,9 +184,8 @@ class Runtime:
         return policy
 
 
-async def _accept(message: Message, **kwargs: Any) -> None:
-    """``connect`` of a path that routes its messages only."""
 
-
-async def _ignore(message: Message, **kwargs: Any) -> None:
-    """The rest of a path that does not route it."""
+def _is_idle(consumer: Consumer, channel: str) -> bool:
+    """A consumer class that overrides nothing of what happens on ``channel``."""
+    is_idle = getattr(consumer, "is_idle", None)
+    return is_idle is not None and bool(is_idle(channel))

@@ -11,7 +11,7 @@ import functools
 import logging
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .exceptions import DenyConnection, ImproperlyConfigured
 from .message import Message
@@ -22,7 +22,9 @@ logger = logging.getLogger("triochan.security")
 _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?"
 _AUTHORITY = re.compile(_HOST + r"\Z")
 _ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://" + _HOST + r"\Z")
-_PATTERN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<host>\*\.[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?\Z")
+_PATTERN = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<host>\*\.[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?\Z"
+)
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PAGE_SCHEMES = {"ws": "http", "wss": "https"}
 LOCAL_HOSTS = ("localhost", ".localhost", "127.0.0.1", "[::1]")
@@ -59,7 +61,9 @@ class AllowedHosts:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         if isinstance(patterns, str):
-            raise ImproperlyConfigured(f"allowed_hosts is a list of names, not one string; write [{patterns!r}]")
+            raise ImproperlyConfigured(
+                f"allowed_hosts is a list of names, not one string; write [{patterns!r}]"
+            )
         self.patterns = tuple(pattern.lower() for pattern in patterns)
         for pattern in self.patterns:
             if pattern != "*" and not re.match(r"\[[0-9a-f:.]+\]\Z|\.?[a-z0-9_\-][a-z0-9._\-]*\Z", pattern):
@@ -71,7 +75,9 @@ class AllowedHosts:
         """Whether ``host``, a name or address without a port, is one of them."""
         host = host.lower().rstrip(".")
         return any(
-            pattern == "*" or host == pattern or (pattern[0] == "." and (host.endswith(pattern) or host == pattern[1:]))
+            pattern == "*"
+            or host == pattern
+            or (pattern[0] == "." and (host.endswith(pattern) or host == pattern[1:]))
             for pattern in self.patterns
         )
 
@@ -94,7 +100,9 @@ class AllowedOrigins:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         if isinstance(patterns, str):
-            raise ImproperlyConfigured(f"allowed_origins is a list of origins, not one string; write [{patterns!r}]")
+            raise ImproperlyConfigured(
+                f"allowed_origins is a list of origins, not one string; write [{patterns!r}]"
+            )
         self.any = False
         self._exact: set[Origin] = set()
         self._below: set[Origin] = set()
@@ -115,40 +123,53 @@ class AllowedOrigins:
         if self.any or origin in self._exact:
             return True
         return any(
-            origin.scheme == below.scheme and origin.port == below.port and origin.host.endswith(below.host[1:])
+            origin.scheme == below.scheme
+            and origin.port == below.port
+            and origin.host.endswith(below.host[1:])
             for below in self._below
         )
 
 
-def check_same_origin(message: Message, allowed: AllowedOrigins) -> None:
-    """Refuse a handshake whose page came from elsewhere; one without an ``Origin`` where it has cookies.
+def is_same_origin(message: Message, allowed: AllowedOrigins) -> bool:
+    """Whether the page that made a request or a handshake is the server's own, or one of ``allowed``.
 
-    Browsers send the header with every handshake, so it is missing only from other programs.
+    Scheme, host and port of its ``Origin`` are compared. One without an ``Origin`` passes where it has no cookies:
+    browsers send the header with every handshake and every POST, so it is missing only from other programs.
 
     Args:
-        message: of ``websocket.connect``.
+        message: of ``websocket.connect`` or ``http.request``.
+        allowed: ``message.application.allowed_origins``.
+    """
+    if allowed.any:
+        return True
+    headers = message["headers"]
+    said = _values(headers, b"origin")
+    if not said:
+        return not _values(headers, b"cookie")
+    origin = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
+    if origin is None:
+        return False
+    host, port = _host_and_port(headers)
+    scheme = message.get("scheme", "ws")
+    own = Origin(_PAGE_SCHEMES.get(scheme, scheme), host or "", port or _PORTS.get(scheme))
+    return origin == own or allowed.allows(origin)
+
+
+def check_same_origin(message: Message, allowed: AllowedOrigins) -> None:
+    """Refuse a handshake for which :func:`is_same_origin` does not hold.
 
     Raises:
         DenyConnection: it is refused; the log says why.
     """
-    if allowed.any:
+    if is_same_origin(message, allowed):
         return
-    headers = message["headers"]
-    said = _values(headers, b"origin")
+    said = b", ".join(_values(message["headers"], b"origin"))
     if not said:
-        if _values(headers, b"cookie"):
-            _deny(message, "it has cookies and no Origin header; a client that is no browser has to send one")
-        return
-    origin = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
-    host, port = _host_and_port(headers)
-    if origin is not None:
-        scheme = message.get("scheme", "ws")
-        own = Origin(_PAGE_SCHEMES.get(scheme, scheme), host or "", port or _PORTS.get(scheme))
-        if origin == own or allowed.allows(origin):
-            return
+        _deny(message, "it has cookies and no Origin header; a client that is no browser has to send one")
+    host, port = _host_and_port(message["headers"])
     _deny(
         message,
-        f"its page came from {b', '.join(said).decode('latin-1')!r:.200}, and this server is "
+        f"its page came from {said.decode('latin-1')!r:.200}, and this server is "
         f"{message.get('scheme', 'ws')}://{host}{f':{port}' if port else ''}. If that page is yours, add its origin to "
         "the application's allowed_origins (behind a proxy that ends TLS, the server's own https:// origin too)",
     )
@@ -171,7 +192,9 @@ def allowed_hosts_only(handler: Consumer) -> Consumer:
             said = _values(message.get("headers", ()), b"origin")
             origin = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
             if origin is None or not hosts.allows(origin.host):
-                _deny(message, f"its Origin is {said!r:.200}, and allowed_hosts are {', '.join(hosts.patterns)}")
+                _deny(
+                    message, f"its Origin is {said!r:.200}, and allowed_hosts are {', '.join(hosts.patterns)}"
+                )
         return await handler(*args, **kwargs)
 
     return wrapper
@@ -203,7 +226,9 @@ def message_among(args: tuple[Any, ...], name: str) -> Message:
     for each in args[:2]:
         if isinstance(each, Message):
             return each
-    raise ValueError(f"{name} wraps handlers whose first argument is a Message; it was called with {args!r:.200}")
+    raise ValueError(
+        f"{name} wraps handlers whose first argument is a Message; it was called with {args!r:.200}"
+    )
 
 
 def application_of(message: Message) -> Any:
@@ -221,7 +246,7 @@ def application_of(message: Message) -> Any:
     return application
 
 
-def _deny(message: Message, reason: str) -> None:
+def _deny(message: Message, reason: str) -> NoReturn:
     logger.warning("a handshake on %r is refused: %s", message.get("path"), reason)
     raise DenyConnection
 

@@ -28,7 +28,7 @@ def _limit(default: Any, help: str, *, unit: str = "", least: float = 0, optiona
     def check(instance: Settings, field: attrs.Attribute[Any], value: Any) -> None:
         if value is None and optional:
             return
-        whole = isinstance(default, int) and default is not None
+        whole = str(field.type).startswith("int")
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             expected = "a whole number" if whole else "a number"
             raise ImproperlyConfigured(f"Settings.{field.name} takes {expected}, not {value!r}")
@@ -123,7 +123,7 @@ class Settings:
 
 def _check_globs(name: str, value: Any, kind: Any, least: float) -> None:
     for each in value.values() if isinstance(value, Mapping) else [value]:
-        if isinstance(each, bool) or not isinstance(each, kind) or each < least:
+        if isinstance(each, bool) or not isinstance(each, kind) or not each >= least:
             raise ImproperlyConfigured(f"Settings.{name} takes numbers of at least {least:g}, not {each!r}")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import platform
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,16 +30,16 @@ def prepare(say: Callable[[str], None]) -> Path:
     """
     with (ROOT / "pyproject.toml").open("rb") as file:
         dependencies: list[str] = tomllib.load(file)["project"]["dependencies"]
-    wanted = hashlib.sha256(
-        "\n".join([sys.version, REQUIREMENTS.read_text(), *dependencies]).encode()
-    ).hexdigest()
+    digest = hashlib.sha256("\n".join([REQUIREMENTS.read_text(), *dependencies]).encode()).hexdigest()
     venv = CACHE / "venv"
     python = venv / "bin" / "python"
     stamp = venv / "benchmarks.stamp"
-    if stamp.exists() and stamp.read_text() == wanted:
+    found = stamp.read_text().splitlines() if stamp.exists() else []
+    if found == [platform.python_version(), digest]:
         return python
     say(f"setting up the peers in {venv.relative_to(ROOT)} (once; takes a minute) …")
-    _run([sys.executable, "-m", "venv", "--clear", str(venv)], "python -m venv")
+    if found[:1] != [platform.python_version()]:
+        _run([sys.executable, "-m", "venv", "--clear", str(venv)], "python -m venv")
     _run(
         [
             *(str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"),
@@ -44,8 +47,22 @@ def prepare(say: Callable[[str], None]) -> Path:
         ],
         "pip install",
     )
-    stamp.write_text(wanted)
+    stamp.write_text(f"{platform.python_version()}\n{digest}\n")
     return python
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Holds off a second run in this checkout: each would spoil the other's figures, and its environment."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SetupFailed(
+                "another run in this checkout is under way; come back when it is over"
+            ) from error
+        yield
 
 
 def certificate(python: Path) -> tuple[Path, Path]:

@@ -144,12 +144,8 @@ def measure(arguments: argparse.Namespace) -> int:
     if len(cores) < 2:
         say("two processor cores are needed, one for the server and one for the load; there is one")
         return 2
-    try:
-        python = environment.prepare(say)
-        certificate, authority = environment.certificate(python)
-    except environment.SetupFailed as error:
-        say(f"cannot set up the benchmarks: {error}")
-        return 2
+    python = environment.prepare(say)
+    certificate, authority = environment.certificate(python)
     settings = runner.Settings(
         python=python,
         subject=arguments.subject,
@@ -182,7 +178,11 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop)  # also where a shell has made background jobs ignore Ctrl-C
     try:
-        return measure(arguments)
+        with environment.alone():
+            return measure(arguments)
+    except environment.SetupFailed as error:
+        say(f"cannot set up the benchmarks: {error}")
+        return 2
     except KeyboardInterrupt:
         say("stopped; the scenarios finished before that are in the results")
         return 130

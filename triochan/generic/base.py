@@ -79,7 +79,8 @@ class BaseConsumer:
         cls._decorated = {}
         cls._decorate = next((each for name, each in DECORATING.items() if getattr(cls, name)), None)
         cls.straight = cls._decorate is None and all(
-            getattr(getattr(cls, name), "__module__", "").startswith("triochan.generic.") for name in overridable
+            getattr(getattr(cls, name), "__module__", "").startswith("triochan.generic.")
+            for name in overridable
         )
 
     @classmethod

@@ -15,7 +15,9 @@ HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
 
 def _response(content: bytes, content_type: str, status: int, headers: HeaderPairs) -> dict[str, Any]:
-    pairs: Headers = [(b"Content-Type", content_type.encode("ascii")), *check_headers(headers)]
+    pairs: Headers = check_headers(headers)
+    if not any(name.lower() == b"content-type" for name, _ in pairs):
+        pairs.insert(0, (b"Content-Type", content_type.encode("ascii")))
     return {"status": status, "headers": pairs, "content": content}
 
 

@@ -67,8 +67,10 @@ def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | No
         path = root.joinpath(*(part for part in parts if part)).resolve(strict=True)
         if path.is_dir():
             path = (path / index).resolve(strict=True)
+        elif name.endswith("/"):
+            return None
         status = path.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         return None
     if not path.is_relative_to(root) or not stat.S_ISREG(status.st_mode):
         return None
@@ -93,7 +95,7 @@ async def _send_file(message: Message, path: Path, status: os.stat_result) -> No
         headers.append((b"Content-Encoding", encoding.encode()))
     known = [value for name, value in message["headers"] if name == b"if-none-match"]
     reply = message.reply_channel
-    if any(etag in (each.strip().removeprefix(b"W/") for each in value.split(b",")) for value in known):
+    if any(each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b",")):
         await reply.send({"status": 304, "headers": headers})
         return
     headers.append((b"Content-Length", str(status.st_size).encode()))
@@ -102,7 +104,12 @@ async def _send_file(message: Message, path: Path, status: os.stat_result) -> No
         await reply.send(first)
         return
     remaining = status.st_size
-    async with await trio.open_file(path, "rb") as file:
+    try:
+        opened = await trio.open_file(path, "rb")
+    except OSError:  # gone since it was found, or not for this user to read
+        await reply.send(text("Not Found\n", 404))
+        return
+    async with opened as file:
         while remaining:
             piece = await file.read(min(_CHUNK, remaining))
             if not piece:

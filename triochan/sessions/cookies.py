@@ -57,7 +57,9 @@ class SessionCookies:
                     'python -c "import secrets; print(secrets.token_urlsafe(32))"'
                 )
         if same_site == "None" and secure is False:
-            raise ImproperlyConfigured('browsers take a cookie with same_site="None" over TLS only: set secure=True')
+            raise ImproperlyConfigured(
+                'browsers take a cookie with same_site="None" over TLS only: set secure=True'
+            )
         self.name = name
         self.max_age = max_age
         self._path = path

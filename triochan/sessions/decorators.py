@@ -62,7 +62,9 @@ def channel_and_http_session(handler: H) -> H:
     It is read from the store for each message, so it shows what other requests have done to it, and is
     anonymous once it was ended.
     """
-    return prepared_by("channel_and_http_session", open_http_session, open_channel_session, link_sessions)(handler)
+    return prepared_by("channel_and_http_session", open_http_session, open_channel_session, link_sessions)(
+        handler
+    )
 
 
 @overload
@@ -95,7 +97,9 @@ def enforce_ordering(handler: Any = None, *, slight: bool = False) -> Any:
         message = message_among(args, "enforce_ordering")
         order = message.get("order")
         if isinstance(order, bool) or not isinstance(order, int):
-            raise ValueError(f"enforce_ordering needs messages with an 'order', a whole number; this is {message!r}")
+            raise ValueError(
+                f"enforce_ordering needs messages with an 'order', a whole number; this is {message!r}"
+            )
         if message.connection is not None:
             if message.connection.ordering not in ("strict", kind):
                 raise ImproperlyConfigured(

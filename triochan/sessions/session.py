@@ -35,7 +35,18 @@ class Session(MutableMapping[str, Any]):
         no_new_key: why it can't get a new key; None: it can.
     """
 
-    __slots__ = ("_data", "_dead", "_fixed", "_held", "_key", "_lifetime", "_modified", "_store", "_text", "no_new_key")
+    __slots__ = (
+        "_data",
+        "_dead",
+        "_fixed",
+        "_held",
+        "_key",
+        "_lifetime",
+        "_modified",
+        "_store",
+        "_text",
+        "no_new_key",
+    )
 
     def __init__(
         self,
@@ -207,7 +218,9 @@ def _check_plain(place: str, value: Any) -> None:
                 try:
                     value.encode()
                 except UnicodeEncodeError:
-                    raise SessionNotSerializable(f"{place} holds a lone surrogate, which is no text") from None
+                    raise SessionNotSerializable(
+                        f"{place} holds a lone surrogate, which is no text"
+                    ) from None
         elif isinstance(value, int):
             if not -(2**63) <= value < 2**63:
                 raise SessionNotSerializable(f"{place} is an integer beyond 64 bits; keep it as a string")
@@ -220,7 +233,9 @@ def _check_plain(place: str, value: Any) -> None:
             if isinstance(value, dict):
                 for name, each in value.items():
                     if not isinstance(name, str):
-                        raise SessionNotSerializable(f"{place} is a dict with the key {name!r}; JSON has string keys")
+                        raise SessionNotSerializable(
+                            f"{place} is a dict with the key {name!r}; JSON has string keys"
+                        )
                     remaining.append((f"{place}[{name!r}]", each, depth + 1))
             else:
                 remaining.extend((f"{place}[{index}]", each, depth + 1) for index, each in enumerate(value))

@@ -95,7 +95,9 @@ class SqliteSessionStore(SessionStore):
         now = self._clock()
         if new:
             return bool(
-                await self._write("REPLACE INTO triochan_sessions VALUES (?, ?, ?)", key, now + lifetime, text)
+                await self._write(
+                    "REPLACE INTO triochan_sessions VALUES (?, ?, ?)", key, now + lifetime, text
+                )
             )
         return bool(
             await self._write(

@@ -193,6 +193,7 @@ class Client(_Managed["Client"]):
         routing: as :func:`triochan.serve` takes it.
         settings, layer: the same.
         secure: as if over TLS.
+        lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
 
     Attributes:
@@ -207,12 +208,14 @@ class Client(_Managed["Client"]):
         settings: Settings | None = None,
         layer: ChannelLayer | None = None,
         secure: bool = False,
+        lockstep: bool = False,
         headers: HeaderPairs = (),
     ) -> None:
         self.application = Application.of(routing)
         self.settings = settings or Settings()
         self.cookies: dict[str, str] = {}
         self._layer = layer
+        self._lockstep = lockstep
         self._scheme = "https" if secure else "http"
         self._headers = _pairs(headers)
         self.runtime: Runtime
@@ -232,7 +235,10 @@ class Client(_Managed["Client"]):
 
     def connect(self) -> trio.abc.Stream:
         """The client's end of a new connection, for bytes of the test's own."""
-        ours, theirs = trio.testing.memory_stream_pair()
+        make_pair = trio.testing.lockstep_stream_pair if self._lockstep else trio.testing.memory_stream_pair
+        ours: trio.abc.Stream
+        theirs: trio.abc.Stream
+        ours, theirs = make_pair()
         serving = partial(
             serve_connection,
             StreamTransport(theirs),

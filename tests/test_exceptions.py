@@ -1,0 +1,56 @@
+"""The exception tree: one root, named by who acted, and messages that say what to do."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from triochan import exceptions
+from triochan.content import InvalidJSON
+from triochan.exceptions import (
+    ChannelFull,
+    ConnectionClosed,
+    DenyConnection,
+    ImproperlyConfigured,
+    TriochanError,
+)
+
+ALL = [each for _, each in inspect.getmembers(exceptions, inspect.isclass) if issubclass(each, Exception)]
+
+
+def test_everything_is_in_one_tree() -> None:
+    assert {"ImproperlyConfigured", "ConnectionClosed", "DenyConnection", "ChannelFull", "LayerUnavailable",
+            "SendNotAvailableOnDemultiplexer"} <= {each.__name__ for each in ALL}  # fmt: skip
+    assert all(issubclass(each, TriochanError) for each in [*ALL, InvalidJSON])
+    assert issubclass(TriochanError, Exception)
+
+
+def test_every_one_says_when_it_is_raised() -> None:
+    assert all(each.__doc__ and len(each.__doc__) > 30 for each in ALL)
+
+
+def test_connection_closed_tells_code_and_reason() -> None:
+    assert str(ConnectionClosed(1001, "going away")) == "the connection is closed (code 1001: going away)"
+    assert str(ConnectionClosed(1000)) == "the connection is closed (code 1000)"
+    plain = ConnectionClosed()
+    assert (plain.code, plain.reason) == (1006, "")
+
+
+def test_channel_full_names_the_channel_the_capacity_and_the_way_out() -> None:
+    full = ChannelFull("jobs", 100)
+    assert (full.channel, full.capacity) == ("jobs", 100)
+    for word in ("'jobs'", "100 messages", "channel_capacity"):
+        assert word in str(full)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionClosed(1001, "bye"), ChannelFull("a", 5), DenyConnection(), ImproperlyConfigured("why")],
+)
+def test_they_survive_pickling(error: TriochanError) -> None:
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert vars(copied) == vars(error)
+    assert str(copied) == str(error)

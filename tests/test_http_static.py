@@ -1,0 +1,317 @@
+"""Static files: what is served, and that no path leads anywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from triochan import Channel, Message
+from triochan.exceptions import ImproperlyConfigured
+from triochan.http import static, static_files
+from triochan.replies import parse_http
+
+SECRET = b"SECRET"
+
+
+class Replies:
+    """A reply channel that remembers, and checks as a real one does."""
+
+    name = "http.response.x!1"
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.complete = False
+
+    async def send(self, content: dict[str, Any], /) -> None:
+        assert not self.complete
+        reply = parse_http(content, started=bool(self.status))
+        if reply.status is not None:
+            self.status = reply.status
+            self.headers = {name.lower(): value for name, value in reply.headers}
+        self.pieces.append(reply.content)
+        self.complete = not reply.more_content
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """``web``, with files in it, and secrets beside it."""
+    (tmp_path / "secret.txt").write_bytes(SECRET)
+    (tmp_path / "web-secret").mkdir()
+    (tmp_path / "web-secret" / "x.txt").write_bytes(SECRET)
+    web = tmp_path / "web"
+    (web / "sub").mkdir(parents=True)
+    (web / "app.js").write_text("let a\n")
+    (web / "a b.txt").write_text("space")
+    (web / "café.html").write_text("café")
+    (web / "index.html").write_text("home")
+    (web / "sub" / "index.html").write_text("sub")
+    (web / "sub" / "page.html").write_text("page")
+    (web / "empty.css").write_text("")
+    (web / "none").mkdir()
+    (web / ".hidden").write_bytes(SECRET)
+    (web / ".git").mkdir()
+    (web / ".git" / "config").write_bytes(SECRET)
+    (web / "sub" / ".env").write_bytes(SECRET)
+    return web
+
+
+async def get(
+    folder: Path,
+    path: str,
+    *,
+    method: str = "GET",
+    prefix: str = "/static/",
+    headers: Any = (),
+    **options: Any,
+) -> Replies | None:
+    """What a request gets; None where the route does not take it."""
+    replies = Replies()
+    content = {"path": path, "method": method, "headers": list(headers)}
+    message = Message(content, Channel("http.request"), replies)
+    match = static_files(prefix, folder, **options).match(message)
+    if match is None:
+        return None
+    consumer, kwargs = match
+    await consumer(message, **kwargs)
+    assert replies.complete
+    return replies
+
+
+async def answer(*args: Any, **kwargs: Any) -> Replies:
+    replies = await get(*args, **kwargs)
+    assert replies is not None
+    return replies
+
+
+class TestServes:
+    @pytest.mark.parametrize(
+        ("path", "body", "kind"),
+        [
+            ("/static/app.js", b"let a\n", rb"(text|application)/javascript; charset=utf-8"),
+            ("/static/sub/page.html", b"page", rb"text/html; charset=utf-8"),
+            ("/static/sub//page.html", b"page", rb"text/html; charset=utf-8"),
+            ("/static/a b.txt", b"space", rb"text/plain; charset=utf-8"),
+            ("/static/café.html", "café".encode(), rb"text/html; charset=utf-8"),
+            ("/static/", b"home", rb"text/html; charset=utf-8"),
+            ("/static/sub/", b"sub", rb"text/html; charset=utf-8"),
+            ("/static/empty.css", b"", rb"text/css; charset=utf-8"),
+        ],
+    )
+    async def test_files(self, folder: Path, path: str, body: bytes, kind: bytes) -> None:
+        replies = await answer(folder, path)
+        assert (replies.status, replies.body) == (200, body)
+        assert replies.headers[b"content-length"] == b"%d" % len(body)
+        assert re.fullmatch(kind, replies.headers[b"content-type"])
+        assert replies.headers[b"x-content-type-options"] == b"nosniff"
+
+    async def test_head_is_the_same_without_the_body(self, folder: Path) -> None:
+        got = await answer(folder, "/static/app.js")
+        head = await answer(folder, "/static/app.js", method="HEAD")
+        assert (head.status, head.headers, head.body) == (200, got.headers, b"")
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", "PROPFIND"])
+    async def test_other_methods_are_405(self, folder: Path, method: str) -> None:
+        replies = await answer(folder, "/static/app.js", method=method)
+        assert (replies.status, replies.headers[b"allow"]) == (405, b"GET, HEAD")
+
+    async def test_a_large_file_comes_in_pieces(self, folder: Path) -> None:
+        content = os.urandom(600_000)
+        (folder / "large.bin").write_bytes(content)
+        replies = await answer(folder, "/static/large.bin")
+        assert replies.body == content
+        assert len(replies.pieces) > 1
+        assert replies.headers[b"content-type"] == b"application/octet-stream"
+
+    async def test_a_file_that_becomes_shorter_is_not_completed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = static._find(folder, "app.js", "index.html")
+        assert found is not None
+        path, status = found
+        longer = os.stat_result((*status[:6], 1000, *status[7:]))
+        monkeypatch.setattr(static, "_find", lambda *args: (path, longer))
+        with pytest.raises(OSError, match="became shorter"):
+            await get(folder, "/static/app.js")
+
+    async def test_a_file_that_grows_is_sent_as_long_as_it_was_said_to_be(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = static._find(folder, "app.js", "index.html")
+        (folder / "app.js").write_text("let a\nlet b\n")
+        monkeypatch.setattr(static, "_find", lambda *args: found)
+        replies = await answer(folder, "/static/app.js")
+        assert (replies.body, replies.headers[b"content-length"]) == (b"let a\n", b"6")
+
+    async def test_a_file_that_goes_before_it_is_opened_is_404(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = static._find(folder, "app.js", "index.html")
+        (folder / "app.js").unlink()
+        monkeypatch.setattr(static, "_find", lambda *args: found)
+        assert (await answer(folder, "/static/app.js")).status == 404
+
+    async def test_another_index(self, folder: Path) -> None:
+        assert (await answer(folder, "/static/sub/", index="page.html")).body == b"page"
+        assert (await answer(folder, "/static/none/")).status == 404
+
+    async def test_prefixes_are_not_regular_expressions(self, folder: Path) -> None:
+        assert (await answer(folder, "/a.b+c/app.js", prefix="/a.b+c/")).status == 200
+        assert await get(folder, "/aXb+c/app.js", prefix="/a.b+c/") is None
+        assert (await answer(folder, "/é /app.js", prefix="/é /")).status == 200
+        assert await get(folder, "/other/static/app.js") is None
+
+    def test_there_has_to_be_a_folder(self, folder: Path) -> None:
+        for missing in (folder / "missing", folder / "app.js"):
+            with pytest.raises(ImproperlyConfigured, match="is no folder"):
+                static_files("/static/", missing)
+
+
+class TestRevalidation:
+    async def test_an_etag_that_is_known_is_304(self, folder: Path) -> None:
+        etag = (await answer(folder, "/static/app.js")).headers[b"etag"]
+        for known in (etag, b"W/" + etag, b'"x", ' + etag, b'"x",W/' + etag + b' , "y"', b"*"):
+            replies = await answer(folder, "/static/app.js", headers=[(b"if-none-match", known)])
+            assert (replies.status, replies.body) == (304, b"")
+            assert replies.headers[b"etag"] == etag
+            assert b"content-length" not in replies.headers
+
+    async def test_another_is_not(self, folder: Path) -> None:
+        for known in (b'"x"', b"", b'"' + b"0" * 16 + b'"', b'"*"'):
+            assert (await answer(folder, "/static/app.js", headers=[(b"if-none-match", known)])).status == 200
+
+    async def test_a_changed_file_has_another_etag(self, folder: Path) -> None:
+        before = (await answer(folder, "/static/app.js")).headers[b"etag"]
+        (folder / "app.js").write_text("let b!\n")
+        assert (await answer(folder, "/static/app.js")).headers[b"etag"] != before
+
+    async def test_last_modified_is_a_date(self, folder: Path) -> None:
+        os.utime(folder / "app.js", (0, 0))
+        replies = await answer(folder, "/static/app.js")
+        assert replies.headers[b"last-modified"] == b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+class TestNoWayOut:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "../secret.txt", "..", "../", "/../secret.txt", "sub/../../secret.txt", "sub/../app.js", "./app.js", ".", "sub/.",
+            "%2e%2e/secret.txt", "..%2fsecret.txt", "%2e%2e%2fsecret.txt", "..\\secret.txt", "sub\\..\\..\\secret.txt",
+            "..%5csecret.txt", "%252e%252e%252fsecret.txt", "....//secret.txt", "..././secret.txt", "..;/secret.txt",
+            "../web-secret/x.txt", "-secret/x.txt", "../web/app.js", ".hidden", ".git/config", "sub/.env", ".git/", "sub//.env",
+            "app.js\0", "app.js\0.html", "\0", "\0/../secret.txt", "app.js/", "app.js/x", "app.js/../app.js", "a" * 300,
+            "a/" * 3000, "/etc/passwd", "//etc/passwd", "file:///etc/passwd", "~/secret.txt", "~root", "C:/windows", "c:secret",
+            "\u2024\u2024/secret.txt", "\uff0e\uff0e/secret.txt", "..\u2215secret.txt", "missing", "missing/index.html", " ",
+        ],
+    )  # fmt: skip
+    async def test_is_404(self, folder: Path, name: str) -> None:
+        replies = await answer(folder, "/static/" + name)
+        assert (replies.status, SECRET in replies.body) == (404, False)
+
+    @pytest.mark.parametrize("prefix", ["/static/", "/static", "/", ""])
+    async def test_whatever_the_prefix(self, folder: Path, prefix: str) -> None:
+        for name in (
+            "../secret.txt",
+            "/../secret.txt",
+            "-secret/x.txt",
+            ".hidden",
+            "//secret.txt",
+            "/etc/hostname",
+        ):
+            replies = await answer(folder, prefix + name, prefix=prefix)
+            assert replies.status == 404
+
+    async def test_a_link_that_stays_inside_is_followed(self, folder: Path) -> None:
+        (folder / "link.html").symlink_to("sub/page.html")
+        (folder / "linked").symlink_to("sub")
+        assert (await answer(folder, "/static/link.html")).body == b"page"
+        assert (await answer(folder, "/static/linked/page.html")).body == b"page"
+        assert (await answer(folder, "/static/linked/")).body == b"sub"
+
+    async def test_a_link_that_leads_out_is_not(self, folder: Path) -> None:
+        (folder / "out.txt").symlink_to("../secret.txt")
+        (folder / "absolute.txt").symlink_to((folder.parent / "secret.txt").absolute())
+        (folder / "up").symlink_to("..")
+        (folder / "beside").symlink_to("../web-secret")
+        (folder / "chain").symlink_to("out.txt")
+        (folder / "none" / "index.html").symlink_to("../../secret.txt")
+        (folder / "round").symlink_to("up/web")
+        for name in (
+            "out.txt",
+            "absolute.txt",
+            "up/secret.txt",
+            "beside/x.txt",
+            "chain",
+            "none/",
+            "none/index.html",
+        ):
+            assert (await answer(folder, "/static/" + name)).status == 404
+        assert (await answer(folder, "/static/round/app.js")).status == 200  # out, and in again
+
+    async def test_a_folder_that_is_itself_a_link(self, folder: Path) -> None:
+        link = folder.parent / "link"
+        link.symlink_to(folder)
+        assert (await answer(link, "/static/app.js")).status == 200
+        assert (await answer(link, "/static/../secret.txt")).status == 404
+
+    async def test_links_in_a_circle(self, folder: Path) -> None:
+        (folder / "a").symlink_to("b")
+        (folder / "b").symlink_to("a")
+        (folder / "self").symlink_to("self")
+        (folder / "dangling").symlink_to("missing")
+        for name in ("a", "a/x", "self", "dangling"):
+            assert (await answer(folder, "/static/" + name)).status == 404
+
+    async def test_what_is_no_file(self, folder: Path) -> None:
+        os.mkfifo(folder / "fifo")
+        (folder / "device").symlink_to("/dev/zero")
+        for name in ("fifo", "device", "none", "none/"):
+            assert (await answer(folder, "/static/" + name)).status == 404
+
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+    @given(
+        st.lists(
+            st.sampled_from(
+                [
+                    "..",
+                    ".",
+                    "/",
+                    "\\",
+                    "%2e",
+                    "%2f",
+                    "secret.txt",
+                    "sub",
+                    "app.js",
+                    "web",
+                    ".hidden",
+                    "\0",
+                    "out",
+                    "a",
+                    "\n",
+                    "~",
+                ]
+            ),
+            max_size=8,
+        ).map("".join)
+    )
+    @example("app.js\n")
+    def test_any_combination_finds_a_file_inside_or_nothing(self, folder: Path, name: str) -> None:
+        if not (folder / "out").is_symlink():
+            (folder / "out").symlink_to("..")
+        found = static._find(folder, name, "index.html")
+        if found is not None:
+            path, _ = found
+            assert path.is_relative_to(folder.resolve())
+            assert not any(part.startswith(".") for part in path.relative_to(folder.resolve()).parts)
+            assert SECRET not in path.read_bytes()

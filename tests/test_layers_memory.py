@@ -1,0 +1,100 @@
+"""The in-memory layer: the contract, and what only it promises."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from layers import SETTINGS, FakeEndpoint, LayerContract
+from trio.testing import MockClock, assert_no_checkpoints
+
+from triochan import Channel, Group
+from triochan.exceptions import ChannelFull
+from triochan.layers import MemoryLayer, running_layer
+
+
+class TestMemoryLayer(LayerContract):
+    @pytest.fixture
+    async def layer(self) -> AsyncIterator[MemoryLayer]:
+        layer = MemoryLayer(SETTINGS)
+        async with layer.running():
+            yield layer
+        # Whatever a test did, nothing of it may stay.
+        assert not layer._endpoints
+        assert not layer.groups._groups.keys() - {Channel("jobs"), Channel("log")}
+
+    async def test_sending_never_waits(self, layer: MemoryLayer) -> None:
+        member = FakeEndpoint(layer)
+        await Group("room").add(member.channel)
+        await Group("room").add("small.jobs")
+        with assert_no_checkpoints():
+            for number in range(5):
+                await Group("room").send({"text": str(number)})
+            await Channel("jobs").send({})
+            with pytest.raises(ChannelFull):
+                await Channel("small.jobs").send({})
+        await Group("room").discard("small.jobs")
+        layer.detach(member)
+
+    async def test_what_a_group_send_finds_no_place_for_is_counted_and_logged(
+        self, layer: MemoryLayer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await Group("room").add("small.jobs")
+        for number in range(5):
+            await Group("room").send({"number": number})
+        assert layer.dropped == 2
+        assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+        assert "'small.jobs' is full" in caplog.text
+        await Group("room").discard("small.jobs")
+
+    async def test_what_expired_is_counted_and_logged(
+        self, layer: MemoryLayer, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(3):
+            await Channel("small.brief").send({"number": number})
+        mock_clock.jump(6)
+        await Channel("small.brief").send({"number": 3})
+        assert layer.expired == 3
+        assert await layer.receive("small.brief") == {"number": 3}
+        assert layer.expired == 3
+        assert caplog.text.count("expired before a consumer took it") == 3
+        assert "{'number': 2}" in caplog.text
+
+    async def test_groups_see_messages_in_one_order(self, layer: MemoryLayer) -> None:
+        one, two = FakeEndpoint(layer), FakeEndpoint(layer)
+        for each in (one, two):
+            await Group("room").add(each.channel)
+        for number in range(10):
+            await Group("room").send({"text": str(number)})
+        assert one.frames == two.frames
+        for each in (one, two):
+            layer.detach(each)
+
+    async def test_empty_groups_cost_nothing(self, layer: MemoryLayer) -> None:
+        member = FakeEndpoint(layer)
+        for number in range(100):
+            await Group(f"room-{number}").add(member.channel)
+        assert len(layer.groups) == 100
+        layer.detach(member)
+        assert len(layer.groups) == 0
+
+
+async def test_it_serves_only_while_it_runs() -> None:
+    layer = MemoryLayer()
+    assert running_layer.get(None) is None
+    async with layer.running():
+        assert running_layer.get() is layer
+    assert running_layer.get(None) is None
+
+
+async def test_one_given_by_hand_needs_not_run() -> None:
+    one, two = MemoryLayer(), MemoryLayer()
+    await Channel("jobs", one).send({"to": 1})
+    await Channel("jobs", two).send({"to": 2})
+    assert await one.receive("jobs") == {"to": 1}
+    assert await two.receive("jobs") == {"to": 2}
+    member = FakeEndpoint(one)
+    await Group("room", one).add(member.channel)
+    assert await Group("room", one).members() == [member.channel.name]
+    assert await Group("room", two).members() == []

@@ -1,0 +1,222 @@
+"""Consumers of WebSockets, plain and JSON (Channels 1: "Generic Consumers", "WebSockets")."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, ClassVar
+
+from ..content import InvalidJSON, decode_json, encode_json
+from ..exceptions import ImproperlyConfigured
+from ..layers import Group
+from ..message import Message
+from ..settings import Overflow
+from .base import BaseConsumer
+
+
+class WebsocketConsumer(BaseConsumer):
+    """The consumer of a WebSocket's whole life.
+
+    Override :meth:`connect`, :meth:`receive` and :meth:`disconnect`.
+
+    Attributes:
+        groups: the groups that every connection is in, unless :meth:`connection_groups` is overridden.
+        strict_ordering: one handler at a time, in the order of arrival.
+        slight_ordering: ``connect`` has finished before any ``receive`` starts; receives may overlap.
+        max_overlap, overflow, outbox_limit: this consumer's own, instead of the :class:`triochan.Settings`.
+        cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
+        path: the URL's path.
+    """
+
+    method_mapping: ClassVar[Mapping[str, str]] = {
+        "websocket.connect": "raw_connect",
+        "websocket.receive": "raw_receive",
+        "websocket.disconnect": "raw_disconnect",
+    }
+    handler_names: ClassVar[tuple[str, ...]] = ("connect", "receive", "disconnect")
+
+    groups: Iterable[str] = ()
+    strict_ordering = False
+    slight_ordering = False
+    cancel_on_disconnect = False
+    max_overlap: int | None = None
+    overflow: Overflow | None = None
+    outbox_limit: int | None = None
+
+    _receives_straight: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._receives_straight = cls.straight and cls.raw_receive is WebsocketConsumer.raw_receive
+
+    @classmethod
+    def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        if cls._receives_straight:
+            content = message.content
+            if "text" in content:
+                return cls(message, **kwargs).receive(text=content["text"], **kwargs)
+        return super().begin(message, kwargs)
+
+    @classmethod
+    def is_idle(cls, channel: str) -> bool:
+        """A message on ``channel`` would change nothing: the class leaves all that it calls as it is here."""
+        base = WebsocketConsumer
+        raw, name = {
+            "websocket.connect": ("raw_connect", "connect"),
+            "websocket.disconnect": ("raw_disconnect", "disconnect"),
+        }.get(channel, ("", ""))
+        return (
+            bool(raw)
+            and cls.straight
+            and not cls.groups
+            and all(
+                getattr(cls, each) is getattr(base, each)
+                for each in (raw, name, "connection_groups", "_group_names", "__init__")
+            )
+        )
+
+    @property
+    def path(self) -> str:
+        return self.message.content.get("path", "")  # type: ignore[no-any-return]
+
+    def connection_groups(self, **kwargs: Any) -> Iterable[str]:
+        """The groups that the connection is in for as long as it lives.
+
+        Args:
+            kwargs: the routing's named groups; give the same answer for the same connection.
+        """
+        return self.groups
+
+    # -- what the routing calls
+
+    async def raw_connect(self, message: Message, **kwargs: Any) -> None:
+        for name in self._group_names(kwargs):
+            await Group(name).add(message.reply_channel)
+        await self.connect(message, **kwargs)
+
+    async def raw_receive(self, message: Message, **kwargs: Any) -> None:
+        content = message.content
+        if "text" in content:
+            await self.receive(text=content["text"], **kwargs)
+        else:
+            await self.receive(bytes=content["bytes"], **kwargs)
+
+    async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
+        for name in self._group_names(kwargs):
+            await Group(name).discard(message.reply_channel)
+        await self.disconnect(message, **kwargs)
+
+    def _group_names(self, kwargs: dict[str, Any]) -> Iterable[str]:
+        names = self.connection_groups(**kwargs)
+        if isinstance(names, (str, bytes)):
+            raise ImproperlyConfigured(
+                f"{type(self).__qualname__}: groups and connection_groups() are a list of names, "
+                f"not one string; write [{names!r}]"
+            )
+        return names or ()
+
+    # -- what the program overrides
+
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        """A client is connecting. Returning accepts it; :meth:`close` or ``raise DenyConnection`` answers 403."""
+
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        """A message came: ``text`` or ``bytes`` of it."""
+
+    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+        """The connection is over: ``message["code"]`` and ``message["reason"]`` say how. Called exactly once."""
+
+    # -- what the program calls
+
+    async def send(self, text: str | None = None, bytes: bytes | None = None, close: bool | int = False) -> None:
+        """Send one message to the client, waiting while its outbox is full.
+
+        Args:
+            close: afterwards, close the socket: True for 1000, or a code.
+
+        Raises:
+            ValueError: neither text nor bytes, or both.
+            ConnectionClosed: the peer is gone.
+        """
+        connection = self.message.connection
+        if connection is not None and close is False and bytes is None and text.__class__ is str:
+            # What the rest comes to, without its dict and its checks.
+            if not connection.send_nowait(text):
+                await connection.send(text)
+            return
+        if text is None and bytes is None:
+            raise ValueError("send takes text or bytes")
+        await self.message.reply_channel.send(_content(text, bytes, close))
+
+    async def close(self, code: int | bool = True, reason: str = "") -> None:
+        """Close the socket from this end, or refuse it while it connects; does not wait for the peer.
+
+        Args:
+            code: the close code; True is 1000.
+            reason: at most 123 bytes of UTF-8.
+        """
+        await self.message.reply_channel.send({"close": code, "reason": reason})
+
+    @classmethod
+    async def group_send(
+        cls, name: str, text: str | None = None, bytes: bytes | None = None, close: bool | int = False
+    ) -> None:
+        """Send one message to every member of the group ``name``; see :meth:`triochan.Group.send`.
+
+        Raises:
+            ValueError: neither text nor bytes, or both; or a name that is none.
+        """
+        if text is None and bytes is None:
+            raise ValueError("group_send takes text or bytes")
+        await Group(name).send(_content(text, bytes, close))
+
+
+class JsonWebsocketConsumer(WebsocketConsumer):
+    """A WebSocket whose messages are JSON: values in, values out.
+
+    Text that is not JSON closes the socket with 1007, a binary message with 1003.
+    """
+
+    async def raw_receive(self, message: Message, **kwargs: Any) -> None:
+        text = message.content.get("text")
+        if text is None:
+            await self.close(1003, "this socket takes JSON in text messages only")
+            return
+        try:
+            content = self.decode_json(text)
+        except InvalidJSON:
+            await self.close(1007, "this is not JSON")
+            return
+        await self.receive(content, **kwargs)
+
+    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """A message came, decoded."""
+
+    async def send(self, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
+        """Send ``content`` as JSON; see :meth:`WebsocketConsumer.send`.
+
+        Raises:
+            TypeError: JSON has no form for it.
+        """
+        await super().send(text=self.encode_json(content), close=close)
+
+    @classmethod
+    async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
+        """Send ``content`` as JSON to every member of the group ``name``, encoded once."""
+        await WebsocketConsumer.group_send(name, text=cls.encode_json(content), close=close)
+
+    @classmethod
+    def decode_json(cls, text: str) -> Any:
+        """The value that ``text`` says; override for another dialect, and raise ``InvalidJSON``."""
+        return decode_json(text)
+
+    @classmethod
+    def encode_json(cls, content: Any) -> str:
+        """``content`` as text."""
+        return encode_json(content)
+
+
+def _content(text: str | None, bytes: bytes | None, close: bool | int) -> dict[str, Any]:
+    content: dict[str, Any] = {"text": text, "bytes": bytes}
+    if close is not False:
+        content["close"] = close
+    return content

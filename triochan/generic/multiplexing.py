@@ -1,0 +1,259 @@
+"""Several streams over one WebSocket (Channels 1: "Generic Consumers", "WebSocket Multiplexing").
+
+Frames are JSON, ``{"stream": …, "payload": {…}}`` both ways; what a client got wrong is answered with
+``{"stream": …, "error": …}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, NoReturn
+
+from ..content import encode_json
+from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, SendNotAvailableOnDemultiplexer
+from ..layers import Channel, Group
+from ..message import Message, check_name
+from ..routing import check_consumer, name_of
+from .base import DECORATING, BaseConsumer
+from .consumers import JsonWebsocketConsumer
+
+logger = logging.getLogger("triochan.generic")
+
+StreamConsumer = type[BaseConsumer] | Callable[..., Awaitable[object]]
+"""What takes a stream's messages: a consumer class, or an ``async def`` of a message."""
+
+_ORDERING = ("strict_ordering", "slight_ordering")
+_ABSENT: Any = object()
+
+
+class WebsocketMultiplexer:
+    """Sends on one stream of one connection; stream consumers get one as their ``multiplexer`` argument.
+
+    It may be kept for as long as the connection lives.
+
+    Args:
+        stream: the stream's name.
+        reply_channel: the connection's.
+    """
+
+    def __init__(self, stream: str, reply_channel: Any) -> None:
+        self.stream = stream
+        self.reply_channel = reply_channel
+
+    async def send(self, payload: Any, close: bool | int = False) -> None:
+        """Send ``payload`` on the stream, waiting while the connection's outbox is full.
+
+        Args:
+            payload: a value that JSON has a form for, or an object of a typed content.
+            close: afterwards, close the socket: True for 1000, or a code.
+
+        Raises:
+            TypeError: JSON has no form for it.
+            ConnectionClosed: the peer is gone.
+        """
+        await self.reply_channel.send(_with_close(self.encode(self.stream, payload), close))
+
+    async def send_error(self, error: str, details: list[str] | None = None) -> None:
+        """Tell the client that what it sent on the stream was refused; see :meth:`encode_error`."""
+        await self.reply_channel.send(self.encode_error(self.stream, error, details))
+
+    @classmethod
+    async def group_send(cls, name: str, stream: str, payload: Any, close: bool | int = False) -> None:
+        """Send ``payload`` on ``stream`` to every member of the group ``name``, encoded once."""
+        await Group(name).send(_with_close(cls.encode(stream, payload), close))
+
+    @classmethod
+    def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
+        """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
+        return {"text": cls.encode_json({"stream": stream, "payload": payload})}
+
+    @classmethod
+    def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:
+        """The same for an error: ``{"stream": …, "error": …}``, and ``"details"`` where there are any.
+
+        Args:
+            stream: None where the client named none.
+        """
+        content: dict[str, Any] = {"stream": stream, "error": error}
+        if details is not None:
+            content["details"] = details
+        return {"text": cls.encode_json(content)}
+
+    @classmethod
+    def encode_json(cls, content: Any) -> str:
+        """``content`` as text; override for another dialect."""
+        return encode_json(content)
+
+
+class WebsocketDemultiplexer(JsonWebsocketConsumer):
+    """A WebSocket that carries several streams.
+
+    A stream goes either to a named channel, whose consumer gets the payload as its message's content with the
+    connection's ``reply_channel`` (so that sessions and users work there), or to a consumer of JSON, whose
+    ``connect``, ``receive`` and ``disconnect`` are called with the keyword argument ``multiplexer``::
+
+        class Demultiplexer(WebsocketDemultiplexer):
+            mapping = {"stats": "internal.stats"}
+            consumers = {"posts": PostConsumer}
+
+    Attributes:
+        mapping: stream to the name of a channel.
+        consumers: stream to a consumer class (or an ``async def`` of a message). An instance is made for each
+            message, as always; the class is left as it is. An instance's own ``send`` raises
+            SendNotAvailableOnDemultiplexer, for it would send without the stream.
+        multiplexer_class: what makes the ``multiplexer`` argument.
+
+    Raises (when the class is made):
+        ImproperlyConfigured: something that can't be a stream's consumer or channel, or a stream with two.
+    """
+
+    mapping: ClassVar[Mapping[str, str]] = {}
+    consumers: ClassVar[Mapping[str, StreamConsumer]] = {}
+    multiplexer_class: ClassVar[type[WebsocketMultiplexer]] = WebsocketMultiplexer
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        _check_streams(cls)
+        # The connection has one order and one set of sessions: those that its most demanding stream asks for.
+        for name in (*DECORATING, *_ORDERING):
+            if not getattr(cls, name) and any(getattr(each, name, False) for each in cls.consumers.values()):
+                setattr(cls, name, True)
+        super().__init_subclass__(**kwargs)
+
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        """A client is connecting: every stream's consumer is asked. Call ``super().connect`` where you override it."""
+        for stream in self.consumers:
+            await self._forward(stream, self._message(message, dict(message.content)), kwargs)
+
+    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+        """The connection is over: every stream's consumer is told, whatever another one raises."""
+        errors: list[Exception] = []
+        for stream in self.consumers:
+            try:
+                await self._forward(stream, self._message(message, dict(message.content)), kwargs)
+            except Exception as error:  # noqa: BLE001 - raised again when all have been told
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup("several streams raised in disconnect", errors)
+
+    async def receive(self, content: Any, **kwargs: Any) -> None:
+        """A frame came: find its stream, and pass the payload on."""
+        stream = content.get("stream") if isinstance(content, dict) else None
+        if not isinstance(stream, str) or "payload" not in content:
+            await self._refuse(stream if isinstance(stream, str) else None, "a frame is {stream, payload}")
+            return
+        payload = content["payload"]
+        channel = self.mapping.get(stream)
+        if channel is None and stream not in self.consumers:
+            await self._refuse(stream, "unknown stream")
+        elif not isinstance(payload, dict):
+            await self._refuse(stream, "payload is not an object")
+        elif channel is not None:
+            await self._send_to(channel, stream, payload)
+        else:
+            received = self.message.content
+            text = self.encode_json(payload)
+            message = self._message(self.message, {"path": self.path, "order": received.get("order"), "text": text})
+            await self._forward(stream, message, kwargs)
+
+    async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
+        try:
+            # Last, so that no client can pass for another by sending a reply_channel of its own.
+            await Channel(channel).send({**payload, "reply_channel": self.message.reply_channel.name})
+        except (ChannelFull, LayerUnavailable) as error:
+            logger.warning("stream %r on %s: %s", stream, self.path, error)
+            await self._refuse(stream, "the server is busy; this was not taken, try again later")
+
+    async def _forward(self, stream: str, message: Message, kwargs: dict[str, Any]) -> None:
+        consumer = self.consumers[stream]
+        kwargs = {**kwargs, "multiplexer": self.multiplexer_class(stream, message.reply_channel)}
+        if not isinstance(consumer, type):
+            await consumer(message, **kwargs)
+            return
+        method = consumer.method_mapping.get(message.channel.name)
+        if method is None:
+            return
+        instance = consumer(message, **kwargs)
+        if isinstance(instance, JsonWebsocketConsumer):
+            instance.send = _send_without_stream  # type: ignore[method-assign]  # the instance's alone
+        if consumer.dispatch is BaseConsumer.dispatch and consumer.get_handler is BaseConsumer.get_handler:
+            # What its attributes ask for is done: this class has them too.
+            await getattr(instance, method)(message, **kwargs)
+        else:
+            await instance.dispatch(message, **kwargs)
+
+    def _message(self, message: Message, content: dict[str, Any]) -> Message:
+        """A stream's own message, with the sessions and the user of the connection's."""
+        own = Message(content, message.channel, message.reply_channel, message.connection)
+        own.channel_session = message.channel_session
+        own.http_session = message.http_session
+        own.user = message.user
+        own.application = message.application
+        return own
+
+    async def _refuse(self, stream: str | None, error: str) -> None:
+        await self.message.reply_channel.send(self.multiplexer_class.encode_error(stream, error))
+
+    # -- what the program calls
+
+    async def send(self, stream: Any = _ABSENT, payload: Any = _ABSENT, close: bool | int = False) -> None:  # type: ignore[override]
+        """Send ``payload`` on ``stream``; see :meth:`WebsocketMultiplexer.send`.
+
+        Raises:
+            SendNotAvailableOnDemultiplexer: only one of them is given: without a stream there is no frame.
+        """
+        if payload is _ABSENT:
+            await _send_without_stream()
+        await self.multiplexer_class(stream, self.message.reply_channel).send(payload, close)
+
+    @classmethod
+    async def group_send(  # type: ignore[override]
+        cls, name: str, stream: Any = _ABSENT, payload: Any = _ABSENT, close: bool | int = False
+    ) -> None:
+        """Send ``payload`` on ``stream`` to the group ``name``; see :meth:`WebsocketMultiplexer.group_send`.
+
+        Raises:
+            SendNotAvailableOnDemultiplexer: no stream is given.
+        """
+        if payload is _ABSENT:
+            await _send_without_stream()
+        await cls.multiplexer_class.group_send(name, stream, payload, close)
+
+    @classmethod
+    def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
+        """What a reply channel or a group is sent; see :meth:`WebsocketMultiplexer.encode`."""
+        return cls.multiplexer_class.encode(stream, payload)
+
+
+async def _send_without_stream(*args: Any, **kwargs: Any) -> NoReturn:
+    raise SendNotAvailableOnDemultiplexer(
+        "this socket carries streams, and send(content) names none; use the multiplexer argument's send(payload)"
+    )
+
+
+def _with_close(content: dict[str, Any], close: bool | int) -> dict[str, Any]:
+    if close is not False:
+        content["close"] = close
+    return content
+
+
+def _check_streams(cls: type[WebsocketDemultiplexer]) -> None:
+    for attribute in ("mapping", "consumers"):
+        streams = getattr(cls, attribute)
+        if not isinstance(streams, Mapping) or not all(isinstance(stream, str) for stream in streams):
+            raise ImproperlyConfigured(f"{name_of(cls)}.{attribute} is a dict with names of streams, not {streams!r:.200}")
+    for stream, channel in cls.mapping.items():
+        place = f"{name_of(cls)}.mapping[{stream!r}]"
+        if stream in cls.consumers:
+            raise ImproperlyConfigured(f"{place}: the stream is in consumers too; it goes to one of them")
+        try:
+            check_name("channel", channel)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"{place}: {error}") from None
+    for stream, consumer in cls.consumers.items():
+        place = f"{name_of(cls)}.consumers[{stream!r}]"
+        if isinstance(consumer, type) and issubclass(consumer, WebsocketDemultiplexer):
+            raise ImproperlyConfigured(f"{place}: a demultiplexer can't be a stream of another one")
+        check_consumer(consumer, place)
