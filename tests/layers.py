@@ -1,11 +1,12 @@
 """The contract of a channel layer, as tests that any layer runs: subclass :class:`LayerContract`.
 
-A subclass gives the fixtures ``layer`` (running, with :data:`SETTINGS`) and, where it has a clock of its own, ``elapse``.
+A subclass gives the fixtures ``layer`` (running, with :data:`SETTINGS`) and, where its time is not Trio's, ``clock``
+and ``elapse``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -68,14 +69,20 @@ class LayerContract:
     """Every test here holds for every layer."""
 
     @pytest.fixture
-    async def elapse(self, mock_clock: MockClock) -> AsyncIterator[Elapse]:
+    def clock(self) -> MockClock | None:
+        """The clock that a test runs by; None where the layer's time is not Trio's."""
+        return MockClock()
+
+    @pytest.fixture
+    def elapse(self, clock: MockClock | None) -> Elapse:
         """Let time pass."""
 
         async def jump(seconds: float) -> None:
-            mock_clock.jump(seconds)
+            assert clock is not None
+            clock.jump(seconds)
             await wait_all_tasks_blocked()
 
-        yield jump
+        return jump
 
     # -- named channels
 
@@ -143,14 +150,14 @@ class LayerContract:
     async def test_a_receiver_that_is_cancelled_takes_nothing_along(
         self, layer: ChannelLayer, nursery: trio.Nursery
     ) -> None:
-        with trio.CancelScope() as scope:
+        scope = trio.CancelScope()
 
-            async def receive() -> None:
-                with scope:
-                    await layer.receive("jobs")
+        async def receive() -> None:
+            with scope:
+                await layer.receive("jobs")
 
-            nursery.start_soon(receive)
-            await settled(layer)
+        nursery.start_soon(receive)
+        await settled(layer)
         scope.cancel()
         await settled(layer)
         await Channel("jobs").send({"a": 1})
@@ -182,19 +189,25 @@ class LayerContract:
         with pytest.raises(ChannelFull, match="100 messages"):
             await Channel("other").send({})
 
-    async def test_a_message_expires(self, layer: ChannelLayer, elapse: Elapse) -> None:
+    async def test_a_message_expires(
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
+    ) -> None:
         await Channel("brief.jobs").send({"number": 1})
         await elapse(4)
         await Channel("brief.jobs").send({"number": 2})
         await elapse(2)
         assert await layer.receive("brief.jobs") == {"number": 2}
 
-    async def test_but_not_before_its_time(self, layer: ChannelLayer, elapse: Elapse) -> None:
+    async def test_but_not_before_its_time(
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
+    ) -> None:
         await Channel("jobs").send({"number": 1})
         await elapse(59)
         assert await layer.receive("jobs") == {"number": 1}
 
-    async def test_what_has_expired_takes_no_room(self, layer: ChannelLayer, elapse: Elapse) -> None:
+    async def test_what_has_expired_takes_no_room(
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
+    ) -> None:
         for number in range(2):
             await Channel("small.brief").send({"number": number})
         await elapse(4)

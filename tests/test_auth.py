@@ -21,6 +21,7 @@ from triochan.auth import (
     login,
     logout,
     transfer_user,
+    user_group,
 )
 from triochan.exceptions import ImproperlyConfigured, SessionCookieUnavailable
 from triochan.generic import BaseConsumer
@@ -305,7 +306,7 @@ async def test_logging_in_and_out_changes_the_key() -> None:
         await client.get("/login/1")
         after = client.cookies[COOKIE]
         assert after.partition(".")[0] != before.partition(".")[0]
-        assert list(store._texts.values())[0][1] == '{"basket":[1],"user_id":1}'
+        assert next(iter(store._texts.values()))[1] == '{"basket":[1],"user_id":1}'
         response = await client.get("/logout")
         assert response.header("set-cookie") == f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
         assert COOKIE not in client.cookies
@@ -603,8 +604,6 @@ async def test_disconnect_user_refuses_a_handshake_that_is_under_way() -> None:
 
 
 async def test_a_users_group_ends_with_the_connection(client: Client) -> None:
-    from triochan.auth import user_group
-
     await client.get("/login/1")
     async with client.websocket("/user/") as socket:
         await socket.receive()

@@ -101,7 +101,23 @@ def test_the_first_secret_signs_and_all_of_them_verify() -> None:
     assert SessionCookies([NEW.encode()]).key(a_request(signed(after))) == "a-key"
 
 
-def test_without_a_secret_each_process_has_its_own_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_without_secrets_has_those_of_the_environment(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIOCHAN_SECRET", f"{NEW},{OLD}")
+    assert SessionCookies([NEW]).key(a_request(signed(SessionCookies()))) == "a-key"
+    assert SessionCookies().key(a_request(signed(SessionCookies([OLD])))) == "a-key"
+    assert SessionCookies([FOREIGN]).key(a_request(signed(SessionCookies()))) is None
+    assert not caplog.records
+    monkeypatch.setenv("TRIOCHAN_SECRET", "short")
+    with pytest.raises(ImproperlyConfigured, match="at least 16 characters"):
+        SessionCookies()
+
+
+def test_without_a_secret_each_process_has_its_own_and_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRIOCHAN_SECRET", raising=False)
     cookies = SessionCookies()
     assert not caplog.records
     value = signed(cookies)

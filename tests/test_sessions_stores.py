@@ -138,7 +138,7 @@ class TestSqlite(SessionStoreContract):
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run it as another user")
     async def test_a_folder_that_can_not_be_written(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
+        await trio.Path(tmp_path).chmod(0o500)
         with pytest.raises(SessionStoreUnavailable, match="see that this process may write it"):
             await SqliteSessionStore(tmp_path / "s").save("key", "1", 60, new=True)
 

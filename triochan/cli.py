@@ -11,6 +11,7 @@ import difflib
 import errno
 import importlib
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -24,12 +25,13 @@ from typing import Any
 import trio
 
 from . import __version__
-from .application import Application
+from .application import DEFAULT_SESSION_FILE, Application
 from .exceptions import ImproperlyConfigured, TriochanError
 from .listeners import Address
 from .options import make_parser, settings_of
 from .routing import name_of
 from .server import serve
+from .sessions.cookies import SECRET_VARIABLE
 
 
 class CannotServe(Exception):
@@ -48,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     announcement = _Announcement()
     try:
-        application = _load(options.app, options.app_dir)
+        if options.secret is not None:
+            # Before the module is imported, which may make an Application; and worker processes inherit it.
+            os.environ[SECRET_VARIABLE] = ",".join(options.secret)
+        application = _load(options.app, options.app_dir, options.session_file)
         _start_logging(options.log_level)
         announcement.routes = application.router.describe()
         context = _tls(options.ssl_certfile, options.ssl_keyfile)
@@ -106,8 +111,10 @@ def _in_one_line(routes: list[str]) -> str:
 # -- the application
 
 
-def _load(name: str, folder: str) -> Application:
+def _load(name: str, folder: str, session_file: str | None = None) -> Application:
     """The application at ``module:name``, the module looked for in ``folder`` first.
+
+    A bare routing becomes one whose sessions are kept in ``session_file``.
 
     Raises:
         CannotServe: there is none; where the module raised, its traceback is on stderr by then.
@@ -131,8 +138,12 @@ def _load(name: str, folder: str) -> Application:
             found = getattr(found, part)
         except AttributeError:
             raise CannotServe(_no_attribute(module, found, part)) from None
+    if session_file is not None and isinstance(found, Application):
+        raise CannotServe(
+            f"{name!r} is an Application, which keeps its sessions where it says; drop --session-file"
+        )
     try:
-        return Application.of(found)
+        return Application.for_command_line(found, session_file=session_file or DEFAULT_SESSION_FILE)
     except ImproperlyConfigured as error:
         raise CannotServe(f"{name!r} can't be served: {error}") from None
     except Exception as error:  # noqa: BLE001 - the user's route objects, or a module that the routing names

@@ -76,7 +76,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_connect_waiting", "_control", "_decision", "_decoder", "_denied",
-        "_disconnect_match", "_ended", "_failing", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox",
+        "_disconnect_match", "_ended", "_failing", "_fed", "_gated", "_handler_timeout", "_handlers", "_headers", "_inbox",
         "_inbox_size", "_limit", "_namespace", "_order", "_paused", "_policy", "_reading", "_receive_match",
         "_received", "_rest", "_room", "_running", "_runtime", "_state", "_steady", "_subprotocol", "_tasks",
         "_transport", "_upgrade", "_verdict", "_waiting", "_wire", "channel", "close_code", "close_reason", "outbox",
@@ -121,6 +121,7 @@ class Connection:
         self._running = 0
         self._gated = False
         self._steady = False
+        self._fed = False
         self._handler_timeout = settings.handler_timeout
         self._receive_match: Match | None = None
         self._disconnect_match: Match | None = None
@@ -419,6 +420,8 @@ class Connection:
                 text = decoder.single_text(data) if self._steady and self._running < self._limit else None
                 if text is None:
                     self._take(data)
+                    if self._fed:
+                        await self._settle()
                     continue
                 self._order += 1
                 item = TEXT, text, self._order
@@ -475,6 +478,14 @@ class Connection:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._take(data)
+        if self._fed:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Pings are answered before the messages behind them are handled."""
+        self._fed = False
+        if self._waiting and not self._decoder.close_seen:
+            await self._control.stream.settled()
 
     def _take(self, data: bytes, *, more: bool = False) -> None:
         """Decode what was read: messages go into the inbox, control frames to trio-websocket.
@@ -488,9 +499,13 @@ class Connection:
         if self._failing:
             return  # what still comes is taken off the network and not looked at
         decoder, control = self._decoder, self._control.stream
-        for kind, payload in decoder.receive(data, self._runtime.settings.inbox_limit - self._waiting):
+        limit = self._runtime.settings.inbox_limit
+        if self._state is State.OPEN:  # else messages are dropped, and need no room
+            limit -= self._waiting
+        for kind, payload in decoder.receive(data, limit):
             if kind == CONTROL:
                 control.feed(payload)
+                self._fed = True
             elif self._state is State.OPEN:
                 if self._inbox is None:
                     limit = self._runtime.settings.inbox_limit
@@ -610,6 +625,7 @@ class Connection:
             self._verdict = (code, reason)
             self._failing = failing
             self.outbox.seal(code, reason, discard=discard)
+            self._make_room()
             if self._control.stream.open:
                 self._wire.start_soon(self._close)
 
@@ -622,6 +638,7 @@ class Connection:
                     await self._linger()
                 else:
                     await self._control.close(*self._verdict)
+                    await self._end().wait()  # at once, unless it was the peer's close that ran already
         finally:
             self._gone()
 
@@ -632,7 +649,17 @@ class Connection:
         if self._state is State.OPEN:
             self._state = State.CLOSING
             self._steady = False
+            if self.outbox.size:  # behind a backlog, and nobody has set a limit to it yet
+                self._wire.start_soon(self._give_up)
         self.outbox.seal(*self._verdict)
+        self._make_room()
+
+    async def _give_up(self) -> None:
+        try:
+            with trio.move_on_after(self._runtime.settings.close_timeout):
+                await self._end().wait()
+        finally:
+            self._gone()
 
     def _protocol_ended(self) -> None:
         """trio-websocket has closed its stream."""

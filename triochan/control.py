@@ -18,9 +18,15 @@ from .exceptions import ConnectionClosed
 from .outbox import Outbox
 from .replies import Headers
 
-_CLOSE_FRAME = 0x88
+_CLOSE = 0x8
+_TURNS = 5
 MAX_WAITING = 32
 """Control frames that may wait for trio-websocket to answer them, before reading pauses."""
+
+
+def is_close(frame: bytes) -> bool:
+    """The control frame is a close frame."""
+    return frame[0] & 0x0F == _CLOSE
 
 
 class ControlStream(trio.abc.Stream):
@@ -52,6 +58,8 @@ class ControlStream(trio.abc.Stream):
         self._answered = False
         self.open = False
         """The opening handshake is done: what is written now are frames."""
+        self.closing = False
+        """We began to close: wsproto takes nothing more than the peer's close frame."""
         self.end_after_close = False
         """Take the close frame that is sent next for the end: nobody will read the answer."""
 
@@ -76,18 +84,30 @@ class ControlStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """One piece as it was fed; no checkpoint where one waits (its reader is the only one to starve)."""
-        if not self._inbound and not self._ended:
-            self._reader = trio.lowlevel.current_task()
+        while True:
+            if not self._inbound and not self._ended:
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+            if not self._inbound:
+                return b""
+            self._on_room()
+            piece = self._inbound.pop(0)
+            if not self.closing or is_close(piece):
+                return piece
 
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._reader = None
-                return trio.lowlevel.Abort.SUCCEEDED
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        if not self._inbound:
-            return b""
-        self._on_room()
-        return self._inbound.pop(0)
+    async def settled(self) -> None:
+        """Let trio-websocket answer what was fed, so that the answers leave before those to later messages.
+
+        It needs a few turns; more are not given, for a peer that does not read would hold up the messages.
+        """
+        for _ in range(_TURNS):
+            if self._reader is not None or self._ended or self._outbox.size:
+                return
+            await trio.lowlevel.checkpoint()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         frame = bytes(data)
@@ -100,7 +120,7 @@ class ControlStream(trio.abc.Stream):
                 self._answered = True
                 return
             self._outbox.put_control(frame)
-            if frame[0] == _CLOSE_FRAME:
+            if is_close(frame):
                 payload = frame[2:]
                 code = int.from_bytes(payload[:2], "big") if payload else 1005
                 self._on_close_sent(code, payload[2:].decode(errors="replace"))
@@ -170,6 +190,7 @@ class Control:
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame and wait for the peer's answer, without a limit of its own."""
         assert self._websocket is not None
+        self.stream.closing = True
         await self._websocket.aclose(code, reason)
 
     async def fail(self, code: int, reason: str) -> None:

@@ -16,7 +16,9 @@ import attrs
 import trio
 
 from . import __version__
+from .application import DEFAULT_SESSION_FILE
 from .exceptions import ImproperlyConfigured
+from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 
 DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C or SIGTERM."
@@ -118,6 +120,21 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument("--ssl-certfile", metavar="FILE", help="serve TLS with this certificate chain (PEM)")
     where.add_argument(
         "--ssl-keyfile", metavar="FILE", help="and this private key, where it is not in the same file"
+    )
+    sessions = parser.add_argument_group("sessions")
+    sessions.add_argument(
+        "--session-file",
+        metavar="FILE",
+        help="keep the sessions of a bare routing here; an Application says itself where its sessions are "
+        f"(default: {DEFAULT_SESSION_FILE}, made with the first session)",
+    )
+    sessions.add_argument(
+        "--secret",
+        metavar="SECRET",
+        action="append",
+        help=f"sign session cookies with it; again for older ones that still hold. Others may see it in the list of "
+        f"processes: the environment variable {SECRET_VARIABLE} says it too, with commas between several "
+        "(default: a random one, which logs everybody out with each start)",
     )
     other = parser.add_argument_group("other")
     other.add_argument(

@@ -15,7 +15,6 @@ It needs argon2-cffi, for the passwords: ``pip install 'triochan[examples]'``.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import triochan
@@ -41,6 +40,5 @@ routing = [
 application = Application(
     routing,
     session_store=SqliteSessionStore(DATABASE),
-    secrets=[secret for secret in os.environ.get("TRIOCHAN_SECRET", "").split(",") if secret],
     user_loader=consumers.load_user,
 )

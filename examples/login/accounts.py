@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import unicodedata
-from typing import Any
+from typing import Any, ClassVar
 
 import argon2
 import attrs
@@ -36,6 +36,8 @@ class Refused(Exception):
 class User:
     id: int
     name: str
+    is_authenticated: ClassVar[bool] = True
+    """An AnonymousUser's is False."""
 
 
 class Accounts:

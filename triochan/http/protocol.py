@@ -121,6 +121,7 @@ class HttpConnection:
         """The next request; None where the client has gone, or was sent away for taking too long."""
         settings = self._runtime.settings
         first = self._received == 0
+        self._head_only = False
         before = self._received - len(self._protocol.trailing_data[0])
         patience = settings.head_timeout if first else settings.keep_alive_timeout
         idle = self._runtime.idle

@@ -63,19 +63,37 @@ class MemoryLayer(ChannelLayer):
         expiry = by_glob(self.settings.channel_expiry, channel, 60.0)
         # A copy: what the sender does to its dict afterwards is not the receiver's business.
         waiting = (trio.current_time() + expiry, copy.deepcopy(_with_names(content)))
+        sending = self._open(channel)[0]
         try:
-            self._open(channel)[0].send_nowait(waiting)
+            sending.send_nowait(waiting)
         except trio.WouldBlock:
-            raise ChannelFull(channel, self._capacity(channel)) from None
+            if not self._drop_expired(channel):
+                raise ChannelFull(channel, self._capacity(channel)) from None
+            sending.send_nowait(waiting)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         receiving = self._open(channel)[1]
         while True:
-            deadline, content = await receiving.receive()
-            if trio.current_time() <= deadline:
-                return content
-            self.expired += 1
-            logger.warning("a message on channel %r expired before a consumer took it: %.200r", channel, content)
+            waiting = await receiving.receive()
+            if not self._has_expired(channel, waiting):
+                return waiting[1]
+
+    def _drop_expired(self, channel: str) -> bool:
+        """Make room in a full channel, nobody waiting for it; False where nothing in it has expired."""
+        receiving = self._open(channel)[1]
+        kept = [receiving.receive_nowait() for _ in range(receiving.statistics().current_buffer_used)]
+        fresh = [waiting for waiting in kept if not self._has_expired(channel, waiting)]
+        for waiting in fresh:
+            self._open(channel)[0].send_nowait(waiting)
+        return len(fresh) < len(kept)
+
+    def _has_expired(self, channel: str, waiting: _Waiting) -> bool:
+        deadline, content = waiting
+        if trio.current_time() <= deadline:
+            return False
+        self.expired += 1
+        logger.warning("a message on channel %r expired before a consumer took it: %.200r", channel, content)
+        return True
 
     # -- groups
 

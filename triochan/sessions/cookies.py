@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import secrets as random
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -19,6 +20,9 @@ logger = logging.getLogger("triochan.sessions")
 LEAST_SECRET = 16
 """Characters that a secret has at least; ``python -c "import secrets; print(secrets.token_urlsafe(32))"`` makes one."""
 
+SECRET_VARIABLE = "TRIOCHAN_SECRET"
+"""The environment variable that has the secrets of an application that names none."""
+
 SameSite = Literal["Lax", "Strict", "None"]
 
 
@@ -27,7 +31,8 @@ class SessionCookies:
 
     Args:
         secrets: the first one signs, all of them verify, so that a new one is put in front and the old ones go when
-            their cookies are over. None: a random one for this process.
+            their cookies are over. None: those in the environment variable ``TRIOCHAN_SECRET``, with commas between
+            them; and without it a random one for this process.
         name, path, domain: of the cookie.
         secure: send it over TLS only; None: as the request came.
         same_site: when browsers send it along with requests that other sites make.
@@ -50,6 +55,7 @@ class SessionCookies:
     ) -> None:
         if isinstance(secrets, (str, bytes)):
             raise ImproperlyConfigured("secrets is a list of strings, the newest first, not one string")
+        secrets = secrets or [each for each in os.environ.get(SECRET_VARIABLE, "").split(",") if each]
         for secret in secrets:
             if not isinstance(secret, (str, bytes)) or len(secret) < LEAST_SECRET:
                 raise ImproperlyConfigured(
@@ -97,7 +103,7 @@ class SessionCookies:
             logger.warning(
                 "no secret is configured, so this process signs session cookies with a random one: when it restarts, "
                 "and in every other process, they are worth nothing and everybody is logged out. Give the application "
-                "secrets=[…], or the command line the environment variable TRIOCHAN_SECRET"
+                "secrets=[…], or set the environment variable TRIOCHAN_SECRET"
             )
         return self._header(self._signer.sign(key).decode("ascii"), self._is_secure(message), self.max_age)
 
