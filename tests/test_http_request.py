@@ -7,10 +7,18 @@ from typing import Any
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triochan.http.request import Refusal, Upgrade, check_upgrade, head_content, wants_upgrade
+from triochan.http.request import (
+    Head,
+    Refusal,
+    Upgrade,
+    check_upgrade,
+    handshake_head,
+    head_content,
+    wants_upgrade,
+)
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -113,7 +121,7 @@ def handshake(
     return request(b"/x", *headers.items(), method=method, version=version)
 
 
-def check(made: h11.Request, scheme: str = "http", rest: bytes = b"") -> Upgrade | Refusal:
+def check(made: h11.Request | Head, scheme: str = "http", rest: bytes = b"") -> Upgrade | Refusal:
     content = head_content(made, scheme, None, None)
     assert isinstance(content, dict)
     return check_upgrade(made, content, rest)
@@ -212,3 +220,81 @@ class TestCheckUpgrade:
         assert again.subprotocols == upgrade.subprotocols
         assert isinstance(protocol.next_event(), h11.EndOfMessage)
         assert protocol.trailing_data == (b"", False)
+
+
+HANDSHAKE = [
+    b"GET /x?y HTTP/1.1\r\n", b"Host: x\r\n", b"Upgrade: websocket\r\n", b"Connection: keep-alive, Upgrade\r\n",
+    b"Sec-WebSocket-Key: " + KEY + b"\r\n", b"Sec-WebSocket-Version: 13\r\n", b"\r\n",
+]  # fmt: skip
+ODD = [
+    b"", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b":", b"\xff", b"\x7f", b",", b"a", b"\x0b", b"Host: y\r\n", b"Host:\r\n",
+    b"X: y\r\n", b"X:\t y \t\r\n", b"X:\r\n", b": y\r\n", b" folded\r\n", b"X : y\r\n", b"X: y\n", b"Cookie: \xe9=\x80\r\n",
+    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
+    b"Connection: close\r\n", b"Upgrade: h2c\r\n", b"GET / HTTP/1.1\r\n", b"HTTP/1.0", b"\x81\x80\0\0\0\0", b"trailing",
+]  # fmt: skip
+
+
+@st.composite
+def handshakes(draw: st.DrawFn) -> bytes:
+    """A handshake's bytes, with odd pieces put in, between lines and within them, and perhaps cut off."""
+    parts = list(HANDSHAKE)
+    for _ in range(draw(st.integers(0, 2))):
+        parts.insert(draw(st.integers(0, len(parts))), draw(st.sampled_from(ODD)))
+    if draw(st.booleans()):
+        del parts[draw(st.integers(0, len(parts) - 1))]
+    data = b"".join(parts)
+    if draw(st.booleans()):
+        place = draw(st.integers(0, len(data)))
+        data = data[:place] + draw(st.sampled_from(ODD)) + data[place + draw(st.integers(0, 1)) :]
+    return data
+
+
+class TestHandshakeHead:
+    """The short way to a handshake's head, beside h11's."""
+
+    @settings(deadline=None, max_examples=400)
+    @given(handshakes())
+    def test_what_it_reads_h11_reads_the_same(self, data: bytes) -> None:
+        found = handshake_head(data)
+        if found is None:
+            return
+        head, rest = found
+        protocol = h11.Connection(h11.SERVER)
+        protocol.receive_data(data)
+        parsed = protocol.next_event()
+        assert isinstance(parsed, h11.Request)
+        assert (head.method, head.target, head.http_version) == (
+            parsed.method,
+            parsed.target,
+            parsed.http_version,
+        )
+        assert head.headers == list(parsed.headers)
+        assert wants_upgrade(parsed)
+        assert isinstance(protocol.next_event(), h11.EndOfMessage)
+        assert protocol.trailing_data == (rest, False)
+
+    def test_it_reads_what_clients_send(self) -> None:
+        head, rest = handshake_head(b"".join(HANDSHAKE) + b"\x81") or (None, None)
+        assert head is not None
+        assert (head.method, head.target, head.http_version, rest) == (b"GET", b"/x?y", b"1.1", b"\x81")
+        assert dict(head.headers)[b"sec-websocket-key"] == KEY
+        assert isinstance(check(head), Upgrade)
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Host: y\r\n",
+            b"X : y\r\n", b" folded\r\n", b"X: \0\r\n", b"X: y\n", b"\r\n",
+        ],
+    )  # fmt: skip
+    def test_what_is_odd_is_left_to_h11(self, odd: bytes) -> None:
+        assert handshake_head(HANDSHAKE[0] + odd + b"".join(HANDSHAKE[1:])) is None
+
+    def test_what_is_not_all_there_or_no_handshake_too(self) -> None:
+        data = b"".join(HANDSHAKE)
+        assert all(handshake_head(data[:size]) is None for size in range(len(data)))
+        assert handshake_head(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") is None
+        for line in (b"Host: x", b"Upgrade", b"Connection"):
+            assert handshake_head(data.replace(line, b"X-" + line)) is None
+        assert handshake_head(data.replace(b"GET", b"POST")) is None
+        assert handshake_head(data.replace(b"HTTP/1.1", b"HTTP/1.0")) is None

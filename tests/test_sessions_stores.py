@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import trio
-
 from session_stores import Clock, SessionStoreContract
+
 from triochan.exceptions import SessionStoreUnavailable
 from triochan.sessions import MemorySessionStore, SqliteSessionStore
 

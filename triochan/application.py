@@ -38,8 +38,8 @@ class Application:
         session_store: where HTTP sessions are kept; None: in memory, so that they end with the process.
         channel_session_store: where channel sessions are kept; None: with their connections. Consumers in other
             processes than the connection's need one that all of them share.
-        secrets: sign the session cookies: the first one signs, all of them verify. None at all: those in the environment
-            variable ``TRIOCHAN_SECRET``, with commas between them; and without it a random one, which
+        secrets: sign the session cookies: the first one signs, all of them verify. None at all: those in the
+            environment variable ``TRIOCHAN_SECRET``, with commas between them; and without it a random one, which
             ends every session when the process ends.
         user_loader: async, gets a session that holds something and returns its user, or None for nobody. The id
             that ``login`` was given the user with is at ``session["user_id"]``.

@@ -118,7 +118,12 @@ class FrameDecoder:
             if size != length - 122 or length < _MASKED or size - 6 > self.max_message_size:
                 return None
             start = 2
-        elif length == 0xFE and size == 8 + (data[2] << 8 | data[3]) and size >= 134 and size <= self.max_message_size:
+        elif (
+            length == 0xFE
+            and size == 8 + (data[2] << 8 | data[3])
+            and size >= 134
+            and size <= self.max_message_size
+        ):
             start = 4
         else:
             return None

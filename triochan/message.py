@@ -23,7 +23,9 @@ def check_name(kind: str, name: object, *, reply: bool = False) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a {kind} name is a string, not {name!r}")
     if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(f"{kind} name {name[:20]!r}… has {len(name)} characters; at most {MAX_NAME_LENGTH} go")
+        raise ValueError(
+            f"{kind} name {name[:20]!r}… has {len(name)} characters; at most {MAX_NAME_LENGTH} go"
+        )
     if not (_NAME.match(name) or (reply and _REPLY_NAME.match(name))):
         raise ValueError(
             f"{kind} name {name!r} may have ASCII letters, digits, '-', '_' and '.' only"

@@ -70,7 +70,9 @@ class route:
 
     def __str__(self) -> str:
         filters = " ".join(f"{key}={pattern.pattern}" for key, pattern in self.filters.items())
-        return f"{', '.join(sorted(self.channels))} {filters + ' ' if filters else ''}→ {name_of(self.consumer)}"
+        return (
+            f"{', '.join(sorted(self.channels))} {filters + ' ' if filters else ''}→ {name_of(self.consumer)}"
+        )
 
 
 class route_class(route):
@@ -121,7 +123,9 @@ class include:
             message = Message(content, message.channel, message.reply_channel, message.connection)
         for entry in self.routing:
             found_route = (
-                entry.match(message, partly=partly) if isinstance(entry, (route, include)) else entry.match(message)
+                entry.match(message, partly=partly)
+                if isinstance(entry, (route, include))
+                else entry.match(message)
             )
             if found_route is not None:
                 consumer, own = found_route
@@ -266,10 +270,13 @@ def check_consumer(consumer: Any, place: str) -> None:
 
 def _check_async(function: Any, place: str) -> None:
     if not callable(function):
-        raise ImproperlyConfigured(f"{place} is not callable; a consumer is an 'async def' or a consumer class")
+        raise ImproperlyConfigured(
+            f"{place} is not callable; a consumer is an 'async def' or a consumer class"
+        )
     inner = function.func if isinstance(function, partial) else function
     if not any(
-        inspect.iscoroutinefunction(each) for each in (inner, inspect.unwrap(inner), getattr(inner, "__call__", None))
+        inspect.iscoroutinefunction(each)
+        for each in (inner, inspect.unwrap(inner), getattr(inner, "__call__", None))
     ):
         raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
 

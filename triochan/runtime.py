@@ -17,7 +17,9 @@ from .routing import Consumer, Match
 from .settings import Overflow, Settings
 
 
-CONNECT, RECEIVE, DISCONNECT = map(Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect"))
+CONNECT, RECEIVE, DISCONNECT = map(
+    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect")
+)
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
 
@@ -157,7 +159,9 @@ class Runtime:
                 for match, channel in zip(matches, self._by_path, strict=True)
             ]
         alike = list(self._by_path.values())
-        found = Matches(matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy)
+        found = Matches(
+            matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy
+        )
         if all(self._by_path.values()):
             if len(self._matches) >= _MATCHES:
                 self._matches.clear()
@@ -182,7 +186,6 @@ class Runtime:
                 outbox_limit=next(iter(asked("outbox_limit")), settings.outbox_limit),
             )
         return policy
-
 
 
 def _is_idle(consumer: Consumer, channel: str) -> bool:

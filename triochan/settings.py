@@ -77,7 +77,9 @@ class Settings:
 
     # Handlers
     inbox_limit: int = _limit(64, "messages of a connection that wait for a handler", least=1)
-    inbox_bytes: int = _limit(MIB, "and their size together; while full, reading pauses", unit="bytes", least=1)
+    inbox_bytes: int = _limit(
+        MIB, "and their size together; while full, reading pauses", unit="bytes", least=1
+    )
     stall_timeout: float = _limit(30.0, "time an inbox may stay full; then 1013", unit="s")
     max_overlap: int = _limit(8, "handlers of one connection that may run at once", least=1)
     handler_timeout: float | None = _limit(
@@ -106,7 +108,9 @@ class Settings:
         default=60.0,
         metadata={"help": "age at which a waiting message is dropped, or a mapping of globs", "unit": "s"},
     )
-    worker_tasks: int = _limit(1, "messages of one named channel handled at once (1 keeps their order)", least=1)
+    worker_tasks: int = _limit(
+        1, "messages of one named channel handled at once (1 keeps their order)", least=1
+    )
 
     # Shutdown
     drain_spread: float = _limit(1.0, "time over which sockets are closed with 1001 at shutdown", unit="s")

@@ -16,7 +16,9 @@ from .runtime import Runtime
 
 logger = logging.getLogger("triochan.workers")
 
-SOCKET_CHANNELS = frozenset({"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"})
+SOCKET_CHANNELS = frozenset(
+    {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
+)
 """Channels whose messages go from the socket to the consumer, through the connection's own inbox."""
 
 

@@ -13,6 +13,7 @@ import zlib
 from collections import deque
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h11
 import trio
@@ -181,12 +182,12 @@ def check(data: bytes) -> None:
 async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool]]:
     """Serve one connection; what it was sent, and for each response whether it answers a HEAD."""
     from triochan import Settings
-    from triochan.http.protocol import HttpConnection
+    from triochan.http import protocol
     from triochan.runtime import Runtime
 
     heads: list[bool] = []
 
-    class Recording(HttpConnection):
+    class Recording(protocol.HttpConnection):
         def _hold_back(self, event: Any) -> None:
             if isinstance(event, h11.Response):
                 heads.append(self._head_only)
@@ -198,8 +199,8 @@ async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool
     async with Runtime.open(application(), settings, None) as runtime:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runtime.keepalive.run)
-            with trio.fail_after(600):
-                await Recording(transport, runtime).run()
+            with trio.fail_after(600), mock.patch.object(protocol, "HttpConnection", Recording):
+                await protocol.serve_connection(transport, runtime)
             nursery.cancel_scope.cancel()
         assert not (runtime.websockets or runtime.idle or runtime.layer._endpoints), "something is left"
         assert not runtime.keepalive._due, "a ping is due to nobody"

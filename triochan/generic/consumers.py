@@ -127,7 +127,9 @@ class WebsocketConsumer(BaseConsumer):
 
     # -- what the program calls
 
-    async def send(self, text: str | None = None, bytes: bytes | None = None, close: bool | int = False) -> None:
+    async def send(
+        self, text: str | None = None, bytes: bytes | None = None, close: bool | int = False
+    ) -> None:
         """Send one message to the client, waiting while its outbox is full.
 
         Args:

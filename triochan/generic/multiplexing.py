@@ -155,7 +155,9 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         else:
             received = self.message.content
             text = self.encode_json(payload)
-            message = self._message(self.message, {"path": self.path, "order": received.get("order"), "text": text})
+            message = self._message(
+                self.message, {"path": self.path, "order": received.get("order"), "text": text}
+            )
             await self._forward(stream, message, kwargs)
 
     async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
@@ -243,7 +245,9 @@ def _check_streams(cls: type[WebsocketDemultiplexer]) -> None:
     for attribute in ("mapping", "consumers"):
         streams = getattr(cls, attribute)
         if not isinstance(streams, Mapping) or not all(isinstance(stream, str) for stream in streams):
-            raise ImproperlyConfigured(f"{name_of(cls)}.{attribute} is a dict with names of streams, not {streams!r:.200}")
+            raise ImproperlyConfigured(
+                f"{name_of(cls)}.{attribute} is a dict with names of streams, not {streams!r:.200}"
+            )
     for stream, channel in cls.mapping.items():
         place = f"{name_of(cls)}.mapping[{stream!r}]"
         if stream in cls.consumers:

@@ -14,7 +14,8 @@ from typing import Any
 import h11
 import trio
 
-from ..connection import LINGER_SECONDS, Connection
+from ..closing import LINGER_SECONDS
+from ..connection import Connection
 from ..exceptions import ConnectionClosed
 from ..handlers import bounded, only, start
 from ..layers import Channel
@@ -111,7 +112,9 @@ class HttpConnection:
         except h11.RemoteProtocolError as error:
             status = error.error_status_hint
             limit = self._runtime.settings.max_head_size
-            text = f"the request's head is larger than {limit} bytes" if status == 431 else f"not HTTP: {error}"
+            text = (
+                f"the request's head is larger than {limit} bytes" if status == 431 else f"not HTTP: {error}"
+            )
             await self._refuse(Refusal(status, text))
         return None
 
@@ -143,7 +146,9 @@ class HttpConnection:
             if self._runtime.draining and waited:
                 return None
             if first or not waited:
-                await self._refuse(Refusal(408, f"no whole request head came within {settings.head_timeout:g} s"))
+                await self._refuse(
+                    Refusal(408, f"no whole request head came within {settings.head_timeout:g} s")
+                )
             return None
         if isinstance(event, Head):
             return event
@@ -151,7 +156,9 @@ class HttpConnection:
             return None
         size = self._received - len(self._protocol.trailing_data[0]) - before
         if size > settings.max_head_size:  # h11 lets a larger head through when it comes in one piece
-            await self._refuse(Refusal(431, f"the request's head is larger than {settings.max_head_size} bytes"))
+            await self._refuse(
+                Refusal(431, f"the request's head is larger than {settings.max_head_size} bytes")
+            )
             return None
         return event
 
@@ -227,7 +234,7 @@ class HttpConnection:
             if settings.handler_timeout is not None:
                 handler = bounded(handler, settings.handler_timeout)
             await handler
-        except Exception as error:  # noqa: BLE001 - the barrier around a handler
+        except Exception as error:
             crashed = not only(error, ConnectionClosed)
             if crashed:
                 path = message["path"]
@@ -341,7 +348,9 @@ async def serve_connection(
     Args: as :class:`HttpConnection`.
     """
     try:
-        websocket = await HttpConnection(transport, runtime, scheme=scheme, client=client, server=server).run()
+        websocket = await HttpConnection(
+            transport, runtime, scheme=scheme, client=client, server=server
+        ).run()
         if websocket is not None:
             await websocket.run()
     finally:

@@ -53,11 +53,16 @@ def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dic
     if (
         re.search(r"[\x00-\x20\x7f\\]", location)
         or location.startswith("//")
-        or (re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", location) and not re.match(r"https?://", location, re.IGNORECASE))
+        or (
+            re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:", location)
+            and not re.match(r"https?://", location, re.IGNORECASE)
+        )
     ):
         raise ValueError(f"a redirect goes to a path or to an http(s) URL, not to {location!r}")
     target = quote(location, safe="/:?#[]@!$&'()*+,;=%-._~")
-    return _response(b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)])
+    return _response(
+        b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)]
+    )
 
 
 def reason_phrase(status: int) -> str:

@@ -246,7 +246,9 @@ class ChannelLayer(ABC):
             RuntimeError: another layer serves it already.
         """
         if running_layer.get(None) is not None:
-            raise RuntimeError("a channel layer serves this Trio run already; give both servers the same layer=…")
+            raise RuntimeError(
+                "a channel layer serves this Trio run already; give both servers the same layer=…"
+            )
         token = running_layer.set(self)
         try:
             yield

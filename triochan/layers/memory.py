@@ -42,14 +42,18 @@ class MemoryLayer(ChannelLayer):
         self.groups: GroupRegistry[Member] = GroupRegistry()
         self.dropped = 0
         self.expired = 0
-        self._channels: dict[str, tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]] = {}
+        self._channels: dict[
+            str, tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]
+        ] = {}
 
     # -- named channels
 
     def _capacity(self, channel: str) -> int:
         return by_glob(self.settings.channel_capacity, channel, 100)
 
-    def _open(self, channel: str) -> tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]:
+    def _open(
+        self, channel: str
+    ) -> tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]:
         pair = self._channels.get(channel)
         if pair is None:
             pair = self._channels[channel] = trio.open_memory_channel[_Waiting](self._capacity(channel))
@@ -113,7 +117,8 @@ class MemoryLayer(ChannelLayer):
 
     async def group_members(self, group: str) -> list[str]:
         return [
-            each.name if isinstance(each, Channel) else each.channel.name for each in self.groups.members(group)
+            each.name if isinstance(each, Channel) else each.channel.name
+            for each in self.groups.members(group)
         ]
 
     async def group_send(self, group: str, content: dict[str, Any]) -> None:

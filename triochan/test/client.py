@@ -143,7 +143,11 @@ class TestWebsocket:
 
     def _closed(self) -> ConnectionClosed:
         closed = self._websocket.closed
-        return ConnectionClosed(int(closed.code), closed.reason or "") if closed is not None else ConnectionClosed()
+        return (
+            ConnectionClosed(int(closed.code), closed.reason or "")
+            if closed is not None
+            else ConnectionClosed()
+        )
 
 
 @contextmanager
