@@ -29,7 +29,7 @@ Elapse = Callable[[float], Awaitable[None]]
 class FakeOutbox:
     """The outbox of a connection whose peer does not read: it takes frames and never waits."""
 
-    ready = False
+    direct = None
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []

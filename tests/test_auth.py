@@ -389,6 +389,32 @@ async def test_login_is_refused_when_the_response_has_begun() -> None:
     assert raised == [AnonymousUser()]
 
 
+async def test_a_login_that_breaks_off_has_not_happened(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemorySessionStore()
+
+    @http_session_user
+    async def broken(message: Message) -> None:
+        message.http_session["basket"] = [1]
+        await login(message, USERS[1])
+        raise LookupError("before the answer")
+
+    @http_session
+    async def visit(message: Message) -> None:
+        message.http_session["basket"] = []
+        await message.reply_channel.send(text(""))
+
+    routing = [*PAGES, route("http.request", broken, path="^/broken$"), route("http.request", visit)]
+    async with Client(
+        Application(routing, session_store=store, secrets=SECRETS, user_loader=load_user)
+    ) as client:
+        assert (await client.get("/broken")).status == 500
+        assert len(store) == 0
+        await client.get("/")
+        assert (await client.get("/broken")).status == 500
+        assert next(iter(store._texts.values()))[1] == '{"basket":[]}'
+        assert (await client.get("/whoami")).text == "nobody"
+
+
 @pytest.mark.parametrize("attribute", ["http_user", "http_user_and_session"])
 async def test_login_is_refused_where_no_cookie_can_be_set(client: Client, attribute: str) -> None:
     raised: list[bool] = []

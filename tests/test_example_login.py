@@ -328,9 +328,11 @@ class Browser:
     def note(self) -> str:
         return str(self.driver.execute_script("return document.getElementById('note').value"))
 
-    def handlers(self) -> list[tuple[str, ...]]:
+    def handlers(self) -> list[tuple[str, str]]:
         """What the page shows of the handlers that ran: name and user, the last one first."""
-        return list(zip(self.texts("#handlers code"), self.texts("#handlers .user"), strict=True))
+        script = """return [...document.querySelectorAll("#handlers li")].map(
+            (item) => [...item.children].map((part) => part.textContent))"""
+        return [(handler, user) for handler, user, _ in self.driver.execute_script(script)]
 
     def open_window(self, url: str) -> None:
         self.driver.switch_to.new_window("window")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from triochan.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, encode
+from triochan.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, close_frame, encode
 
 relaxed = settings(deadline=None)  # a busy machine is no failure
 CONT, T, B, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -533,6 +533,18 @@ class TestEncode:
     def test_a_lone_surrogate_has_no_form(self) -> None:
         with pytest.raises(UnicodeEncodeError):
             encode("\ud800")
+
+    @given(st.sampled_from([1000, 1001, 1011, 1013, 3000, 4999]), st.text(max_size=150))
+    @example(1000, "é" * 62)
+    @example(1000, "x" * 124)
+    def test_a_close_frame_is_read_by_a_client_whatever_its_reason(self, code: int, reason: str) -> None:
+        protocol = FrameProtocol(client=True, extensions=[])
+        protocol.receive_bytes(close_frame(code, reason))
+        [event] = protocol.received_frames()
+        read_code, read_reason = event.payload
+        assert read_code == code
+        assert reason.startswith(read_reason)
+        assert read_reason == reason or len(read_reason.encode()) > 119
 
     def test_the_mask_of_the_tests_is_its_own_inverse(self) -> None:
         assert mask(mask(b"hello", KEY), KEY) == b"hello"

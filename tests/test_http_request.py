@@ -227,10 +227,14 @@ HANDSHAKE = [
     b"Sec-WebSocket-Key: " + KEY + b"\r\n", b"Sec-WebSocket-Version: 13\r\n", b"\r\n",
 ]  # fmt: skip
 ODD = [
-    b"", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b":", b"\xff", b"\x7f", b",", b"a", b"\x0b", b"Host: y\r\n", b"Host:\r\n",
-    b"X: y\r\n", b"X:\t y \t\r\n", b"X:\r\n", b": y\r\n", b" folded\r\n", b"X : y\r\n", b"X: y\n", b"Cookie: \xe9=\x80\r\n",
-    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
-    b"Connection: close\r\n", b"Upgrade: h2c\r\n", b"GET / HTTP/1.1\r\n", b"HTTP/1.0", b"\x81\x80\0\0\0\0", b"trailing",
+    b"", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b":", b"\xff", b"\x7f", b",", b"a", b"\x0b",
+    b"Host: y\r\n", b"Host:\r\n",
+    b"X: y\r\n", b"X:\t y \t\r\n", b"X:\r\n", b": y\r\n", b" folded\r\n", b"X : y\r\n", b"X: y\n",
+    b"Cookie: \xe9=\x80\r\n",
+    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Connection: close\r\n", b"Upgrade: h2c\r\n", b"GET / HTTP/1.1\r\n", b"HTTP/1.0", b"\x81\x80\0\0\0\0",
+    b"trailing",
 ]  # fmt: skip
 
 

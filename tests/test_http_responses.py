@@ -97,9 +97,12 @@ class TestRedirect:
     @pytest.mark.parametrize(
         "location",
         [
-            "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "/a\r\nX: y", "/a\nb", "/\t/evil",
-            " //evil.example", "\x01//evil.example", "/a b", "javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x",
-            "http:evil.example", "http:/evil.example", "https:evil.example", "ftp://evil.example", "mailto:x@y", "/\x7f",
+            "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "/a\r\nX: y",
+            "/a\nb", "/\t/evil",
+            " //evil.example", "\x01//evil.example", "/a b", "javascript:alert(1)", "JavaScript:alert(1)",
+            "data:text/html,x",
+            "http:evil.example", "http:/evil.example", "https:evil.example", "ftp://evil.example",
+            "mailto:x@y", "/\x7f",
         ],
     )  # fmt: skip
     def test_places_that_a_browser_might_take_for_others(self, location: str) -> None:

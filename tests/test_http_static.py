@@ -206,13 +206,19 @@ class TestNoWayOut:
     @pytest.mark.parametrize(
         "name",
         [
-            "../secret.txt", "..", "../", "/../secret.txt", "sub/../../secret.txt", "sub/../app.js", "./app.js", ".", "sub/.",
-            "%2e%2e/secret.txt", "..%2fsecret.txt", "%2e%2e%2fsecret.txt", "..\\secret.txt", "sub\\..\\..\\secret.txt",
+            "../secret.txt", "..", "../", "/../secret.txt", "sub/../../secret.txt", "sub/../app.js",
+            "./app.js", ".", "sub/.",
+            "%2e%2e/secret.txt", "..%2fsecret.txt", "%2e%2e%2fsecret.txt", "..\\secret.txt",
+            "sub\\..\\..\\secret.txt",
             "..%5csecret.txt", "%252e%252e%252fsecret.txt", "....//secret.txt", "..././secret.txt", "..;/secret.txt",
-            "../web-secret/x.txt", "-secret/x.txt", "../web/app.js", ".hidden", ".git/config", "sub/.env", ".git/", "sub//.env",
-            "app.js\0", "app.js\0.html", "\0", "\0/../secret.txt", "app.js/", "app.js/x", "app.js/../app.js", "a" * 300,
-            "a/" * 3000, "/etc/passwd", "//etc/passwd", "file:///etc/passwd", "~/secret.txt", "~root", "C:/windows", "c:secret",
-            "\u2024\u2024/secret.txt", "\uff0e\uff0e/secret.txt", "..\u2215secret.txt", "missing", "missing/index.html", " ",
+            "../web-secret/x.txt", "-secret/x.txt", "../web/app.js", ".hidden", ".git/config", "sub/.env",
+            ".git/", "sub//.env",
+            "app.js\0", "app.js\0.html", "\0", "\0/../secret.txt", "app.js/", "app.js/x", "app.js/../app.js",
+            "a" * 300,
+            "a/" * 3000, "/etc/passwd", "//etc/passwd", "file:///etc/passwd", "~/secret.txt", "~root",
+            "C:/windows", "c:secret",
+            "\u2024\u2024/secret.txt", "\uff0e\uff0e/secret.txt", "..\u2215secret.txt", "missing",
+            "missing/index.html", " ",
         ],
     )  # fmt: skip
     async def test_is_404(self, folder: Path, name: str) -> None:

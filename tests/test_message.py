@@ -74,6 +74,8 @@ class TestCopy:
             object(),
         )
         copied = made.copy()
+        made["nested"] = {"channel": made.reply_channel}
+        assert made.copy()["nested"]["channel"] is made.reply_channel
         for name in Message.__slots__:
             assert getattr(copied, name) is getattr(made, name) or name == "content"
 

@@ -94,7 +94,7 @@ async def test_frames_are_held_until_released_behind_what_goes_first(nursery: tr
     rig.outbox.release()
     assert rig.taken == b"headonetwo"
     assert rig.transport.socket.writes == 1
-    assert rig.outbox.ready
+    assert rig.outbox.direct is not None
     assert rig.outbox.size == 0
 
 
@@ -113,12 +113,12 @@ async def test_what_the_socket_does_not_take_is_flushed_in_order(nursery: trio.N
     await rig.outbox.put(b"efgh")
     assert rig.taken == b"ab"
     assert rig.outbox.size == 6
-    assert not rig.outbox.ready
+    assert rig.outbox.direct is None
     rig.transport.make_room(100)
     await rig.outbox.drained()
     assert rig.taken == b"abcdefgh"
     await trio.testing.wait_all_tasks_blocked()
-    assert rig.outbox.ready
+    assert rig.outbox.direct is not None
 
 
 async def test_put_waits_for_room_and_a_large_frame_is_taken_when_nothing_waits(nursery: trio.Nursery) -> None:

@@ -114,7 +114,7 @@ class TestClose:
     @given(st.integers(-10, 6000))
     def test_codes_that_may_go_on_the_wire(self, code: int) -> None:
         # RFC 6455 section 7.4: 1004, 1005, 1006 and 1015 never; below 1000 and above 4999 are unused.
-        allowed = 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999
+        allowed = (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
         if allowed:
             assert check_close(code) == (code, "")
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -44,11 +43,11 @@ def message(channel: str = "websocket.connect", **content: Any) -> Message:
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def app(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A user's module, importable as ``app_of_a_user``."""
     module = ModuleType("app_of_a_user")
     monkeypatch.setitem(sys.modules, "app_of_a_user", module)
-    yield module
+    return module
 
 
 class TestRoute:
@@ -149,7 +148,7 @@ class TestMistakesInARoute:
         "consumer", [not_async, generator, lambda message: None, functools.partial(not_async)]
     )
     def test_a_handler_that_is_not_async(self, consumer: Any) -> None:
-        with pytest.raises(ImproperlyConfigured, match="a → .*is not 'async def'"):
+        with pytest.raises(ImproperlyConfigured, match=r"a → .*is not 'async def'"):
             route("a", consumer)
 
     @pytest.mark.parametrize("consumer", [None, 5, object(), [first]])
@@ -415,7 +414,7 @@ class TestRouter:
 def test_name_of_says_where_a_thing_is() -> None:
     assert name_of(first) == "test_routing.first"
     assert name_of(Wave) == "test_routing.Wave"
-    assert name_of(Wave.connect) == "triochan.generic.websockets.WebsocketConsumer.connect"
+    assert name_of(Wave.connect) == f"{WebsocketConsumer.__module__}.WebsocketConsumer.connect"
     assert name_of(functools.partial(first)) == "partial(test_routing.first)"
     assert name_of(5) == "int 5"
     assert len(name_of("x" * 1000)) < 100

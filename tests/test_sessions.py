@@ -656,6 +656,65 @@ async def test_keys_are_cycled_and_the_old_one_is_worth_nothing() -> None:
     assert len(store) == 1
 
 
+async def test_a_channel_session_keeps_its_key() -> None:
+    store = MemorySessionStore()
+    session = Session(store, 60, "channel.a!1", fixed=True)
+    session["a"] = 1
+    await session.save()
+    with pytest.raises(SessionCookieUnavailable, match="its connection's key"):
+        session.cycle_key()
+    await session.flush()
+    assert session.is_empty()
+    assert len(store) == 0
+    session["a"] = 2
+    await session.save()
+    assert await store.load("channel.a!1") == '{"a":2}'
+
+
+async def test_a_session_may_be_said_to_be_modified() -> None:
+    store = MemorySessionStore()
+    session = Session(store, 60)
+    session["a"] = 1
+    assert session.modified
+    await session.save()
+    assert not session.modified
+    session.modified = True
+    assert session.modified
+    session.modified = False
+    session._data["a"] = object()
+    assert session.modified  # saving it will say what is wrong
+    del session["a"]
+    await session.save()
+    assert await store.load(session.session_key or "") == "{}"
+
+
+class Failing(MemorySessionStore):
+    failing = False
+
+    async def save(self, key: str, text: str, lifetime: float, *, new: bool) -> bool:
+        if self.failing:
+            raise SessionStoreUnavailable("not now")
+        return await super().save(key, text, lifetime, new=new)
+
+
+async def test_a_save_that_failed_may_be_tried_again() -> None:
+    store = Failing()
+    session = Session(store, 60)
+    session["a"] = 1
+    await session.save()
+    old = session.session_key
+    session.cycle_key()
+    store.failing = True
+    with pytest.raises(SessionStoreUnavailable):
+        await session.save()
+    assert session.modified
+    assert await store.load(old or "") is not None
+    store.failing = False
+    await session.save()
+    assert await store.load(old or "") is None
+    assert await store.load(session.session_key or "") == '{"a":1}'
+
+
 def test_a_session_shows_neither_its_key_nor_its_values() -> None:
     session = Session(MemorySessionStore(), 60, "a-key", '{"password":"1234"}')
     assert repr(session) == "<Session kept: password>"

@@ -142,6 +142,39 @@ class TestSqlite(SessionStoreContract):
         with pytest.raises(SessionStoreUnavailable, match="see that this process may write it"):
             await SqliteSessionStore(tmp_path / "s").save("key", "1", 60, new=True)
 
+    async def test_a_file_that_another_program_holds_is_an_error_that_passes(
+        self, store: SqliteSessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("triochan.sessions.sqlite._BUSY_SECONDS", 0.01)
+        await store.save("key", "1", 60, new=True)
+        other = sqlite3.connect(store.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SessionStoreUnavailable, match="database is locked; see that"):
+            await store.save("key", "2", 60, new=True)
+        assert await store.load("key") == "1"
+        other.execute("ROLLBACK")
+        other.close()
+        assert await store.save("key", "2", 60, new=False)
+
+    async def test_one_write_that_fails_takes_its_transaction_along_and_no_more(
+        self, store: SqliteSessionStore
+    ) -> None:
+        await store.save("key", "1", 60, new=True)
+        with pytest.raises(SessionStoreUnavailable):
+            await store._write("INSERT INTO triochan_sessions VALUES ('key', 0, '')")
+        assert await store.load("key") == "1"
+        assert await store.save("key", "2", 60, new=True)
+
+    async def test_it_forgets_what_is_over_by_itself(
+        self, store: SqliteSessionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("triochan.sessions.sqlite._SWEEP_EVERY", 5)
+        for index in range(20):
+            clock.now += 1
+            await store.save(str(index), "1", 2, new=True)
+        clock.now += 100
+        assert await store.delete_expired() < 8
+
     async def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(SessionStoreUnavailable, match="see that this process may write it"):
             await SqliteSessionStore(tmp_path / "no" / "s").save("key", "1", 60, new=True)

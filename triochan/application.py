@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,6 +18,10 @@ from .routing import Router, Routing, name_of
 from .security import AllowedHosts, AllowedOrigins
 from .sessions import MemorySessionStore, Session, SessionCookies, Sessions, SessionStore, SqliteSessionStore
 from .sessions.cookies import SameSite
+from .typed import make_converter, using
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 UserLoader = Callable[[Session], Awaitable[Any]]
 
@@ -52,6 +57,8 @@ class Application:
         cookie_secure: send it over TLS only; None: if it was set over TLS.
         cookie_same_site: ``"Lax"``, ``"Strict"`` or ``"None"``.
         session_age: seconds from the last change until a session is over; 14 days.
+        converter: makes objects of JSON values and back, for consumers whose content is annotated; None: one of
+            :func:`triochan.typed.make_converter`. Hooks may be registered on ``application.converter`` until it serves.
 
     Raises:
         ImproperlyConfigured: the routing is wrong, the message names the place; or another argument is.
@@ -63,6 +70,7 @@ class Application:
     user_id: Callable[[Any], Any]
     allowed_hosts: AllowedHosts | None
     allowed_origins: AllowedOrigins
+    _given_converter: Converter | None
 
     def __init__(
         self,
@@ -81,7 +89,10 @@ class Application:
         cookie_secure: bool | None = None,
         cookie_same_site: SameSite = "Lax",
         session_age: int = 14 * 24 * 3600,
+        converter: Converter | None = None,
     ) -> None:
+        if converter is not None and not callable(getattr(converter, "get_structure_hook", None)):
+            raise ImproperlyConfigured(f"converter is a cattrs.Converter, not {converter!r:.100}")
         if user_loader is not None and not _is_async(user_loader):
             raise ImproperlyConfigured(
                 f"user_loader is an 'async def' of a session, not {name_of(user_loader)}"
@@ -113,7 +124,13 @@ class Application:
             user_id=user_id,
             allowed_hosts=None if allowed_hosts is None else AllowedHosts(allowed_hosts),
             allowed_origins=AllowedOrigins(allowed_origins),
+            given_converter=converter,
         )
+
+    @functools.cached_property
+    def converter(self) -> Converter:
+        """What makes objects of JSON values, and JSON values of objects."""
+        return make_converter() if self._given_converter is None else self._given_converter
 
     @classmethod
     def of(cls, routing: Routing | Application) -> Application:
@@ -141,8 +158,13 @@ class Application:
 
         Raises:
             SessionStoreUnavailable: one can't be opened.
+            ImproperlyConfigured: a consumer's content is annotated with what the converter can't make.
         """
+        for consumer in self.router.consumers():
+            for content_type in getattr(consumer, "content_types", tuple)():
+                content_type.prepare(self.converter)
         async with AsyncExitStack() as stack:
+            stack.enter_context(using(lambda: self.converter))
             await stack.enter_async_context(self.sessions.store.running())
             if self.sessions.channel_store is not None:
                 await stack.enter_async_context(self.sessions.channel_store.running())

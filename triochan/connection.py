@@ -27,7 +27,6 @@ from .outbox import Outbox
 from .replies import Headers, check_close, parse_websocket
 from .routing import Match, name_of
 from .runtime import CONNECT, DISCONNECT
-from .transport import BLOCKED
 
 if TYPE_CHECKING:
     from .application import Application
@@ -105,30 +104,18 @@ class Connection(Dispatch):
         Raises:
             ConnectionClosed: the peer is gone, or the socket is closing.
         """
+        frame = encode(data)
         if self._state is State.CONNECTING:
             self._accept(None, [])
-        await self.outbox.put(encode(data))
+        await self.outbox.put(frame)
 
     def send_nowait(self, data: str | bytes) -> bool:
         """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
 
         Raises:
-            UnicodeEncodeError: the text has a lone surrogate.
+            ValueError: the text has a lone surrogate.
         """
-        outbox = self.outbox
-        if not outbox.ready:
-            return False
-        frame = encode(data)
-        try:
-            sent = outbox.socket.send(frame)
-        except BLOCKED:
-            sent = 0
-        except OSError:
-            outbox.broken()
-            return False
-        if sent != len(frame):
-            outbox.keep(frame, sent)
-        return True
+        return self.outbox.send_direct(encode(data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake, or refuse the opening one (403); on a socket that is closing, nothing.

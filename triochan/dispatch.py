@@ -112,7 +112,7 @@ class Dispatch(Closing):
         """Run the inbox's messages, as far as the ordering mode allows now."""
         outbox = self.outbox
         # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
-        corked = self._waiting > 1 and outbox.ready
+        corked = self._waiting > 1 and outbox.direct is not None
         if corked:
             outbox.cork()
             until = time.perf_counter() + CORK_SECONDS

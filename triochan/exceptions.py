@@ -75,3 +75,18 @@ class SessionStoreUnavailable(TriochanError):
 
 class SendNotAvailableOnDemultiplexer(TriochanError):
     """``send`` on a demultiplexer names no stream; use the ``multiplexer`` argument's ``send`` instead."""
+
+
+class InvalidContent(TriochanError, ValueError):
+    """A JSON value does not fit the annotation of the consumer that it is for.
+
+    Attributes:
+        details: a line for each mistake, its path first: ``$.items[2].name: missing``.
+    """
+
+    def __init__(self, details: list[str]) -> None:
+        super().__init__(details)
+        self.details = details
+
+    def __str__(self) -> str:
+        return "; ".join(self.details)

@@ -227,11 +227,8 @@ class FrameDecoder:
         """Add a data frame's payload to its message; False where it is text that is not UTF-8."""
         opcode, final = first & 0x0F, bool(first & _FIN)
         if self._parts is None:
-            if final:  # binary: whole text messages do not come here unless a fragmented one is under way
-                try:
-                    events.append((BINARY, payload) if opcode == Opcode.BINARY else (TEXT, payload.decode()))
-                except UnicodeDecodeError:
-                    return False
+            if final:  # binary: a whole text message in one frame does not come here
+                events.append((BINARY, payload))
                 return True
             self._size = 0
             if opcode == Opcode.TEXT:

@@ -34,13 +34,14 @@ class Outbox:
         on_broken: called once when the transport is lost.
 
     Attributes:
-        ready: nothing waits, and a frame may go straight to ``socket``.
+        direct: the socket's ``send`` while nothing waits and a frame may go straight to it, else None. An attribute,
+            not a question, for a group send looks at it once for each member.
         size: bytes that wait.
         dropped: messages that the overflow policy dropped.
     """
 
     __slots__ = ("_chunk", "_corked", "_dead", "_flushing", "_frames", "_held", "_on_broken", "_on_overflow", "_refusal",
-                 "_start_soon", "_transport", "_waiting", "dropped", "limit", "overflow", "ready", "size",
+                 "_start_soon", "_transport", "_waiting", "direct", "dropped", "limit", "overflow", "size",
                  "socket")  # fmt: skip
 
     def __init__(
@@ -65,7 +66,7 @@ class Outbox:
         self._frames: deque[bytes] | None = None
         self.size = 0
         self.dropped = 0
-        self.ready = False
+        self.direct: Callable[[bytes], int] | None = None
         self._corked = False
         self._held = True
         self._flushing = False
@@ -82,16 +83,7 @@ class Outbox:
         Raises:
             ConnectionClosed: the connection is closing or gone, or goes while this waits.
         """
-        if self.ready:
-            try:
-                sent = self.socket.send(frame)
-            except BLOCKED:
-                sent = 0
-            except OSError:
-                self._break()
-                raise ConnectionClosed from None
-            if sent != len(frame):
-                self.keep(frame, sent)
+        if self.send_direct(frame):
             return
         while self._refusal is None and self.size and self.size + len(frame) > self.limit:
             self.uncork()
@@ -101,10 +93,26 @@ class Outbox:
             raise ConnectionClosed(self._refusal.code, self._refusal.reason)
         self._queue(frame)
 
+    def send_direct(self, frame: bytes) -> bool:
+        """Send a message straight to the socket, if nothing waits; False: it was not taken."""
+        direct = self.direct
+        if direct is None:
+            return False
+        try:
+            sent = direct(frame)
+        except BLOCKED:
+            sent = 0
+        except OSError:
+            self._break()
+            return False
+        if sent != len(frame):
+            self.keep(frame, sent)
+        return True
+
     def offer(self, frame: bytes) -> None:
         """Send a message, or queue it, never waiting: over the limit the overflow policy decides.
 
-        This is a group send's way to a member that is not :attr:`ready`. A connection that is closing takes nothing.
+        This is a group send's way to a member that is not :attr:`direct`. A connection that is closing takes nothing.
         """
         if self._refusal is not None:
             return
@@ -122,7 +130,7 @@ class Outbox:
 
     def keep(self, frame: bytes, sent: int) -> None:
         """Queue what the socket did not take of ``frame``, which was sent past the queue."""
-        self.ready = False
+        self.direct = None
         self._chunk = frame[sent:]
         self.size = len(self._chunk)
         self._start_flusher()
@@ -169,7 +177,7 @@ class Outbox:
         """
         if self._refusal is None:
             self._refusal = ConnectionClosed(code, reason)
-        self.ready = False
+        self.direct = None
         if discard and self._frames:
             self.size -= sum(map(len, self._frames))
             self.dropped += len(self._frames)
@@ -193,7 +201,7 @@ class Outbox:
     def cork(self) -> None:
         """Hold frames back until :meth:`uncork`, so that the answers to a batch leave in one write."""
         self._corked = True
-        self.ready = False
+        self.direct = None
 
     def uncork(self) -> None:
         """Write what was held back."""
@@ -236,7 +244,8 @@ class Outbox:
         if self.size:
             self._start_flusher()
         else:
-            self.ready = self.socket is not None and self._refusal is None
+            if self.socket is not None and self._refusal is None:
+                self.direct = self.socket.send
             self._wake()
 
     def _start_flusher(self) -> None:
@@ -315,9 +324,10 @@ def broadcast(frame: bytes, outboxes: Iterable[Outbox]) -> None:
     """
     size = len(frame)
     for outbox in outboxes:
-        if outbox.ready:
+        direct = outbox.direct
+        if direct is not None:
             try:
-                sent = outbox.socket.send(frame)
+                sent = direct(frame)
             except BLOCKED:
                 sent = 0
             except OSError:

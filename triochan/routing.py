@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -178,6 +178,16 @@ class Router:
             keys |= more
         return frozenset(keys)
 
+    def consumers(self) -> Iterator[Consumer]:
+        """Every consumer in the routing; those of routes that are not of this module's making are not known."""
+        entries: list[Any] = [self.root]
+        while entries:
+            entry = entries.pop()
+            if isinstance(entry, include):
+                entries.extend(entry.routing)
+            elif isinstance(entry, route):
+                yield entry.consumer
+
     def describe(self) -> list[str]:
         """The routes, a line each, includes unfolded."""
         return _describe(self.root, "")
@@ -262,6 +272,9 @@ def check_consumer(consumer: Any, place: str) -> None:
             _check_async(method, f"{place}: {name_of(consumer)}.{method_name}")
         for method_name in getattr(consumer, "handler_names", ()):
             _check_async(getattr(consumer, method_name), f"{place}: {name_of(consumer)}.{method_name}")
+        check_definition = getattr(consumer, "check_definition", None)
+        if check_definition is not None:
+            check_definition()
     elif isinstance(consumer, type):
         raise ImproperlyConfigured(f"{place}: {name_of(consumer)} is a class without a method_mapping")
     else:

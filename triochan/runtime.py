@@ -16,7 +16,6 @@ from .message import Message
 from .routing import Consumer, Match
 from .settings import Overflow, Settings
 
-
 CONNECT, RECEIVE, DISCONNECT = map(
     Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect")
 )

@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from .exceptions import LayerUnavailable
-from .handlers import bounded, start
+from .exceptions import ConnectionClosed, LayerUnavailable
+from .handlers import bounded, only, start
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -16,6 +16,8 @@ from .runtime import Runtime
 
 logger = logging.getLogger("triochan.workers")
 
+_RETRY = 1.0
+"""Seconds before a layer that does not answer is asked again."""
 SOCKET_CHANNELS = frozenset(
     {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
 )
@@ -35,19 +37,20 @@ async def _work(runtime: Runtime, channel: Channel) -> None:
         try:
             content = await runtime.layer.receive(channel.name)
         except LayerUnavailable as error:
-            logger.warning("channel %s: %s", channel.name, error)
+            logger.warning("channel %s: %s; trying again", channel.name, error)
+            await trio.sleep(_RETRY)
             continue
         await _handle(runtime, channel, content)
 
 
 async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -> None:
     """Run one message's consumer. What it raises is logged with the message, and goes no further."""
-    reply = content.get("reply_channel")
-    reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
-    message = Message(content, channel, reply_channel)
-    message.application = runtime.application
     consumer: Any = None
     try:
+        reply = content.get("reply_channel")
+        reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
+        message = Message(content, channel, reply_channel)
+        message.application = runtime.application
         match = runtime.router.match(message)
         if match is None:
             logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
@@ -57,11 +60,12 @@ async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -
         if runtime.settings.handler_timeout is not None:
             handler = bounded(handler, runtime.settings.handler_timeout)
         await handler
-    except Exception as error:  # noqa: BLE001 - the barrier around a handler
-        logger.error(
-            "%s raised while handling a message on channel %s: %.500r",
-            name_of(consumer),
-            channel.name,
-            content,
-            exc_info=error,
-        )
+    except Exception as error:
+        if not only(error, ConnectionClosed):
+            logger.error(
+                "%s raised while handling a message on channel %s: %.500r",
+                name_of(consumer) if consumer is not None else "triochan",
+                channel.name,
+                content,
+                exc_info=error,
+            )

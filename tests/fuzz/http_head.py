@@ -11,6 +11,8 @@ import logging
 import sys
 import zlib
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -50,9 +52,15 @@ REQUESTS = [
     HANDSHAKE.replace(b"Connection: keep-alive, Upgrade", b"Content-Length: 9\r\nConnection: Upgrade"),
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 600 + b"\r\n\r\n",
+    # Found before: what is no request behind a HEAD, a ping that crosses a close frame, an answer to a CONNECT.
+    b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nno request\r\n\r\n",
+    HANDSHAKE + b"\x89\x80\0\0\0\0\x10\x81\x80\0\0\0\0",
+    HANDSHAKE + b"\x81\x80\0\0\0\0\x89\x80\0\0\0\0\x81\x00\x89\x80\0\0\0\0",
+    b"CONNECT /ws/ HTTP/1.1\r\nHost: x\r\n\r\nhttp://",
 ]
 WORDS = [
-    b"GET ", b"HEAD ", b"POST ", b"OPTIONS * ", b"CONNECT ", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/2.0\r\n", b"\r\n",
+    b"GET ", b"HEAD ", b"POST ", b"OPTIONS * ", b"CONNECT ", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n",
+    b" HTTP/2.0\r\n", b"\r\n",
     b"\r\n\r\n", b"Host: x\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
     b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: Upgrade\r\n", b"Upgrade: websocket\r\n",
     b"Upgrade: h2c\r\n", b"Sec-WebSocket-Version: 13\r\n", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
@@ -123,11 +131,21 @@ class Findings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
 
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        logger = logging.getLogger("triochan")
+        logger.addHandler(self)
+        try:
+            with (
+                mock.patch.object(sys, "unraisablehook", self.unraisable),
+                mock.patch.object(logger, "propagate", False),
+            ):
+                yield
+        finally:
+            logger.removeHandler(self)
+
     def unraisable(self, event: Any) -> None:
         self.lines.append(f"unraisable: {event.exc_value!r} {event.err_msg} {event.object!r}")
-
-
-FINDINGS = Findings()
 
 
 def application() -> Any:
@@ -169,13 +187,14 @@ def check(data: bytes) -> None:
 
     flags, cut, stream = data[0], data[1], data[2:]
     chunks = pieces(stream, range(0, len(stream), cut)) if cut else [stream] if stream else []
-    FINDINGS.lines.clear()
+    findings = Findings()
     hang_up = not flags & 1
     # The order in which Trio runs ready tasks is random; the input decides it, so that a finding can be repeated.
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
     trio._core._run._r.seed(zlib.crc32(data))  # type: ignore[attr-defined]
-    sent, heads = trio.run(converse, chunks, hang_up, clock=trio.testing.MockClock(autojump_threshold=0))
-    assert not FINDINGS.lines, "\n".join(FINDINGS.lines)
+    with findings.collected():
+        sent, heads = trio.run(converse, chunks, hang_up, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert not findings.lines, "\n".join(findings.lines)
     read_answers(sent, heads, hang_up)
 
 
@@ -202,7 +221,8 @@ async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool
             with trio.fail_after(600), mock.patch.object(protocol, "HttpConnection", Recording):
                 await protocol.serve_connection(transport, runtime)
             nursery.cancel_scope.cancel()
-        assert not (runtime.websockets or runtime.idle or runtime.layer._endpoints), "something is left"
+        left = [*runtime.websockets, *runtime.idle, *runtime.layer._endpoints]
+        assert not left, "something is left"
         assert not runtime.keepalive._due, "a ping is due to nobody"
     assert transport.released, "the transport is not closed"
     assert trio.lowlevel.current_statistics().tasks_living == before, "a task is left"
@@ -250,9 +270,6 @@ def main() -> None:
         import triochan.http.protocol  # noqa: F401 - now, so that it is instrumented
     from fuzz.engine import fuzz as run
 
-    logging.getLogger("triochan").addHandler(FINDINGS)
-    logging.getLogger("triochan").propagate = False
-    sys.unraisablehook = FINDINGS.unraisable
     run(check, seeds(), WORDS)
 
 

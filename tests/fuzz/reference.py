@@ -6,6 +6,7 @@ payload; :class:`Reference` feeds it byte by byte, looks at each header, and add
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,7 +68,7 @@ def mask(payload: bytes, key: bytes) -> bytes:
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """``data``, cut at these places."""
     places = sorted({min(each, len(data)) for each in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 class Reference:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ..content import InvalidJSON, decode_json, encode_json
-from ..exceptions import ImproperlyConfigured
+from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Group
 from ..message import Message
+from ..routing import name_of
 from ..settings import Overflow
+from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
 from .base import BaseConsumer
 
 
@@ -176,7 +178,59 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     """A WebSocket whose messages are JSON: values in, values out.
 
     Text that is not JSON closes the socket with 1007, a binary message with 1003.
+
+    Where :meth:`receive` annotates its content with an attrs class, a dataclass, a TypedDict, or something made of
+    these, it gets such an object; what does not fit goes to :meth:`content_invalid`. Objects of the same kinds may be
+    sent. The annotation's names have to be in the module when the class is routed to (:mod:`triochan.typed.converter`
+    says what fits what)::
+
+        @attrs.frozen
+        class Move:
+            type: Literal["move"]
+            x: int
+            y: int
+
+        @attrs.frozen
+        class Say:
+            type: Literal["say"]
+            text: str
+
+        class Game(JsonWebsocketConsumer):
+            async def receive(self, content: Move | Say, **kwargs): ...
     """
+
+    _content_type: ClassVar[ContentType | None] = None
+    _multiplexer: Any = None
+    """Of a stream's consumer: what its answers go through; set on the instance by its demultiplexer."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        try:
+            cls._find_content_type()
+        except ImproperlyConfigured:
+            cls._content_type = None  # a name may still be defined further down; check_definition looks again
+
+    @classmethod
+    def _find_content_type(cls) -> None:
+        place = f"{name_of(cls)}.receive"
+        annotation = content_annotation(cls.receive, place)
+        cls._content_type = None if annotation is None else ContentType(annotation, place)
+
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found.
+        """
+        if cls._content_type is None:
+            cls._find_content_type()
+
+    @classmethod
+    def content_types(cls) -> Iterator[ContentType]:
+        """What the class makes its contents into; the application makes the hooks for it."""
+        if cls._content_type is not None:
+            yield cls._content_type
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
         text = message.content.get("text")
@@ -188,23 +242,53 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         except InvalidJSON:
             await self.close(1007, "this is not JSON")
             return
+        if self._content_type is not None:
+            try:
+                content = self._content_type.structure(content, message.application)
+            except InvalidContent as error:
+                await self.content_invalid(error)
+                return
         await self.receive(content, **kwargs)
 
     async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """A message came, decoded."""
+        """A message came, decoded, and made into an object where ``content`` is annotated so."""
+
+    async def content_invalid(self, error: InvalidContent) -> None:
+        """A message came that does not fit the annotation of :meth:`receive`; ``error.details`` say why.
+
+        The client is answered ``{"error": "invalid content", "details": [...]}``, on its stream if there is one, and
+        the socket stays open; override it for anything else.
+        """
+        if self._multiplexer is not None:
+            await self._multiplexer.send_error("invalid content", error.details)
+        else:
+            await self.send({"error": "invalid content", "details": error.details})
 
     async def send(self, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
         """Send ``content`` as JSON; see :meth:`WebsocketConsumer.send`.
 
+        Args:
+            content: a value that JSON has a form for, or one with objects that the application's converter makes into
+                such values: attrs classes, dataclasses, dates and so on.
+
         Raises:
             TypeError: JSON has no form for it.
         """
-        await super().send(text=self.encode_json(content), close=close)
+        # What encode_with does, written out: most messages are sent here.
+        text = None
+        if content.__class__ in PLAIN:
+            try:
+                text = self.encode_json(content)
+            except TypeError:
+                pass
+        if text is None:
+            text = self.encode_json(to_plain(content, self.message.application))
+        await super().send(text=text, close=close)
 
     @classmethod
     async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
-        """Send ``content`` as JSON to every member of the group ``name``, encoded once."""
-        await WebsocketConsumer.group_send(name, text=cls.encode_json(content), close=close)
+        """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
+        await WebsocketConsumer.group_send(name, text=encode_with(cls.encode_json, content), close=close)
 
     @classmethod
     def decode_json(cls, text: str) -> Any:

@@ -7,7 +7,7 @@ Frames are JSON, ``{"stream": …, "payload": {…}}`` both ways; what a client 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from ..content import encode_json
@@ -15,8 +15,9 @@ from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, Se
 from ..layers import Channel, Group
 from ..message import Message, check_name
 from ..routing import check_consumer, name_of
+from ..typed import PLAIN, ContentType, encode_with, to_plain
 from .base import DECORATING, BaseConsumer
-from .consumers import JsonWebsocketConsumer
+from .consumers import JsonWebsocketConsumer, WebsocketConsumer
 
 logger = logging.getLogger("triochan.generic")
 
@@ -66,7 +67,8 @@ class WebsocketMultiplexer:
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
-        return {"text": cls.encode_json({"stream": stream, "payload": payload})}
+        plain = payload if payload.__class__ in PLAIN else to_plain(payload)
+        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain})}
 
     @classmethod
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:
@@ -123,14 +125,14 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     async def connect(self, message: Message, **kwargs: Any) -> None:
         """A client is connecting: every stream's consumer is asked. Call ``super().connect`` where you override it."""
         for stream in self.consumers:
-            await self._forward(stream, self._message(message, dict(message.content)), kwargs)
+            await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
         """The connection is over: every stream's consumer is told, whatever another one raises."""
         errors: list[Exception] = []
         for stream in self.consumers:
             try:
-                await self._forward(stream, self._message(message, dict(message.content)), kwargs)
+                await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
             except Exception as error:  # noqa: BLE001 - raised again when all have been told
                 errors.append(error)
         if len(errors) == 1:
@@ -138,27 +140,26 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         if errors:
             raise ExceptionGroup("several streams raised in disconnect", errors)
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:
-        """A frame came: find its stream, and pass the payload on."""
-        stream = content.get("stream") if isinstance(content, dict) else None
-        if not isinstance(stream, str) or "payload" not in content:
-            await self._refuse(stream if isinstance(stream, str) else None, "a frame is {stream, payload}")
+    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """A frame came: find its stream, and pass the payload on. What is wrong with it is answered."""
+        if not isinstance(content, dict):
+            await self._refuse(None, "a frame is an object with stream and payload")
             return
-        payload = content["payload"]
-        channel = self.mapping.get(stream)
-        if channel is None and stream not in self.consumers:
+        stream, payload = content.get("stream"), content.get("payload", _ABSENT)
+        if not isinstance(stream, str):
+            await self._refuse(None, "stream is not a string" if "stream" in content else "stream is missing")
+        elif payload is _ABSENT:
+            await self._refuse(stream, "payload is missing")
+        elif stream not in self.mapping and stream not in self.consumers:
             await self._refuse(stream, "unknown stream")
         elif not isinstance(payload, dict):
             await self._refuse(stream, "payload is not an object")
-        elif channel is not None:
-            await self._send_to(channel, stream, payload)
+        elif stream in self.mapping:
+            await self._send_to(self.mapping[stream], stream, payload)
         else:
             received = self.message.content
-            text = self.encode_json(payload)
-            message = self._message(
-                self.message, {"path": self.path, "order": received.get("order"), "text": text}
-            )
-            await self._forward(stream, message, kwargs)
+            own = {"path": self.path, "order": received.get("order"), "text": self.encode_json(payload)}
+            await self._forward(stream, _message_for_stream(self.message, own), kwargs)
 
     async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
         try:
@@ -169,34 +170,40 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await self._refuse(stream, "the server is busy; this was not taken, try again later")
 
     async def _forward(self, stream: str, message: Message, kwargs: dict[str, Any]) -> None:
-        consumer = self.consumers[stream]
-        kwargs = {**kwargs, "multiplexer": self.multiplexer_class(stream, message.reply_channel)}
+        consumer: Any = self.consumers[stream]
+        multiplexer = self.multiplexer_class(stream, message.reply_channel)
+        kwargs = {**kwargs, "multiplexer": multiplexer}
         if not isinstance(consumer, type):
             await consumer(message, **kwargs)
             return
-        method = consumer.method_mapping.get(message.channel.name)
+        method = consumer.method_mapping.get(message.channel.name)  # type: ignore[attr-defined]
         if method is None:
             return
         instance = consumer(message, **kwargs)
+        if isinstance(instance, WebsocketConsumer):
+            # The instance's alone: the class may well serve sockets of its own.
+            instance.send = _send_without_stream  # type: ignore[method-assign]
         if isinstance(instance, JsonWebsocketConsumer):
-            instance.send = _send_without_stream  # type: ignore[method-assign]  # the instance's alone
-        if consumer.dispatch is BaseConsumer.dispatch and consumer.get_handler is BaseConsumer.get_handler:
+            instance._multiplexer = multiplexer
+        if consumer.dispatch is BaseConsumer.dispatch and consumer.get_handler is BaseConsumer.get_handler:  # type: ignore[attr-defined]
             # What its attributes ask for is done: this class has them too.
             await getattr(instance, method)(message, **kwargs)
         else:
             await instance.dispatch(message, **kwargs)
 
-    def _message(self, message: Message, content: dict[str, Any]) -> Message:
-        """A stream's own message, with the sessions and the user of the connection's."""
-        own = Message(content, message.channel, message.reply_channel, message.connection)
-        own.channel_session = message.channel_session
-        own.http_session = message.http_session
-        own.user = message.user
-        own.application = message.application
-        return own
-
     async def _refuse(self, stream: str | None, error: str) -> None:
         await self.message.reply_channel.send(self.multiplexer_class.encode_error(stream, error))
+
+    @classmethod
+    def check_definition(cls) -> None:
+        super().check_definition()
+        for stream, consumer in cls.consumers.items():
+            check_consumer(consumer, f"{name_of(cls)}.consumers[{stream!r}]")
+
+    @classmethod
+    def content_types(cls) -> Iterator[ContentType]:
+        for consumer in cls.consumers.values():
+            yield from getattr(consumer, "content_types", tuple)()
 
     # -- what the program calls
 
@@ -227,6 +234,17 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent; see :meth:`WebsocketMultiplexer.encode`."""
         return cls.multiplexer_class.encode(stream, payload)
+
+
+def _message_for_stream(message: Message, content: dict[str, Any]) -> Message:
+    """A stream's own message, with the sessions and the user of the connection's."""
+    own = Message(content, message.channel, message.reply_channel, message.connection)
+    own.channel_session = message.channel_session
+    own.http_session = message.http_session
+    own.user = message.user
+    if message.connection is None:
+        own.application = message.application
+    return own
 
 
 async def _send_without_stream(*args: Any, **kwargs: Any) -> NoReturn:
@@ -260,4 +278,5 @@ def _check_streams(cls: type[WebsocketDemultiplexer]) -> None:
         place = f"{name_of(cls)}.consumers[{stream!r}]"
         if isinstance(consumer, type) and issubclass(consumer, WebsocketDemultiplexer):
             raise ImproperlyConfigured(f"{place}: a demultiplexer can't be a stream of another one")
-        check_consumer(consumer, place)
+        if isinstance(consumer, type) and not issubclass(consumer, BaseConsumer):
+            raise ImproperlyConfigured(f"{place} is {name_of(consumer)}, a class that is no consumer")

@@ -1,4 +1,4 @@
-"""HTTP for consumers: contents of responses, cookies, static files.
+"""HTTP for consumers: contents of responses, cookies, static files, the browser client.
 
 The consumer of an ``http.request`` message answers with what these make::
 
@@ -7,7 +7,8 @@ The consumer of an ``http.request`` message answers with what these make::
 """
 
 from ..cookies import parse_cookies, set_cookie
+from .client import client_route
 from .responses import html, json, redirect, text
 from .static import static_files
 
-__all__ = ["html", "json", "parse_cookies", "redirect", "set_cookie", "static_files", "text"]
+__all__ = ["client_route", "html", "json", "parse_cookies", "redirect", "set_cookie", "static_files", "text"]

@@ -57,10 +57,13 @@ class ResponseEndpoint:
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         if self._closed or self.complete:
             return
-        if self._send.statistics().current_buffer_used >= _PIECES:
-            self.dropped += 1
-        else:
-            self._send.send_nowait(self._parse(content))
+        if self._send.statistics().current_buffer_used < _PIECES:
+            try:
+                self._send.send_nowait(self._parse(content))
+                return
+            except ValueError:
+                pass  # what fits one response that is under way does not fit another; that fails no group send
+        self.dropped += 1
 
     def consumer_done(self, crashed: bool, response_timeout: float) -> None:
         """The consumer has returned: if it has not begun to answer, another may, for a while."""

@@ -36,11 +36,12 @@ def static_files(prefix: str, folder: str | os.PathLike[str], *, index: str = "i
     root = Path(folder).resolve()
     if not root.is_dir():
         raise ImproperlyConfigured(f"static_files: {root} is no folder")
-    return route("http.request", _consumer(root, index), path="^" + _escape(prefix) + "(?P<name>.*)$")
+    return route("http.request", _consumer(root, index), path="^" + path_filter(prefix) + "(?P<name>.*)$")
 
 
-def _escape(prefix: str) -> str:
-    return "".join(f"\\{each}" if not each.isalnum() and each not in "/_-" else each for each in prefix)
+def path_filter(path: str) -> str:
+    """A filter of a route that means ``path`` and nothing else."""
+    return "".join(f"\\{each}" if not each.isalnum() and each not in "/_-" else each for each in path)
 
 
 def _consumer(root: Path, index: str) -> Callable[..., Awaitable[None]]:
@@ -77,6 +78,12 @@ def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | No
     return path, status
 
 
+def is_known(message: Message, etag: bytes) -> bool:
+    """The client has what the ``ETag`` names (RFC 9110 section 13.1.2)."""
+    known = [value for name, value in message["headers"] if name == b"if-none-match"]
+    return any(each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b","))
+
+
 async def _send_file(message: Message, path: Path, status: os.stat_result) -> None:
     digest = hashlib.blake2b(f"{status.st_mtime_ns}-{status.st_size}".encode(), digest_size=8)
     etag = f'"{digest.hexdigest()}"'.encode()
@@ -93,9 +100,8 @@ async def _send_file(message: Message, path: Path, status: os.stat_result) -> No
     ]
     if encoding is not None:
         headers.append((b"Content-Encoding", encoding.encode()))
-    known = [value for name, value in message["headers"] if name == b"if-none-match"]
     reply = message.reply_channel
-    if any(each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b",")):
+    if is_known(message, etag):
         await reply.send({"status": 304, "headers": headers})
         return
     headers.append((b"Content-Length", str(status.st_size).encode()))

@@ -91,6 +91,9 @@ class Channel:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    def __deepcopy__(self, memo: object) -> Channel:
+        return self  # a name: its copy would drag along copies of a layer and a connection
+
     def __str__(self) -> str:
         return self.name
 

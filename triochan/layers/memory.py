@@ -129,12 +129,13 @@ class MemoryLayer(ChannelLayer):
         if None in outboxes:
             others = [member for member in members if member.outbox is None]
             members = [member for member in members if member.outbox is not None]
+            outboxes = [outbox for outbox in outboxes if outbox is not None]
         if members:
             reply = parse_websocket(content)
             if reply.accept is not None:
                 raise ValueError("a group send can't accept or refuse a handshake; send to the reply channel")
             if reply.data is not None:
-                broadcast(encode(reply.data), filter(None, outboxes))
+                broadcast(encode(reply.data), outboxes)  # type: ignore[arg-type]
             if reply.close is not None:
                 for member in members:
                     member.deliver_nowait({"close": reply.close, "reason": reply.reason})  # type: ignore[union-attr]

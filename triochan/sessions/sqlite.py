@@ -141,7 +141,8 @@ class SqliteSessionStore(SessionStore):
                     write.rows = self._writer.execute(write.sql, write.parameters).rowcount
                 self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:  # of some errors SQLite itself does it
+                    self._writer.execute("ROLLBACK")
                 raise
         except (sqlite3.Error, OSError) as reason:
             error = self._unavailable(reason)

@@ -57,7 +57,9 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
                     await step(message)
                 result = await handler(*args, **kwargs)
             except BaseException:
-                opened = _opened(message, before)
+                # A new key has not reached the client, and won't: to keep something under it would keep it for nobody,
+                # and a login that broke off has not happened.
+                opened = [session for session in _opened(message, before) if session.session_key is not None]
                 if opened:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
                         try:

@@ -1,0 +1,100 @@
+"""The fuzzers' checks, on what they begin with and on a few random bytes; ``just fuzz`` gives them time."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz import frames, http_head
+from fuzz import run as runner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def test_frames_on_its_seeds() -> None:
+    seeds = frames.seeds()
+    assert len(seeds) > 20
+    for seed in seeds:
+        frames.check(seed)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_frames_on_any_bytes(data: bytes) -> None:
+    frames.check(data)
+
+
+@pytest.mark.parametrize("request_", http_head.REQUESTS, ids=range(len(http_head.REQUESTS)))
+def test_http_on_its_seeds(request_: bytes) -> None:
+    for flags in (0, 1):
+        for cut in (0, 1, 40):
+            http_head.check(bytes((flags, cut)) + request_)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.sampled_from([*http_head.WORDS, *http_head.REQUESTS]) | st.binary(max_size=8), max_size=5
+    ).map(b"".join),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_http_on_any_bytes(data: bytes, hang_up: bool, cut: int) -> None:
+    http_head.check(bytes((not hang_up, cut)) + data)
+
+
+class TestTheChecksThemselves:
+    """A check that can't fail finds nothing."""
+
+    def test_frames_sees_a_decoder_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("triochan.frames.FrameDecoder._judge", lambda self, first: None)
+        reserved_opcode = bytes((4, 3, 0, 0, 0x83, 0x80, 0, 0, 0, 0))
+        with pytest.raises(AssertionError, match="wsproto"):
+            frames.check(reserved_opcode)
+
+    def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr("triochan.http.protocol.start")
+        with pytest.raises(AssertionError, match=r"raised in http\.request"):
+            http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr("triochan.http.protocol.head_content")
+        with pytest.raises(ExceptionGroup):
+            http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def test_http_sees_a_transport_that_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def aclose(self: http_head.Script) -> None: ...
+
+        monkeypatch.setattr(http_head.Script, "aclose", aclose)
+        with pytest.raises(AssertionError, match="not closed"):
+            http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+            b"HTTP/1.1 200 OK\r\n\r\n\0HTTP",
+            b"garbage",
+            b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: x\r\n\r\n\x81\x05abc",
+            b"HTTP/1.1 101 \r\nSec-WebSocket-Accept: x\r\n\r\n\x81\x81abc",
+            b"HTTP/1.1 101 \r\n\r\n",
+        ],
+    )
+    def test_http_sees_answers_that_are_wrong(self, answer: bytes) -> None:
+        if answer.endswith(b"\0HTTP"):
+            http_head.read_answers(answer, [], hung_up=False)  # a body up to the end is one
+            return
+        with pytest.raises(Exception):  # noqa: B017 - h11's, wsproto's, or the check's own
+            http_head.read_answers(answer, [], hung_up=False)
+
+
+def test_the_runner_ends_with_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setattr(runner, "FOUND", tmp_path)
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(runner, "run", lambda name, seconds: True)
+    assert runner.main(["--seconds", "1"]) == 0
+    monkeypatch.setattr(runner, "run", lambda name, seconds: name != "frames")
+    assert runner.main([]) == 1
+    assert runner.main(["http_head"]) == 0
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    assert runner.main([]) == 2
+    with pytest.raises(SystemExit):
+        runner.main(["nothing"])

@@ -1,0 +1,10 @@
+"""Data binding (Channels 1: "Data Binding"): changes of a model go out to groups, and come in from clients.
+
+A model is a :class:`triochan.binding.collections.Collection` of attrs objects, or a mapped class of a
+:class:`triochan.binding.sqlalchemy.Database`; the latter is imported only by programs that ask for it.
+"""
+
+from .base import Binding
+from .source import CREATE, DELETE, UPDATE, ChangeRefused
+
+__all__ = ["CREATE", "DELETE", "UPDATE", "Binding", "ChangeRefused"]

@@ -1,0 +1,106 @@
+"""What a handler's annotation says of the content that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Final, NewType, NotRequired, Required, get_args, get_origin
+
+import attrs
+
+from ..exceptions import ImproperlyConfigured
+
+
+def content_annotation(handler: Callable[..., Any], place: str) -> Any | None:
+    """How ``handler``, a method, annotates its first argument, where that asks for objects; None where it does not.
+
+    It does where it names an attrs class, a dataclass or a TypedDict, alone or within something, as in
+    ``list[Note]`` or ``Move | Say``.
+
+    Raises:
+        ImproperlyConfigured: a name in it is not to be found (yet).
+    """
+    function = inspect.unwrap(handler)
+    annotation = _first_annotation(function)
+    if annotation is inspect.Parameter.empty:
+        return None
+    # Only this annotation: those of other arguments may well name what is imported for the type checker alone.
+    holder = types.SimpleNamespace(__annotations__={"content": annotation})
+    try:
+        annotation = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)[
+            "content"
+        ]
+    except NameError as error:
+        raise ImproperlyConfigured(
+            f"{place}: the annotation {_text(annotation)} can't be understood: {error}. Its names are looked up in the "
+            f"module {getattr(function, '__module__', '?')} when the class is routed to; define or import them there, "
+            "at the top level and not for TYPE_CHECKING only"
+        ) from None
+    except (SyntaxError, TypeError) as error:
+        raise ImproperlyConfigured(f"{place}: the annotation {_text(annotation)} is none: {error}") from None
+    return annotation if _names_class(annotation, set()) else None
+
+
+def _first_annotation(function: Any) -> Any:
+    """The annotation of a method's first argument after ``self``, as it was written."""
+    try:
+        if sys.version_info >= (3, 14):
+            import annotationlib
+
+            signature = inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+        else:
+            signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return inspect.Parameter.empty
+    positional = [
+        each
+        for each in signature.parameters.values()
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    return positional[1].annotation if len(positional) > 1 else inspect.Parameter.empty
+
+
+def _names_class(annotation: Any, seen: set[int]) -> bool:
+    annotation = unwrap(annotation)
+    if id(annotation) in seen:
+        return False
+    seen.add(id(annotation))
+    base = get_origin(annotation) or annotation
+    if isinstance(base, type) and (attrs.has(base) or dataclasses.is_dataclass(base)):
+        return True
+    return typing.is_typeddict(base) or any(_names_class(each, seen) for each in get_args(annotation))
+
+
+def unwrap(annotation: Any) -> Any:
+    """``annotation`` without ``Annotated``, ``Required``, ``NewType``, ``type`` statements and the like around it."""
+    while True:
+        base = get_origin(annotation)
+        if base in (Annotated, Required, NotRequired, Final):
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, NewType):
+            annotation = annotation.__supertype__
+        elif type(annotation).__name__ == "TypeAliasType":  # Python 3.12's, or typing_extensions'
+            annotation = annotation.__value__
+        else:
+            return annotation
+
+
+def name_of_type(annotation: Any) -> str:
+    """A class's name, or the annotation as it is written."""
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else _text(annotation)
+    )
+
+
+def _text(annotation: Any) -> str:
+    if isinstance(annotation, str):
+        return repr(annotation)
+    if isinstance(annotation, typing.ForwardRef):
+        return repr(annotation.__forward_arg__)
+    return str(annotation)

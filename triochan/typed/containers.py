@@ -1,0 +1,132 @@
+"""Hooks for JSON's arrays and objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import abc
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+import attrs
+from cattrs import Converter
+from cattrs.cols import namedtuple_structure_factory
+from cattrs.errors import StructureHandlerNotFoundError
+
+from .mistakes import Misfit, Within, misfit, said
+from .scalars import Hook
+
+ARRAYS: Mapping[Any, type] = {
+    list: list,
+    set: set,
+    frozenset: frozenset,
+    abc.Sequence: list,
+    abc.MutableSequence: list,
+    abc.Collection: list,
+    abc.Iterable: list,
+    abc.Set: frozenset,
+    abc.MutableSet: set,
+}
+"""What an array is made into, for each annotation."""
+OBJECTS = (dict, abc.Mapping, abc.MutableMapping)
+
+
+def origin(annotation: Any) -> Any:
+    return get_origin(annotation) or annotation
+
+
+def hook_for(annotation: Any, converter: Converter) -> Hook:
+    try:
+        return converter.get_structure_hook(annotation)
+    except RecursionError:  # a class that holds itself: its hook is being made
+        return converter.structure
+
+
+def array_factory(annotation: Any, converter: Converter) -> Hook:
+    make = ARRAYS[origin(annotation)]
+    [of] = get_args(annotation) or (Any,)
+    hook = hook_for(of, converter)
+
+    def structure(values: Any, _: Any) -> Any:
+        if values.__class__ is not list:
+            raise misfit("an array", values)
+        made: list[Any] = []
+        try:
+            for each in values:
+                made.append(hook(each, of))
+        except Exception as error:  # noqa: BLE001 - it goes on, with its place
+            # The first mistake of an array is told, so that the answer to a long one stays short.
+            raise Within(f"[{len(made)}]", error) from None
+        return made if make is list else make(made)
+
+    return structure
+
+
+def tuple_factory(annotation: Any, converter: Converter) -> Hook:
+    parts = get_args(annotation)
+    if not parts or (len(parts) == 2 and parts[1] is Ellipsis):
+        to_list = array_factory(list[parts[0] if parts else Any], converter)  # type: ignore[misc]
+        return lambda values, _: tuple(to_list(values, _))
+    parts = () if parts == ((),) else parts
+    hooks = [hook_for(part, converter) for part in parts]
+
+    def structure(values: Any, _: Any) -> tuple[Any, ...]:
+        if values.__class__ is not list or len(values) != len(parts):
+            what = f"an array of {len(values)}" if isinstance(values, list) else said(values)
+            raise Misfit(f"an array of {len(parts)} is expected, not {what}")
+        made: list[Any] = []
+        try:
+            for hook, part, each in zip(hooks, parts, values, strict=True):
+                made.append(hook(each, part))
+        except Exception as error:  # noqa: BLE001 - it goes on, with its place
+            raise Within(f"[{len(made)}]", error) from None
+        return tuple(made)
+
+    return structure
+
+
+def object_factory(annotation: Any, converter: Converter) -> Hook:
+    key_type, of = get_args(annotation) or (Any, Any)
+    key_hook, hook = hook_for(key_type, converter), hook_for(of, converter)
+
+    def structure(values: Any, _: Any) -> dict[Any, Any]:
+        if values.__class__ is not dict:
+            raise misfit("an object", values)
+        made: dict[Any, Any] = {}
+        for key, each in values.items():
+            try:
+                made[key_hook(key, key_type)] = hook(each, of)
+            except Exception as error:  # noqa: BLE001 - it goes on, with its place
+                raise Within(f"[{said(key)}]", error) from None
+        return made
+
+    return structure
+
+
+def _checked(kind: type, expected: str, hook: Hook) -> Hook:
+    # What cattrs makes takes for granted that it gets the right kind: a string has indices too.
+    def structure(value: Any, cl: Any) -> Any:
+        if value.__class__ is not kind:
+            raise misfit(expected, value)
+        return hook(value, cl)
+
+    return structure
+
+
+def is_class(annotation: Any) -> bool:
+    return attrs.has(origin(annotation)) or dataclasses.is_dataclass(origin(annotation))
+
+
+def class_factory(cl: Any, converter: Converter) -> Hook:
+    return _checked(dict, "an object", converter.gen_structure_attrs_fromdict(cl))
+
+
+def typeddict_factory(cl: Any, converter: Converter) -> Hook:
+    return _checked(dict, "an object", converter.gen_structure_typeddict(cl))
+
+
+def namedtuple_factory(cl: Any, converter: Converter) -> Hook:
+    return _checked(list, "an array", namedtuple_structure_factory(cl, converter))
+
+
+def refuse_collection(annotation: Any, _: Converter) -> Hook:
+    raise StructureHandlerNotFoundError(f"no hook for {annotation}", annotation)
