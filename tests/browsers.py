@@ -38,7 +38,16 @@ class Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-m", "triochan", "--app-dir", str(EXAMPLES), app, "--port", str(self.port)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "triochan",
+            "--app-dir",
+            str(EXAMPLES),
+            app,
+            "--port",
+            str(self.port),
+        ]
         self._environment = {**os.environ, **environment}
 
     def start(self) -> None:
@@ -111,7 +120,9 @@ class Window:
         except Exception as error:
             raise AssertionError(f"{selector} never was {list(texts)}, but {self.texts(selector)}") from error
 
-    def emulate(self, *, width: int = 1180, height: int = 800, phone: bool = False, dark: bool = False) -> None:
+    def emulate(
+        self, *, width: int = 1180, height: int = 800, phone: bool = False, dark: bool = False
+    ) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -133,4 +144,9 @@ def open_windows(number: int) -> Any:
         try:
             yield [each.result() for each in opened]
         finally:
-            list(pool.map(lambda each: each.driver.quit(), [each.result() for each in opened if not each.exception()]))
+            list(
+                pool.map(
+                    lambda each: each.driver.quit(),
+                    [each.result() for each in opened if not each.exception()],
+                )
+            )

@@ -117,7 +117,7 @@ class Closing:
             scope.cancel()
 
     def _crashed(self, consumer: Any, what: str, error: Exception) -> None:
-        logger.error("%s raised in %s on %s", name_of(consumer), what, self.path, exc_info=error)
+        logger.error("%s raised in %s on %r", name_of(consumer), what, self.path, exc_info=error)
         if self._accepted:
             self._begin_closing(1011, "internal error")
 
@@ -224,7 +224,7 @@ class Closing:
                 pass
 
     def _overflowed(self) -> None:
-        logger.warning("the peer on %s does not read: over %d bytes wait; 1013", self.path, self.outbox.limit)
+        logger.warning("the peer on %r does not read: over %d bytes wait; 1013", self.path, self.outbox.limit)
         self._begin_closing(1013, "the peer reads too slowly", failing=True, discard=True)
 
     def _end(self) -> trio.Event:

@@ -244,7 +244,7 @@ class Connection(Dispatch):
                 self._deny(500, b"Internal Server Error")
         if self._state is State.CONNECTING:
             if decision.cancelled_caught:
-                logger.error("%s on %s did not accept within %g s", name_of(consumer), self.path, timeout)
+                logger.error("%s on %r did not accept within %g s", name_of(consumer), self.path, timeout)
                 self._deny(503, b"Service Unavailable", [(b"Retry-After", b"1")])
             else:
                 self._accept(None, [])
@@ -315,7 +315,7 @@ class Connection(Dispatch):
             self._verdict = (1001, "going away")
             self._gone()
         if self._waiting:
-            logger.error("%d messages on %s were not handled before its end", self._waiting, self.path)
+            logger.error("%d messages on %r were not handled before its end", self._waiting, self.path)
         code, reason = self._verdict or (1006, "")
         content = {"path": self.path, "order": self._order + 1, "code": code, "reason": reason}
         message = Message(content, DISCONNECT, self.channel, self)
@@ -330,7 +330,7 @@ class Connection(Dispatch):
                     if not only(error, ConnectionClosed):
                         self._crashed(consumer, "disconnect", error)
             if scope.cancelled_caught:
-                logger.error("%s on %s was cancelled: disconnect took too long", name_of(consumer), self.path)
+                logger.error("%s on %r was cancelled: disconnect took too long", name_of(consumer), self.path)
         try:
             if self._state is not State.CLOSED:
                 with trio.move_on_after(settings.close_timeout):

@@ -215,7 +215,7 @@ class Dispatch(Closing):
             self._paused = False
         if scope.cancelled_caught:
             logger.error(
-                "the inbox on %s was full for %g s: its handlers are cancelled, the socket is closed with 1013",
+                "the inbox on %r was full for %g s: its handlers are cancelled, the socket is closed with 1013",
                 self.path,
                 self._runtime.settings.stall_timeout,
             )

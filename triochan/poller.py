@@ -72,6 +72,7 @@ class Poller:
         """Just before the socket is closed, which takes it out of the epoll: whoever waits for it is woken."""
         readiness = self._sockets.pop(sock.fileno(), None)
         if readiness is not None:
+            readiness.ended = True  # so that nobody waits for it any more
             readiness.wake()
 
     async def run(self) -> None:

@@ -78,7 +78,7 @@ class SocketTransport(Readiness):
                 try:
                     data = self.socket.recv(RECEIVE_SIZE)
                 except BLOCKED:
-                    self._full = False
+                    self._full = self.ended = False
                 else:
                     self._full = len(data) == RECEIVE_SIZE
                     return data

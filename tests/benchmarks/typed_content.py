@@ -135,7 +135,7 @@ def measure(rounds: int, times: int) -> None:
         for echo in (False, True):
             print(f"{title}, {len(encode_json(content))} bytes, {'echoed' if echo else 'received'}")
             runs = {
-                name: call(consumer(annotation, echo), content) for name, annotation in annotations.items()
+                name: call(consumer(annotation, echo), content) for name, annotation in annotated.items()
             }
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(rounds):

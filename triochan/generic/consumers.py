@@ -45,10 +45,14 @@ class WebsocketConsumer(BaseConsumer):
     outbox_limit: int | None = None
 
     _receives_straight: ClassVar[bool] = True
+    _receives_raw: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._receives_straight = cls.straight and cls.raw_receive is WebsocketConsumer.raw_receive
+        # On another channel, a message with a text is something else.
+        known = cls.straight and cls.method_mapping is WebsocketConsumer.method_mapping
+        cls._receives_straight = known and cls.raw_receive is WebsocketConsumer.raw_receive
+        cls._receives_raw = known and not cls._receives_straight
 
     @classmethod
     def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
@@ -56,6 +60,8 @@ class WebsocketConsumer(BaseConsumer):
             content = message.content
             if "text" in content:
                 return cls(message, **kwargs).receive(text=content["text"], **kwargs)
+        elif cls._receives_raw and "text" in message.content:
+            return cls(message, **kwargs).raw_receive(message, **kwargs)
         return super().begin(message, kwargs)
 
     @classmethod

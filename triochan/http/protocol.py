@@ -238,7 +238,7 @@ class HttpConnection:
             crashed = not only(error, ConnectionClosed)
             if crashed:
                 path = message["path"]
-                logger.error("%s raised in http.request on %s", name_of(consumer), path, exc_info=error)
+                logger.error("%s raised in http.request on %r", name_of(consumer), path, exc_info=error)
         finally:
             endpoint.consumer_done(crashed, settings.response_timeout)
 

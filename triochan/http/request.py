@@ -93,6 +93,9 @@ def head_content(
     ``path`` is a str, percent-decoded; ``query_string`` bytes, as they came; ``headers`` pairs of bytes, names in
     lower case; ``client`` and ``server`` are ``[host, port]``, or None where the socket has no such address.
     """
+    if request.http_version not in (b"1.1", b"1.0"):
+        version = request.http_version.decode("latin-1")
+        return Refusal(505, f"this server speaks HTTP/1.1, not HTTP/{version}")
     if request.method == b"CONNECT":
         return Refusal(501, "this server is no proxy")
     raw_path, _, query = request.target.partition(b"?")

@@ -54,7 +54,7 @@ export function showTime(time, seconds) {
   time.textContent = at.toLocaleString([], today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
 }
 
-const WORDS = { connecting: "Connecting", open: "Live", waiting: "Offline", closing: "Offline", closed: "Offline" };
+const WORDS = { connecting: "Connecting", open: document.body.dataset.open, waiting: "Offline", closing: "Offline", closed: "Offline" };
 
 /** Show where the connection stands: a word, and while it is lost a banner with a countdown. */
 export function showConnection(client, { onclosed } = {}) {
