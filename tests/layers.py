@@ -41,6 +41,9 @@ class FakeOutbox:
 class FakeEndpoint:
     """What stands behind a reply channel: a connection where ``socket``, else a waiting HTTP request."""
 
+    close_code: int | None = None
+    close_reason = ""
+
     def __init__(self, layer: ChannelLayer, *, socket: bool = True) -> None:
         self.outbox: Any = FakeOutbox() if socket else None
         self.delivered: list[dict[str, Any]] = []

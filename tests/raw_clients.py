@@ -81,11 +81,14 @@ class Answer:
 
 
 class RawClient:
-    """One connection; everything it waits for has a limit of time."""
+    """One connection; everything it waits for has a limit of time, ``patience``."""
+
+    patience: float = PATIENCE
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.buffer = bytearray()
+        self._sending = trio.Lock()
 
     @classmethod
     async def connect(cls, address: Address, *, receive_buffer: int | None = None) -> Self:
@@ -139,11 +142,12 @@ class RawClient:
     # -- bytes
 
     async def send(self, data: bytes) -> None:
-        with trio.fail_after(PATIENCE):
-            await self.stream.send_all(data)
+        with trio.fail_after(self.patience):
+            async with self._sending:
+                await self.stream.send_all(data)
 
     async def _more(self) -> bool:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(self.patience):
             data = await self.stream.receive_some(65536)
         self.buffer += data
         return bool(data)
@@ -221,13 +225,15 @@ class RawClient:
         return first & 0x0F, await self.take(size)
 
     async def message(self) -> str | bytes:
-        """The next message; control frames before it are passed over, a close frame is an EOFError."""
+        """The next message; pings before it are answered, a close frame is an EOFError."""
         while True:
             opcode, payload = await self.frame()
             if opcode == TEXT:
                 return payload.decode()
             if opcode == BINARY:
                 return payload
+            if opcode == PING:
+                await self.send(frame(PONG, payload))
             if opcode == CLOSE:
                 raise EOFError(f"the server closed: {payload!r}")
 

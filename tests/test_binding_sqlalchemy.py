@@ -474,6 +474,35 @@ async def test_messages_are_in_the_order_of_the_commits(database: Database, laye
     assert told[-1] == await database.run_in_session(lambda session: session.get_one(Post, pk).title)
 
 
+async def test_the_order_holds_for_sessions_side_by_side(tmp_path: Path, layer: Recording) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/test.sqlite3")
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    database = Database(engine, threads=4)
+    Base.metadata.create_all(engine)
+    bind(database)
+    pk = await add(database, title="start")
+    order: list[str] = []
+
+    def change(session: Session, number: int) -> None:
+        session.get_one(Post, pk).title = str(number)
+        session.flush()
+        order.append(str(number))  # nobody else can write until this is committed
+
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(database.run_in_session, change, number)
+    assert [title for *_, title in layer.take()] == ["start", *order]
+    database.close()
+
+
 async def test_without_a_server_there_is_nobody_to_tell(database: Database) -> None:
     bind(database)
     await add(database, title="one")

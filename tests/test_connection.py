@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -751,3 +753,26 @@ async def test_one_stalled_member_slows_nobody(autojump_clock: trio.testing.Mock
                     assert int(str(await fast.receive())) == number
                 assert trio.current_time() == started
         assert max(connection.outbox.size for connection in record.connections) <= 1024 * 1024
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_ended_connection_leaves_no_garbage() -> None:
+    """It is freed by reference counts alone: a server under churn does not stop for the garbage collector."""
+    record = Recorder()
+    async with Client(record.routing) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            alive = []
+            for _ in range(5):
+                async with client.websocket("/") as socket:
+                    await socket.send("x")
+                    alive.append(weakref.ref(record.connections[-1]))
+                    await socket.close()
+                await nothing_left(client)
+                record.connections.clear()
+            assert [each() for each in alive] == [None] * 5
+        finally:
+            gc.enable()

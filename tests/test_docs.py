@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +45,17 @@ def blocks(*languages: str) -> Iterator[Block]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-async def test_python_runs(page: Path) -> None:
+async def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page are one module, run from top to bottom; its ``async def test_…`` are run too."""
+    # Annotations are looked up by the name of the module that a class says it is of.
     module = ModuleType(page.stem.lower().replace("-", "_"))
+    assert module.__name__ not in sys.modules
     module.__file__ = str(page)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks("python"):
         if block.page == page:
             # Line numbers in a traceback are those of the page.
-            code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+            code = compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True)
             if block.before != ELSEWHERE:
                 exec(code, vars(module))
     for name, test in list(vars(module).items()):

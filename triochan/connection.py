@@ -180,6 +180,7 @@ class Connection(Dispatch):
             runtime.keepalive.forget(self)
             runtime.websockets.pop(self, None)
             self._transport.close()
+            self._let_go()
 
     def _match(self, connect: Message) -> Match | None:
         """Find the path's consumers, once. Where only messages are routed, the handshake needs no consumer."""
@@ -306,6 +307,14 @@ class Connection(Dispatch):
             await self._linger()
 
     # -- the end
+
+    def _let_go(self) -> None:
+        """Break the circles, so that the connection is freed now, not when the garbage collector comes."""
+        for name in ("_control", "_wire", "_handlers"):
+            if hasattr(self, name):
+                delattr(self, name)
+        if hasattr(self, "outbox"):
+            self.outbox.detach()
 
     async def _finish(self) -> None:
         """Run ``disconnect``, shielded and bounded, after everything else; then see the closing handshake out."""

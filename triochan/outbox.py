@@ -192,6 +192,10 @@ class Outbox:
         self.size = 0
         self.seal(code, reason)
 
+    def detach(self) -> None:
+        """The connection is over for good: let go of what refers back to it."""
+        self._start_soon = self._on_overflow = self._on_broken = _never
+
     def reopen(self) -> None:
         """Take the protocol's bytes again, after :meth:`close`: a refused handshake still has to be answered."""
         self._dead = False
@@ -315,6 +319,10 @@ class Outbox:
     def _wake(self) -> None:
         if self._waiting is not None:
             self._waiting.unpark_all()
+
+
+def _never(*_: object) -> None:
+    """What a detached outbox calls, which it does not: it is closed."""
 
 
 def broadcast(frame: bytes, outboxes: Iterable[Outbox]) -> None:

@@ -134,9 +134,7 @@ def measure(rounds: int, times: int) -> None:
     for title, content, annotated in cases:
         for echo in (False, True):
             print(f"{title}, {len(encode_json(content))} bytes, {'echoed' if echo else 'received'}")
-            runs = {
-                name: call(consumer(annotation, echo), content) for name, annotation in annotated.items()
-            }
+            runs = {name: call(consumer(annotation, echo), content) for name, annotation in annotated.items()}
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(rounds):
                 for name, run in runs.items():

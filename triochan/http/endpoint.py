@@ -29,6 +29,8 @@ class ResponseEndpoint:
     """
 
     outbox = None
+    close_code = None
+    close_reason = "the response is over"
 
     def __init__(self, layer: ChannelLayer) -> None:
         self._send: trio.MemorySendChannel[HttpReply]

@@ -45,6 +45,13 @@ class Endpoint(Hashable, Protocol):
     def outbox(self) -> Outbox | None:
         """Where a group send's frame goes; None where the endpoint takes contents, not frames."""
 
+    @property
+    def close_code(self) -> int | None:
+        """How it ended, once it has; None else, or where that has no code."""
+
+    @property
+    def close_reason(self) -> str: ...
+
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
 
@@ -108,7 +115,7 @@ class ReplyChannel(Channel):
 
     def __init__(self, name: str, endpoint: Endpoint, layer: ChannelLayer) -> None:
         self.name = name
-        self.endpoint = endpoint
+        self.endpoint: Endpoint | _Departed = endpoint
         self._layer = layer
 
     async def send(self, content: dict[str, Any], /) -> None:
@@ -169,6 +176,22 @@ class Group:
         return f"Group({self.name!r})"
 
 
+class _Departed:
+    """Stands behind a reply channel when its connection is gone."""
+
+    outbox: ClassVar[None] = None
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        self._code = code or 1006
+        self._reason = reason
+
+    async def deliver(self, content: dict[str, Any], /) -> None:
+        raise ConnectionClosed(self._code, self._reason)
+
+    def deliver_nowait(self, content: dict[str, Any], /) -> None:
+        pass
+
+
 class ChannelLayer(ABC):
     """What carries messages between channels. Contents are dicts of plain data.
 
@@ -193,6 +216,9 @@ class ChannelLayer(ABC):
         """Forget ``endpoint`` and take it out of its groups; again is no error. Never waits."""
         if self._endpoints.pop(endpoint.channel.name, None) is not None:
             self._left(endpoint)
+            # Whoever keeps the channel does not keep the connection; and without this circle, most of a connection
+            # is freed at once, not by the garbage collector.
+            endpoint.channel.endpoint = _Departed(endpoint.close_code, endpoint.close_reason)
 
     def reply_channel(self, name: str) -> Channel:
         """The reply channel of that name: this process's connection where it is one of its."""

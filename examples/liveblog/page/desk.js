@@ -177,6 +177,7 @@ function makeRow(pk) {
   };
   row.querySelector(".less").addEventListener("click", () => set(values.get(pk).value - 1));
   row.querySelector(".more").addEventListener("click", () => set(values.get(pk).value + 1));
+  input.addEventListener("focus", () => input.select());
   input.addEventListener("input", () => (row.typing = true));
   input.addEventListener("change", () => set(input.value === "" ? NaN : Number(input.value)));
   input.addEventListener("blur", () => {
@@ -227,8 +228,15 @@ function setConnected(item) {
   for (const control of item.querySelectorAll(".needs-connection")) control.disabled = client.state !== "open";
 }
 
+let leaving = false;
+document.querySelector("header form").addEventListener("submit", () => {
+  leaving = true; // this window goes to the blog
+  client.close();
+});
+
 showConnection(client, {
   onclosed: ({ code }) => {
+    if (leaving) return true;
     if (code !== 4401 && code !== 3000) return false;
     location.reload(); // logged out: the server shows the form for the password
     return true;
