@@ -25,13 +25,11 @@ from urllib.parse import parse_qs
 import attrs
 import trio
 
-import triochan
 from triochan import Message, route
 from triochan.generic.websockets import JsonWebsocketConsumer
-from triochan.http import html, json, static_files
+from triochan.http import client_route, html, json, static_files
 
 PAGE = Path(__file__).parent / "chat_page"
-CLIENT = Path(triochan.__file__).parent / "client"
 
 ROOM = r"(?P<room>[a-z0-9-]{1,30})"
 LOBBY = "lobby"
@@ -256,5 +254,5 @@ routing = [
     route("http.request", show_room, path=rf"^/room/{ROOM}$", method=r"^(?:GET|HEAD)$"),
     route("http.request", post_message, path=rf"^/rooms/{ROOM}/messages$"),
     static_files("/static/", PAGE),
-    static_files("/triochan/", CLIENT),
+    client_route(),
 ]

@@ -89,6 +89,7 @@ class RawClient:
         self.stream = stream
         self.buffer = bytearray()
         self._sending = trio.Lock()
+        self._pongs: list[bytes] = []
 
     @classmethod
     async def connect(cls, address: Address, *, receive_buffer: int | None = None) -> Self:
@@ -141,10 +142,26 @@ class RawClient:
 
     # -- bytes
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, *pieces: bytes, pause: float = 0.0) -> None:
+        """Send the pieces, with nothing of another task between them, and then the pongs that became due.
+
+        Args:
+            pause: seconds between two pieces.
+        """
         with trio.fail_after(self.patience):
             async with self._sending:
-                await self.stream.send_all(data)
+                for piece in pieces:
+                    await self.stream.send_all(piece)
+                    if pause:
+                        await trio.sleep(pause)
+                while self._pongs:
+                    await self.stream.send_all(self._pongs.pop(0))
+
+    async def pong(self, payload: bytes) -> None:
+        """Answer a ping, or leave it to the task that sends: who reads does not wait for it."""
+        self._pongs.append(frame(PONG, payload))
+        if not self._sending.locked():
+            await self.send()
 
     async def _more(self) -> bool:
         with trio.fail_after(self.patience):
@@ -233,7 +250,7 @@ class RawClient:
             if opcode == BINARY:
                 return payload
             if opcode == PING:
-                await self.send(frame(PONG, payload))
+                await self.pong(payload)
             if opcode == CLOSE:
                 raise EOFError(f"the server closed: {payload!r}")
 

@@ -511,6 +511,17 @@ def test_ordering_and_users_are_asked_of_the_connection() -> None:
     assert Demultiplexer.channel_session_user
 
 
+async def test_what_no_field_stands_for_is_not_told(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = Collection(User)
+    bound = binding(users, fields=["email"])  # and so without a username
+    async with socket(bound, "users") as websocket:
+        await ask(websocket, action=CREATE, data={"email": "a@example.com"})
+        assert await refusal(websocket) == ("invalid data", "")
+    assert "username" in caplog.text
+
+
 # -- mistakes in a class
 
 

@@ -664,7 +664,7 @@ async def test_pings_and_closes_are_seen_while_handlers_wait(
         await socket._websocket.ping()
         await socket.close()
         assert trio.current_time() == started
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
 
 
 # -- the inbox and the outbox -----------------------------------------------------------------------------------------

@@ -344,7 +344,7 @@ async def test_other_methods_and_paths(port: int) -> None:
             ("GET", "/room/", 404),
             ("GET", "/static/../chat.py", 404),
             ("GET", "/static/room.js", 200),
-            ("GET", "/triochan/triochan.js", 200),
+            ("GET", "/triochan/client.js", 200),
         ]:
             assert request(port, method, path)[0] == status, path
         with pytest.raises(InvalidStatus, match="403"), connect(f"ws://127.0.0.1:{port}/room/No%20Room"):

@@ -57,7 +57,7 @@ class TestTheChecksThemselves:
 
     def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr("triochan.http.protocol.head_content")
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(ExceptionGroup):  # noqa: ASYNC401 - how deep it is nested is not the point
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_http_sees_a_transport_that_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ async def test_clients_that_vanish_within_http(reset: bool) -> None:
         ):
             head["status"] = 200
             for wait in (True, False):
-                client = await RawClient.connect(address)
+                client = await RawClient.connect(address, receive_buffer=4096)
                 await client.send(request)
                 if wait:
                     await wait_all_tasks_blocked(0.01)

@@ -54,9 +54,9 @@ class Closing:
     """
 
     __slots__ = (
-        "_accepted", "_control", "_decoder", "_ended", "_failing", "_handlers", "_paused", "_policy", "_reading",
-        "_room", "_runtime", "_state", "_steady", "_tasks", "_transport", "_verdict", "_wire", "close_code", "close_reason",
-        "outbox", "path",
+        "_accepted", "_control", "_decoder", "_ended", "_failing", "_handlers", "_paused", "_policy",
+        "_reading", "_room", "_runtime", "_state", "_steady", "_tasks", "_transport", "_verdict",
+        "_wire", "close_code", "close_reason", "outbox", "path",
     )  # fmt: skip
 
     def __init__(self, path: str, transport: Transport, runtime: Runtime) -> None:

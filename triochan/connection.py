@@ -49,8 +49,8 @@ class Connection(Dispatch):
     """
 
     __slots__ = (
-        "__weakref__", "_client", "_connect_waiting", "_decision", "_denied", "_disconnect_match", "_headers",
-        "_namespace", "_subprotocol", "_upgrade",
+        "__weakref__", "_client", "_connect_waiting", "_decision", "_denied", "_disconnect_match",
+        "_headers", "_namespace", "_subprotocol", "_upgrade",
     )  # fmt: skip
 
     def __init__(self, upgrade: Upgrade, transport: Transport, runtime: Runtime) -> None:
@@ -170,7 +170,7 @@ class Connection(Dispatch):
                             await self._work()
                 finally:
                     if self._accepted:
-                        await self._finish()
+                        await self._finish()  # noqa: ASYNC102 - shielded and bounded where it calls the program
                 if self._denied is not None:
                     await self._refuse(*self._denied)
                 wire.cancel_scope.cancel()
@@ -276,6 +276,7 @@ class Connection(Dispatch):
         self._denied = (status, headers or [], body)
         self._state = State.CLOSED
         self.outbox.close(1006, "the handshake was refused")
+        self._runtime.layer.detach(self)
         self._cancel_tasks()
 
     async def _open(self) -> None:

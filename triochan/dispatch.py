@@ -45,8 +45,8 @@ class Dispatch(Closing):
     """
 
     __slots__ = (
-        "_fed", "_gated", "_handler_timeout", "_inbox", "_inbox_size", "_limit", "_order", "_receive_match",
-        "_received", "_rest", "_running", "_waiting", "channel",
+        "_fed", "_gated", "_handler_timeout", "_inbox", "_inbox_size", "_limit", "_order",
+        "_receive_match", "_received", "_rest", "_running", "_waiting", "channel",
     )  # fmt: skip
 
     def __init__(self, path: str, transport: Transport, runtime: Runtime, rest: bytes) -> None:

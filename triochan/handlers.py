@@ -50,7 +50,7 @@ def resume(coroutine: Coroutine[Any, Any, object], trap: Any) -> Generator[Any, 
             except GeneratorExit:
                 coroutine.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - it goes on into the coroutine, as `await` would do
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - it goes on into the coroutine
                 trap = coroutine.throw(error)
             else:
                 trap = coroutine.send(value)

@@ -40,9 +40,11 @@ class Outbox:
         dropped: messages that the overflow policy dropped.
     """
 
-    __slots__ = ("_chunk", "_corked", "_dead", "_flushing", "_frames", "_held", "_on_broken", "_on_overflow", "_refusal",
-                 "_start_soon", "_transport", "_waiting", "direct", "dropped", "limit", "overflow", "size",
-                 "socket")  # fmt: skip
+    __slots__ = (
+        "_chunk", "_corked", "_dead", "_flushing", "_frames", "_held", "_on_broken", "_on_overflow",
+        "_refusal", "_start_soon", "_transport", "_waiting", "direct", "dropped", "limit", "overflow",
+        "size", "socket",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -39,9 +39,9 @@ class Readiness:
         """Wait for something to read; always a checkpoint. Woken without a cause where the socket is closed."""
         if self.ready or self.ended:
             self.ready = False
-            return trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the caller awaits it
         self._waiter = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._waiter = None

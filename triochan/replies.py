@@ -64,6 +64,8 @@ def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Hea
         ValueError: not pairs, or a name or value with characters that a header can't have.
     """
     pairs: Headers = []
+    if not isinstance(headers, Iterable):
+        raise ValueError(f"headers are pairs of str or bytes, not {headers!r}")
     for pair in headers.items() if isinstance(headers, Mapping) else headers:
         try:
             if isinstance(pair, (str, bytes)):

@@ -289,7 +289,7 @@ def _check_async(function: Any, place: str) -> None:
     inner = function.func if isinstance(function, partial) else function
     if not any(
         inspect.iscoroutinefunction(each)
-        for each in (inner, inspect.unwrap(inner), getattr(inner, "__call__", None))
+        for each in (inner, inspect.unwrap(inner), getattr(type(inner), "__call__", None))  # noqa: B004
     ):
         raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
 

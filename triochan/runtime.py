@@ -82,12 +82,14 @@ class Keepalive:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
                 continue
-            connection, due = next(iter(self._due.items()))
+            due = next(iter(self._due.values()))  # not the connection: it may go while this sleeps
             if due > trio.current_time():
                 await trio.sleep_until(due)
                 continue
+            connection = next(iter(self._due))
             del self._due[connection]
             connection.start_ping()
+            del connection
 
 
 class Runtime:

@@ -1,4 +1,4 @@
-import { TriochanClient } from "/triochan/triochan.js";
+import { TriochanClient } from "/triochan/client.js";
 
 import { fromTemplate, loadName, saveName } from "./shared.js";
 

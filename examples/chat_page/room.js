@@ -3,7 +3,7 @@
  * a reconnect it says `welcome` again, so the page never has to find out what it missed.
  */
 
-import { OutboxFullError, TriochanClient } from "/triochan/triochan.js";
+import { OutboxFullError, TriochanClient } from "/triochan/client.js";
 
 import { fromTemplate, loadName, paintAvatar, saveName } from "./shared.js";
 

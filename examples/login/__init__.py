@@ -17,19 +17,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import triochan
 from triochan import Application, route, route_class
-from triochan.http import static_files
+from triochan.http import client_route, static_files
 from triochan.sessions import SqliteSessionStore
 
 from . import consumers
 from .accounts import DATABASE
 
-CLIENT = Path(triochan.__file__).parent / "client"
-
 routing = [
     route_class(consumers.Live, path=r"^/live/$"),
-    static_files("/triochan/", CLIENT),
+    client_route(),
     static_files("/static/", Path(__file__).parent / "page"),
     route("http.request", consumers.home, path=r"^/$"),
     route("http.request", consumers.log_in, path=r"^/login$"),

@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import sys
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -74,7 +75,8 @@ class Ledger(logging.Handler):
         if isinstance(error, PlannedError) or any(each in message for each in PLANNED):
             self.counts["planned errors"] += 1
         elif len(self.unplanned) < 50:
-            self.unplanned.append(f"{record.name}: {message}: {error!r}")
+            where = "".join(traceback.format_exception(error))[-3000:] if error else ""
+            self.unplanned.append(f"{record.name}: {message}\n{where}".rstrip())
 
 
 ledger = Ledger()
@@ -268,7 +270,7 @@ async def serve(task_status: Any) -> None:
     await triochan.serve(
         routing, port=0, settings=SETTINGS, layer=layer, signals=True, task_status=task_status
     )
-    left = {"groups": layer.groups.names(), "unplanned": ledger.unplanned}
+    left = {"groups": layer.groups.names(), "not once": []}
     left["not once"] = [name for name in connected if connected[name] != disconnected[name]]
     if any(left.values()):
         raise SystemExit(f"after the shutdown: {left}")

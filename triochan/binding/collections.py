@@ -13,7 +13,7 @@ import trio
 
 from ..exceptions import ImproperlyConfigured
 from ..routing import name_of
-from .source import ChangeRefused, Field, Source, deliver, deliveries, label_of, look, no_such_object
+from .source import ChangeRefused, Field, Source, deliver, deliveries, label_of, look, made, no_such_object
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -163,7 +163,7 @@ class Collection(Source[T]):
     # -- what clients ask for
 
     async def create(self, values: dict[str, Any]) -> None:
-        instance: Any = _valid(
+        instance: Any = made(
             lambda: self.cls(**{self._attributes[name].alias: each for name, each in values.items()})
         )
         if self.pk_of(instance) in self:
@@ -172,7 +172,7 @@ class Collection(Source[T]):
 
     async def change(self, pk: Any, values: dict[str, Any]) -> None:
         try:
-            await self._replace(pk, lambda instance: _valid(lambda: self._evolve(instance, values)))
+            await self._replace(pk, lambda instance: made(lambda: self._evolve(instance, values)))
         except _NotHere:
             raise no_such_object() from None
 
@@ -206,11 +206,3 @@ def _without_none(type_: Any) -> tuple[Any, bool]:
 
 class _NotHere(KeyError):
     """A key of a change that is not in the collection, unlike a KeyError out of a binding's own methods."""
-
-
-def _valid(make: Callable[[], T]) -> T:
-    """What ``make`` makes; a refusal in the words of the class's own validators (attrs' have more arguments behind)."""
-    try:
-        return make()
-    except (TypeError, ValueError) as error:
-        raise ChangeRefused("invalid data", [str(error.args[0] if error.args else error)[:200]]) from error

@@ -244,3 +244,19 @@ def label_of(model: type[Any]) -> str:
 
 def no_such_object() -> ChangeRefused:
     return ChangeRefused("no such object")
+
+
+def made(make: Callable[[], R]) -> R:
+    """What ``make`` makes of a client's values, which have their fields' types.
+
+    Raises:
+        ChangeRefused: the model's own validators refuse them. The words of a ValueError are for the client; those of a
+            TypeError may be about what is no client's business, such as an argument that no field stands for.
+    """
+    try:
+        return make()
+    except ValueError as error:
+        raise ChangeRefused("invalid data", [str(error.args[0] if error.args else error)[:200]]) from error
+    except TypeError as error:
+        logger.warning("a change that a client asked for was refused", exc_info=error)
+        raise ChangeRefused("invalid data") from error

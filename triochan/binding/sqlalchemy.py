@@ -22,7 +22,7 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..exceptions import ImproperlyConfigured
 from ..routing import name_of
-from .source import ChangeRefused, Delivery, Field, Source, deliver, label_of, no_such_object
+from .source import ChangeRefused, Delivery, Field, Source, deliver, label_of, made, no_such_object
 from .tracking import begin, track_class, track_sessions
 
 P = ParamSpec("P")
@@ -165,7 +165,7 @@ class Model(Source[T]):
 
     async def create(self, values: dict[str, Any]) -> None:
         def work(session: Session) -> None:
-            session.add(_valid(lambda: self.cls(**values)))
+            session.add(made(lambda: self.cls(**values)))
 
         await self._run(work)
 
@@ -173,7 +173,7 @@ class Model(Source[T]):
         def work(session: Session) -> None:
             instance = self._find(session, pk)
             for name, value in values.items():
-                _valid(partial(setattr, instance, name, value))
+                made(partial(setattr, instance, name, value))
 
         await self._run(work)
 
@@ -266,11 +266,3 @@ def _field(attribute: ColumnProperty[Any], hints: dict[str, Any]) -> Field:
         writable=column.computed is None and not (column.identity is not None and column.identity.always),
         max_length=getattr(column.type, "length", None) if isinstance(column.type, sa.String) else None,
     )
-
-
-def _valid(make: Callable[[], R]) -> R:
-    """What ``make`` does with a client's values; a refusal in the words of the class's own validators."""
-    try:
-        return make()
-    except (TypeError, ValueError) as error:
-        raise ChangeRefused("invalid data", [str(error)[:200]]) from error

@@ -166,7 +166,7 @@ def _unwrapped() -> Iterator[None]:
             raise HandshakeRefused(error.status_code, error.headers, error.body or b"") from None
         if error is group:
             raise
-        raise error from error.__cause__
+        raise error from error.__cause__  # noqa: ASYNC123 - the group around it says nothing
 
 
 class _Managed(Generic[T]):
@@ -185,7 +185,7 @@ class _Managed(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         assert self._manager is not None
-        return await self._manager.__aexit__(kind, error, traceback)
+        return await self._manager.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - the manager's affair
 
 
 class Client(_Managed["Client"]):

@@ -1,4 +1,4 @@
-import { TriochanClient } from "/triochan/triochan.js";
+import { TriochanClient } from "/triochan/client.js";
 
 const STATES = { open: "Online", connecting: "Connecting…", waiting: "Offline", closing: "Offline", closed: "Offline" };
 const SHOWN = 12;
