@@ -358,6 +358,24 @@ async def test_a_binding_that_raises_stops_the_change(database: Database, layer:
     assert layer.take() == []
 
 
+async def test_what_was_rolled_back_is_looked_at_anew(database: Database, layer: Recording) -> None:
+    bind(database, lambda post: [post.kind])
+    pk = await add(database, title="one")
+    layer.take()
+
+    def work(session: Session) -> None:
+        post = session.get_one(Post, pk)
+        post.title = "two"
+        session.flush()
+        session.rollback()
+        with Session(database.engine) as other, other.begin():  # of which nobody is told
+            other.get_one(Post, pk).kind = "b"
+        post.title = "three"
+
+    await database.run_in_session(work)
+    assert layer.take() == [("b", UPDATE, pk, "three")]
+
+
 # -- savepoints
 
 
@@ -474,21 +492,31 @@ async def test_messages_are_in_the_order_of_the_commits(database: Database, laye
     assert told[-1] == await database.run_in_session(lambda session: session.get_one(Post, pk).title)
 
 
-async def test_the_order_holds_for_sessions_side_by_side(tmp_path: Path, layer: Recording) -> None:
+@pytest.fixture
+def side_by_side(tmp_path: Path) -> Iterator[Database]:
+    """A database whose sessions run side by side: readers with writers, and writers one after the other."""
     engine = create_engine(f"sqlite:///{tmp_path}/test.sqlite3")
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if reading.is_set() else "BEGIN IMMEDIATE")
 
+    reading = threading.Event()
     database = Database(engine, threads=4)
+    database.reading = reading  # type: ignore[attr-defined]
     Base.metadata.create_all(engine)
-    bind(database)
-    pk = await add(database, title="start")
+    yield database
+    database.close()
+
+
+async def test_the_order_holds_for_sessions_side_by_side(side_by_side: Database, layer: Recording) -> None:
+    bind(side_by_side)
+    pk = await add(side_by_side, title="start")
     order: list[str] = []
 
     def change(session: Session, number: int) -> None:
@@ -498,9 +526,65 @@ async def test_the_order_holds_for_sessions_side_by_side(tmp_path: Path, layer: 
 
     async with trio.open_nursery() as nursery:
         for number in range(50):
-            nursery.start_soon(database.run_in_session, change, number)
+            nursery.start_soon(side_by_side.run_in_session, change, number)
     assert [title for *_, title in layer.take()] == ["start", *order]
-    database.close()
+
+
+async def test_a_commit_that_is_held_up_keeps_its_place(side_by_side: Database, layer: Recording) -> None:
+    bind(side_by_side)
+    pk = await add(side_by_side, title="start")
+    layer.take()
+    committed, overtaken = threading.Event(), threading.Event()
+
+    def hold_up(session: Session) -> None:
+        if committed.is_set():
+            overtaken.set()
+        committed.set()
+        overtaken.wait(0.3)
+
+    def change(session: Session, title: str) -> None:
+        session.get_one(Post, pk).title = title
+
+    sa.event.listen(side_by_side._sessions, "after_commit", hold_up, insert=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(side_by_side.run_in_session, change, "first")
+        await trio.to_thread.run_sync(committed.wait)
+        nursery.start_soon(side_by_side.run_in_session, change, "second")
+    assert [title for *_, title in layer.take()] == ["first", "second"]
+
+
+async def test_a_list_is_not_overtaken(side_by_side: Database) -> None:
+    reading, seen, changed = side_by_side.reading, threading.Event(), threading.Event()  # type: ignore[attr-defined]
+
+    def names(post: Post) -> list[str]:
+        if reading.is_set() and not seen.is_set():
+            seen.set()  # what was read is old as soon as this is
+            changed.wait(5)
+        return ["all"]
+
+    bound = bind(side_by_side, names, fields=["title"])
+    await add(side_by_side, id=1, title="old")
+
+    class Demultiplexer(WebsocketDemultiplexer):
+        groups = ["all"]
+
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            reading.set()
+            await bound.send_list(message, self.groups)
+
+    def change(session: Session) -> None:
+        session.get_one(Post, 1).title = "new"
+        session.commit()
+        changed.set()
+
+    async with Client([Demultiplexer.as_route()]) as client, client.websocket("/") as websocket:
+        await trio.to_thread.run_sync(seen.wait)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(side_by_side.run_in_session, change)
+            with trio.fail_after(5):
+                first, second = [(await websocket.receive_json())["payload"] for _ in range(2)]
+    assert (first["action"], first["items"][0]["data"]) == ("list", {"title": "old"})
+    assert (second["action"], second["data"]) == (UPDATE, {"title": "new"})
 
 
 async def test_without_a_server_there_is_nobody_to_tell(database: Database) -> None:
