@@ -577,10 +577,13 @@ async def test_a_list_is_not_overtaken(side_by_side: Database) -> None:
         session.commit()
         changed.set()
 
-    async with Client([Demultiplexer.as_route()]) as client, client.websocket("/") as websocket:
+    async def change_meanwhile() -> None:
         await trio.to_thread.run_sync(seen.wait)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(side_by_side.run_in_session, change)
+        await side_by_side.run_in_session(change)
+
+    async with Client([Demultiplexer.as_route()]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(change_meanwhile)
+        async with client.websocket("/") as websocket:
             with trio.fail_after(5):
                 first, second = [(await websocket.receive_json())["payload"] for _ in range(2)]
     assert (first["action"], first["items"][0]["data"]) == ("list", {"title": "old"})

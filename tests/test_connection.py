@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,11 @@ import trio
 import trio.testing
 from websockets.frames import Frame, Opcode
 
-from triochan import Group, Settings, route, route_class
+from triochan import Application, Group, Settings, route, route_class
 from triochan.exceptions import ConnectionClosed, DenyConnection
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
+from triochan.http import text
+from triochan.sessions import MemorySessionStore, http_session
 from triochan.test import Client, TestWebsocket, WSClient
 from triochan.test.client import HandshakeRefused
 
@@ -47,10 +50,17 @@ class Recorder:
 
             async def disconnect(self, message: Any, **kwargs: Any) -> None:
                 record.events.append(("disconnect", message["code"], message["reason"]))
+                if message.http_session is not None:
+                    message.http_session["left"] = message["code"]
                 await record.on("disconnect", self, None)
 
+        @http_session
+        async def begin(message: Any) -> None:
+            message.http_session["begun"] = True
+            await message.reply_channel.send(text("a session"))
+
         self.hooks: dict[str, Callable[[Any, Any], Awaitable[None]]] = {}
-        self.routing = [Recording.as_route(attributes, path="^/$")]
+        self.routing = [Recording.as_route(attributes, path="^/$"), route("http.request", begin)]
 
     async def on(self, what: str, consumer: Any, data: Any) -> None:
         hook = self.hooks.get(what)
@@ -278,9 +288,23 @@ WAYS_OUT = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["overlap", "slight", "strict", "cancel"])
+class RecordingStore(MemorySessionStore):
+    """A session store that shows what was saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[dict[str, Any]] = []
+
+    async def save(self, key: str, text: str, lifetime: float, *, new: bool) -> bool:
+        self.saved.append(json.loads(text))
+        return await super().save(key, text, lifetime, new=new)
+
+
+@pytest.mark.parametrize("mode", ["overlap", "slight", "strict", "cancel", "session"])
 @pytest.mark.parametrize(
-    ("way", "code", "hooks", "logged"), WAYS_OUT, ids=[f"{way[0].__name__}{i}" for i, way in enumerate(WAYS_OUT)]
+    ("way", "code", "hooks", "logged"),
+    WAYS_OUT,
+    ids=[f"{way[0].__name__}{i}" for i, way in enumerate(WAYS_OUT)],
 )
 async def test_every_way_out_runs_disconnect_once_and_leaves_nothing(
     way: Any,
@@ -296,6 +320,7 @@ async def test_every_way_out_runs_disconnect_once_and_leaves_nothing(
         "slight": {"slight_ordering": True},
         "strict": {"strict_ordering": True},
         "cancel": {"cancel_on_disconnect": True},
+        "session": {"http_user_and_session": True},
     }[mode]
     if mode == "cancel" and way is vanish_in_handler:
         pytest.skip("handlers are cancelled in this mode: test_cancel_on_disconnect has it")
@@ -303,13 +328,22 @@ async def test_every_way_out_runs_disconnect_once_and_leaves_nothing(
     record.hooks.update(hooks)
     lockstep = way in (no_pong, overflow)
     settings = Settings(handler_timeout=50, stall_timeout=30)
-    async with Client(record.routing, settings=settings, lockstep=lockstep) as client:
+    store = RecordingStore()
+    application = Application(record.routing, session_store=store, secrets=["a secret that is long enough"])
+    async with Client(application, settings=settings, lockstep=lockstep) as client:
+        await client.get("/")
         async with client.websocket("/") as socket:
             await way(client, socket, record)
             await nothing_left(client)
             await socket.vanish()
+    if mode == "session":
+        assert store.saved[-1] == {"begun": True, "left": code}
     assert [event[:2] for event in record.disconnects] == [("disconnect", code)]
-    errors = [entry for entry in caplog.records if entry.levelno >= logging.ERROR and "messages" not in entry.message]
+    errors = [
+        entry
+        for entry in caplog.records
+        if entry.levelno >= logging.ERROR and "messages" not in entry.message
+    ]
     assert len(errors) == logged, [entry.message for entry in errors]
 
 
@@ -394,7 +428,9 @@ async def test_subprotocol_and_headers_go_with_the_accept() -> None:
         assert message["subprotocols"] == ["a", "b"]
         with pytest.raises(ValueError, match="'c' was not offered"):
             await message.reply_channel.send({"accept": True, "subprotocol": "c"})
-        await message.reply_channel.send({"accept": True, "subprotocol": "b", "headers": [("X-Served", "yes")]})
+        await message.reply_channel.send(
+            {"accept": True, "subprotocol": "b", "headers": [("X-Served", "yes")]}
+        )
 
     async with WSClient([route("websocket.connect", connect)], subprotocols=["a", "b"]) as socket:
         assert socket.subprotocol == "b"
@@ -533,7 +569,9 @@ async def test_cancel_on_disconnect(autojump_clock: trio.testing.MockClock) -> N
     assert [event[:2] for event in record.disconnects] == [("disconnect", 1000)]
 
 
-async def test_send_to_a_peer_that_has_gone_raises_and_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_send_to_a_peer_that_has_gone_raises_and_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     record = Recorder()
     gone = trio.Event()
     raised = []
@@ -678,7 +716,10 @@ async def test_a_full_inbox_pauses_reading_and_loses_nothing(autojump_clock: tri
 
     record.hooks["receive"] = slow
     settings = Settings(inbox_limit=4)
-    async with Client(record.routing, settings=settings, lockstep=True) as client, client.websocket("/") as socket:
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
         started = trio.current_time()
         for number in range(20):
             await socket.send(str(number))
@@ -692,7 +733,9 @@ async def test_a_full_inbox_pauses_reading_and_loses_nothing(autojump_clock: tri
 async def test_a_batch_larger_than_the_inbox_is_handled_in_order() -> None:
     record = Recorder(strict_ordering=True)
     async with Client(record.routing) as client, client.websocket("/") as socket:
-        await socket.stream.send_all(b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(1000)))
+        await socket.stream.send_all(
+            b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(1000))
+        )
         await socket.close()
         await nothing_left(client)
     assert record.events[:1000] == [*map(str, range(1000))]
@@ -709,7 +752,10 @@ async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.
 
     record.hooks["receive"] = send_much
     settings = Settings(outbox_limit=10_000, ping_interval=0)
-    async with Client(record.routing, settings=settings, lockstep=True) as client, client.websocket("/") as socket:
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
         await socket.send("go")
         await trio.testing.wait_all_tasks_blocked()
         assert 0 < len(sent) < 20
@@ -724,7 +770,10 @@ async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.
 async def test_overflow_by_dropping(policy: str, autojump_clock: trio.testing.MockClock) -> None:
     record = Recorder(overflow=policy, outbox_limit=10_000)
     settings = Settings(ping_interval=0)
-    async with Client(record.routing, settings=settings, lockstep=True) as client, client.websocket("/") as socket:
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
         await trio.testing.wait_all_tasks_blocked()
         for number in range(100):
             await Group("everyone").send({"text": f"{number:0>1000}"})

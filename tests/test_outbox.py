@@ -60,7 +60,9 @@ class FakeTransport:
 class Rig:
     """An outbox, its transport, and what it reported."""
 
-    def __init__(self, nursery: trio.Nursery, room: int = 10**9, limit: int = 100, overflow: Any = "close") -> None:
+    def __init__(
+        self, nursery: trio.Nursery, room: int = 10**9, limit: int = 100, overflow: Any = "close"
+    ) -> None:
         self.transport = FakeTransport(room)
         self.overflows = 0
         self.breaks = 0
@@ -121,7 +123,9 @@ async def test_what_the_socket_does_not_take_is_flushed_in_order(nursery: trio.N
     assert rig.outbox.direct is not None
 
 
-async def test_put_waits_for_room_and_a_large_frame_is_taken_when_nothing_waits(nursery: trio.Nursery) -> None:
+async def test_put_waits_for_room_and_a_large_frame_is_taken_when_nothing_waits(
+    nursery: trio.Nursery,
+) -> None:
     rig = Rig(nursery, room=0, limit=10)
     rig.outbox.release()
     await rig.outbox.put(b"x" * 50)

@@ -81,7 +81,9 @@ def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | No
 def is_known(message: Message, etag: bytes) -> bool:
     """The client has what the ``ETag`` names (RFC 9110 section 13.1.2)."""
     known = [value for name, value in message["headers"] if name == b"if-none-match"]
-    return any(each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b","))
+    return any(
+        each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b",")
+    )
 
 
 async def _send_file(message: Message, path: Path, status: os.stat_result) -> None:
