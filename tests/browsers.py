@@ -56,7 +56,8 @@ class Process:
         )
         # What it writes is taken off the pipe, and shown where a test fails.
         self._listening = threading.Event()
-        threading.Thread(target=self._relay, args=(self._process,), daemon=True).start()
+        self._relaying = threading.Thread(target=self._relay, args=(self._process,), daemon=True)
+        self._relaying.start()
         assert self._listening.wait(PATIENCE), "the server did not say its address"
         assert self._process.poll() is None, "the server did not start"
 
@@ -73,6 +74,12 @@ class Process:
         """It is there, and does nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
+    def stop(self) -> None:
+        """It is asked to end, and ends well."""
+        self._process.terminate()
+        assert self._process.wait(PATIENCE) == 0
+        self._relaying.join(PATIENCE)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait(PATIENCE)
@@ -81,12 +88,15 @@ class Process:
 class Window:
     """One person's browser."""
 
+    logs: tuple[str, ...] = ("browser",)
+    """What ``driver.get_log`` is to know of."""
+
     def __init__(self, chromium: str, chromedriver: str) -> None:
         from selenium import webdriver
 
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.set_capability("goog:loggingPrefs", dict.fromkeys(self.logs, "ALL"))
         for argument in ("headless=new", "window-size=1180,800", "disable-gpu", "disable-dev-shm-usage"):
             options.add_argument(f"--{argument}")
         if os.geteuid() == 0:
@@ -128,19 +138,19 @@ class Window:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def errors(self) -> list[str]:
-        """What went wrong that only a console would show, but for a server that was away."""
+    def errors(self, *, but: tuple[str, ...] = ("WebSocket connection to",)) -> list[str]:
+        """What went wrong that only a console would show, but for (unless told otherwise) a server that was away."""
         log = self.driver.get_log("browser")
         errors = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-        return [error for error in errors if "WebSocket connection to" not in error]
+        return [error for error in errors if not any(each in error for each in but)]
 
 
 @contextmanager
-def open_windows(number: int) -> Any:
+def open_windows(number: int, kind: type[Window] = Window) -> Any:
     """That many browsers, opened at once."""
     tools = [_tool("chromium"), _tool("chromedriver")]
     with ThreadPoolExecutor(number) as pool:
-        opened = [pool.submit(Window, *tools) for _ in range(number)]
+        opened = [pool.submit(kind, *tools) for _ in range(number)]
         try:
             yield [each.result() for each in opened]
         finally:

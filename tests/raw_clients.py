@@ -315,4 +315,6 @@ async def no_leak() -> AsyncIterator[None]:
     try:
         await until(lambda: descriptors() <= files and server_tasks() <= tasks)
     except AssertionError:
-        raise AssertionError(f"{descriptors() - files} descriptors are left, and {server_tasks() - tasks}") from None
+        raise AssertionError(
+            f"{descriptors() - files} descriptors are left, and {server_tasks() - tasks}"
+        ) from None

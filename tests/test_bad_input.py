@@ -170,11 +170,15 @@ async def redirect(message: Message) -> None:
 
 
 async def wrong_length(message: Message) -> None:
-    await message.reply_channel.send({"status": 200, "headers": [("Content-Length", "3")], "content": b"four"})
+    await message.reply_channel.send(
+        {"status": 200, "headers": [("Content-Length", "3")], "content": b"four"}
+    )
 
 
 async def tell_path(message: Message) -> None:
-    await message.reply_channel.send(triochan.http.json([message["path"], message["query_string"].decode("latin-1")]))
+    await message.reply_channel.send(
+        triochan.http.json([message["path"], message["query_string"].decode("latin-1")])
+    )
 
 
 def make_routing(folder: Path) -> list[Any]:
@@ -280,16 +284,23 @@ async def exchange(address: Address, data: bytes | Iterable[bytes], *, bodiless:
         pytest.param(b"GET / HTTP/1.1\r\n folded: x\r\nHost: x\r\n\r\n", id="a folded first header"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n: nameless\r\n\r\n", id="a header without a name"),
         pytest.param(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", id="a negative length"),
-        pytest.param(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", id="a length with a plus"),
-        pytest.param(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n", id="a length in words"),
         pytest.param(
-            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", id="two lengths"
+            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", id="a length with a plus"
         ),
         pytest.param(
-            b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", id="a chunk's size"
+            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n", id="a length in words"
         ),
         pytest.param(
-            b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", id="a negative chunk"
+            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+            id="two lengths",
+        ),
+        pytest.param(
+            b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+            id="a chunk's size",
+        ),
+        pytest.param(
+            b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+            id="a negative chunk",
         ),
         pytest.param(
             b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 30 + b"\r\n\r\n",
@@ -413,7 +424,12 @@ async def test_a_later_head_that_does_not_come(server: Address) -> None:
 
 @pytest.mark.parametrize(
     ("rubbish", "status"),
-    [(b"rubbish\r\n\r\n", 400), (b"GET /" + b"x" * 20 * KIB, 431), (b"GET / H", 408), (handshake(without="Host"), 400)],
+    [
+        (b"rubbish\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20 * KIB, 431),
+        (b"GET / H", 408),
+        (handshake(without="Host"), 400),
+    ],
 )
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
 async def test_rubbish_behind_a_request(
@@ -583,7 +599,9 @@ async def test_static_paths_that_lead_out(server: Address, path: str) -> None:
     await still_serves(server)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed (Debian: apt-get install curl)")
+@pytest.mark.skipif(
+    shutil.which("curl") is None, reason="curl is not installed (Debian: apt-get install curl)"
+)
 async def test_static_paths_by_curl(server: Address) -> None:
     async def curl(path: str, *options: str) -> str:
         command = ["curl", "-sS", "--max-time", "10", "--path-as-is", *options, f"{server.url}{path}"]
@@ -605,7 +623,9 @@ async def test_static_paths_by_curl(server: Address) -> None:
 
 async def test_a_path_that_looks_like_a_log_line(server: Address, caplog: pytest.LogCaptureFixture) -> None:
     """A client's line break stays one line in the log."""
-    async with await RawClient.websocket(server, "/raise/receive%0aERROR%20forged", behind=frame(TEXT)) as client:
+    async with await RawClient.websocket(
+        server, "/raise/receive%0aERROR%20forged", behind=frame(TEXT)
+    ) as client:
         assert (await client.ended())[0] == 1011
     [record] = errors(caplog)
     assert "forged" in record.getMessage()
@@ -660,7 +680,10 @@ async def test_a_message_over_the_limit(
 
 async def test_a_message_at_the_limit(server: Address) -> None:
     async with await RawClient.websocket(server, "/echo") as client:
-        for data in (frame(BINARY, b"x" * MIB), frame(BINARY, b"x" * (MIB - 1), final=False) + frame(0, b"x")):
+        for data in (
+            frame(BINARY, b"x" * MIB),
+            frame(BINARY, b"x" * (MIB - 1), final=False) + frame(0, b"x"),
+        ):
             await client.send(data)
             assert await client.message() == b"x" * MIB
 
@@ -678,7 +701,10 @@ async def test_a_message_at_the_limit(server: Address) -> None:
         pytest.param(frame(PING, "x" * 126), 1002, id="a long ping"),
         pytest.param(frame(CLOSE, "x" * 126), 1002, id="a long close"),
         pytest.param(frame(CLOSE, b"x"), 1002, id="half a close code"),
-        *(pytest.param(close_frame(code), 1002, id=f"code {code}") for code in (0, 999, 1004, 1005, 1006, 1015, 2999)),
+        *(
+            pytest.param(close_frame(code), 1002, id=f"code {code}")
+            for code in (0, 999, 1004, 1005, 1006, 1015, 2999)
+        ),
         pytest.param(close_frame(1000, b"\xff"), 1007, id="a reason that is not UTF-8"),
         pytest.param(b"\x81\xfe\x00\x05" + b"\0" * 9, 1002, id="a length that is longer than it need be"),
         pytest.param(b"\x81\xff" + b"\xff" * 8, 1002, id="a negative length"),
@@ -715,7 +741,17 @@ async def test_text_that_is_not_json(server: Address, text: str, caplog: pytest.
 
 
 @pytest.mark.parametrize(
-    "text", ["null", "0", '""', "[[[]]]", '{"a":{"b":[1,2.5,true]}}', '"\\ud83d\\ude00"', "1" * 4000, "[" * 900 + "]" * 900]
+    "text",
+    [
+        "null",
+        "0",
+        '""',
+        "[[[]]]",
+        '{"a":{"b":[1,2.5,true]}}',
+        '"\\ud83d\\ude00"',
+        "1" * 4000,
+        "[" * 900 + "]" * 900,
+    ],
 )
 async def test_text_that_is_json(server: Address, text: str, caplog: pytest.LogCaptureFixture) -> None:
     """Odd, but JSON: it is answered, or refused with 1007 where nothing can hold it; it is never an error of ours."""
@@ -774,7 +810,9 @@ async def test_a_handler_that_raises(
                 assert answer.status == 101
                 code, reason = await client.ended()
                 assert (code, "purpose" in reason) == (1011, False)
-        expected = {"disconnect": ["receive", "receive", "disconnect"], "receive": ["receive"] * 2}.get(where, [kind])
+        expected = {"disconnect": ["receive", "receive", "disconnect"], "receive": ["receive"] * 2}.get(
+            where, [kind]
+        )
         if where == "waiting-receive":
             expected = ["receive"] * 2
         if where == "task":
@@ -799,7 +837,9 @@ async def test_a_handler_that_raises(
     await still_serves(server)
 
 
-@pytest.mark.parametrize("name", ["a room", " ", "", "Ünïcode", "a/b", "a\nb", "x" * 101, "a:b", "a!b!c", "*"])
+@pytest.mark.parametrize(
+    "name", ["a room", " ", "", "Ünïcode", "a/b", "a\nb", "x" * 101, "a:b", "a!b!c", "*"]
+)
 @pytest.mark.parametrize("kind", ["group", "channel"])
 async def test_names_that_are_none(
     server: Address, kind: str, name: str, caplog: pytest.LogCaptureFixture
@@ -861,8 +901,12 @@ async def test_bodies_at_the_limit(server: Address) -> None:
         assert (answer.status, answer.body == body) == (200, True)
 
 
-@pytest.mark.parametrize("data", [b"Content-Length: 10\r\n\r\nhalf", b"Transfer-Encoding: chunked\r\n\r\n5\r\nha"])
-async def test_a_body_that_does_not_come(server: Address, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "data", [b"Content-Length: 10\r\n\r\nhalf", b"Transfer-Encoding: chunked\r\n\r\n5\r\nha"]
+)
+async def test_a_body_that_does_not_come(
+    server: Address, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     assert (await exchange(server, b"POST /body HTTP/1.1\r\nHost: x\r\n" + data)).status == 408
     for reset in (True, False):  # or whose client goes
         client = await RawClient.connect(server)
@@ -893,7 +937,13 @@ async def test_expect_100_continue(server: Address) -> None:
 
 async def test_head_requests(server: Address, folder: Path) -> None:
     async with await RawClient.connect(server) as client:
-        for path, size in (("/", 5), ("/static/page.txt", 6), ("/pieces", None), ("/unknown", None), ("/raise", None)):
+        for path, size in (
+            ("/", 5),
+            ("/static/page.txt", 6),
+            ("/pieces", None),
+            ("/unknown", None),
+            ("/raise", None),
+        ):
             await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             head = await client.answer(bodiless=True)
             if size is not None:
@@ -907,7 +957,8 @@ async def test_requests_in_one_piece(server: Address) -> None:
     """Pipelined: each is answered, in order, and what follows may be a WebSocket."""
     count = 100
     data = b"".join(
-        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(b"%d" % number), b"%d" % number)
+        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(b"%d" % number), b"%d" % number)
         for number in range(count)
     )
     behind = handshake("/echo") + frame(TEXT, "behind it all") + close_frame(4001)
@@ -1019,6 +1070,21 @@ async def test_a_request_whose_consumer_raises(server: Address, caplog: pytest.L
     await still_serves(server)
 
 
+async def test_a_client_that_is_gone_when_its_consumer_raises(
+    server: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nobody to answer 500 or 503 to, and that is no error of the server's."""
+    for path in (b"/raise", b"/unknown", b"/raise-late", b"/wrong-length"):
+        for steps in range(6):
+            client = await RawClient.connect(server)
+            await client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            client.reset()
+    await still_serves(server)
+    assert all(record.name == "triochan.http" for record in errors(caplog))
+
+
 async def test_a_request_whose_consumer_raises_in_the_middle(
     server: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1047,7 +1113,15 @@ async def test_a_response_that_contradicts_itself(server: Address, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    "value", ["a\r\nSet-Cookie: evil=1", "a\nSet-Cookie: evil=1", "a\rb", "a\r\n\r\n<script>", "a\0b", "\N{EURO SIGN}"]
+    "value",
+    [
+        "a\r\nSet-Cookie: evil=1",
+        "a\nSet-Cookie: evil=1",
+        "a\rb",
+        "a\r\n\r\n<script>",
+        "a\0b",
+        "\N{EURO SIGN}",
+    ],
 )
 @pytest.mark.parametrize("path", ["/header", "/redirect"])
 async def test_a_header_that_carries_another(

@@ -5,17 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +16,15 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
+from browsers import EXAMPLES, PATIENCE, Process, Window, open_windows
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import triochan
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-import chat  # noqa: E402
-
-PATIENCE = 15
-"""Seconds that anything may take; nothing does."""
-
+import chat
 
 # -- by an independent WebSocket client, in threads of its own
 
@@ -367,94 +356,17 @@ async def test_the_pages_fetch_nothing_from_elsewhere(port: int) -> None:
 
 # -- in real browsers, against a server in a process of its own
 
-TOOLS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "chromedriver": ("chromedriver",)}
-
-
-def tool(name: str) -> str:
-    found = next(filter(None, map(shutil.which, TOOLS[name])), None)
-    if found is None:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"the browser test needs {name}: apt-get install chromium chromium-driver")
-    return found
-
-
-class Process:
-    """``python -m triochan`` on a port that it keeps when it is started again."""
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "triochan", "--app-dir", str(EXAMPLES), "chat:routing"]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self.port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        # What it writes is taken off the pipe, and shown where a test fails.
-        self._listening = threading.Event()
-        threading.Thread(target=self._relay, args=(self._process,), daemon=True).start()
-        assert self._listening.wait(PATIENCE), "the server did not say its address"
-
-    def _relay(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                print(line, end="")
-                if self.url in line:
-                    self._listening.set()
-        self._listening.set()
-
-    def hang(self) -> None:
-        """It is there, and does nothing."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait(PATIENCE)
-
 
 @pytest.fixture
 def process() -> Iterator[Process]:
-    process = Process()
+    process = Process("chat:routing", {})
     process.start()
     yield process
     process.kill()
 
 
-class Window:
+class Guest(Window):
     """One person's browser, on a room of the chat."""
-
-    def __init__(self, chromium: str, chromedriver: str) -> None:
-        from selenium import webdriver
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        for argument in ("headless=new", "window-size=1180,800", "disable-gpu", "disable-dev-shm-usage"):
-            options.add_argument(f"--{argument}")
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")  # as root, the sandbox refuses to start
-        self.driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
-
-    def quit(self) -> None:
-        self.driver.quit()
-
-    def open(self, url: str) -> None:
-        self.driver.get(url)
-
-    def element(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def texts(self, selector: str) -> list[str]:
-        """What is in the elements now, in one look, for they may be replaced at any time."""
-        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent.trim())"
-        return list(self.driver.execute_script(script, selector))
-
-    def wait(self, condition: Callable[[], object], what: str = "") -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: condition(), what)
 
     def enter(self, url: str, name: str, room: str) -> None:
         """Through the front page, as a person would."""
@@ -467,16 +379,16 @@ class Window:
         self.wait_for_state("Online")
 
     def wait_for_state(self, state: str) -> None:
-        self.wait(lambda: self.texts("#state") == [state], f"the page never was {state}")
+        self.wait_for("#state", state)
 
     def are_here(self, *names: str) -> bool:
         return sorted(self.texts("#members .name")) == sorted(names)
 
     def wait_for_members(self, *names: str) -> None:
-        self.wait(lambda: self.texts("#members .name") == list(names), f"the members never were {names}")
+        self.wait_for("#members .name", *names)
 
     def wait_for_messages(self, *messages: str) -> None:
-        self.wait(lambda: self.texts(".message .text") == list(messages), f"they never were {messages}")
+        self.wait_for(".message .text", *messages)
 
     def wait_for_notice(self, notice: str) -> None:
         self.wait(lambda: notice in self.texts(".notice"), f"no notice said {notice!r}")
@@ -486,17 +398,12 @@ class Window:
 
 
 @pytest.fixture
-def windows() -> Iterator[tuple[Window, Window]]:
-    tools = [tool("chromium"), tool("chromedriver")]
-    with ThreadPoolExecutor(2) as pool:
-        opened = [pool.submit(Window, *tools) for _ in range(2)]
-        try:
-            yield opened[0].result(), opened[1].result()
-        finally:
-            list(pool.map(Window.quit, [each.result() for each in opened if not each.exception()]))
+def windows() -> Iterator[list[Guest]]:
+    with open_windows(2, Guest) as windows:
+        yield windows
 
 
-def test_two_browsers(windows: tuple[Window, Window], process: Process) -> None:
+def test_two_browsers(windows: list[Guest], process: Process) -> None:
     ada, grace = windows
     # They meet, through the front page.
     ada.enter(process.url, "Ada", "Kitchen ")
@@ -560,18 +467,14 @@ def test_two_browsers(windows: tuple[Window, Window], process: Process) -> None:
     ada.wait_for_members("Countess")
     ada.wait_for_notice("Grace left")
 
-    # Nothing went wrong that only a console would show, but for a server that was away.
     for window in windows:
-        log = window.driver.get_log("browser")
-        errors = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-        assert [error for error in errors if "WebSocket connection to" not in error] == []
+        assert window.errors() == []
 
 
-def test_a_page_fits_a_phone(windows: tuple[Window, Window], process: Process, tmp_path: Path) -> None:
+def test_a_page_fits_a_phone(windows: list[Guest], process: Process, tmp_path: Path) -> None:
     window = windows[0]
     window.open(process.url)
-    size = {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
-    window.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    window.emulate(width=320, height=640, phone=True)
     window.open(f"{process.url}/room/{'long-' * 6}")
     window.wait(lambda: window.element("#naming").is_displayed(), "without a name, nobody was asked for one")
     window.element("#naming input").send_keys("W" * 24 + "\ue007")
@@ -580,7 +483,6 @@ def test_a_page_fits_a_phone(windows: tuple[Window, Window], process: Process, t
         assert post(process.port, "long-" * 6, {"name": "W" * 24, "text": f"{number} " + "w" * 300})[0] == 201
     window.wait(lambda: len(window.texts(".message")) == 20)
     # Nothing sticks out sideways, and where one types is in sight, however much was said.
-    look = window.driver.execute_script
-    assert look("return [document.documentElement.scrollWidth, innerHeight]") == [320, 640]
-    assert look("return document.querySelector('#send').getBoundingClientRect().bottom") <= 640
+    assert window.run("return [document.documentElement.scrollWidth, innerHeight]") == [320, 640]
+    assert window.run("return document.querySelector('#send').getBoundingClientRect().bottom") <= 640
     assert window.driver.save_screenshot(str(tmp_path / "phone.png"))

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from html import unescape
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 import trio
+from browsers import EXAMPLES, Process, Window, open_windows
 
 from triochan import Application
 from triochan.exceptions import ConnectionClosed
 from triochan.sessions import MemorySessionStore
 from triochan.test import Client, Response
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 if not os.environ.get("CI"):
     pytest.importorskip("argon2", reason="the login example needs argon2-cffi: pip install -e '.[examples]'")
 
-import argon2  # noqa: E402
-import login  # noqa: E402
-import login.accounts  # noqa: E402
-import login.consumers  # noqa: E402
+import argon2
+import login
+import login.accounts
+import login.consumers
 
-PATIENCE = 15
 PASSWORD = "correct horse battery staple"
 ORIGIN = {"Origin": "http://testserver"}
 
@@ -225,96 +219,10 @@ async def test_hashing_keeps_nobody_waiting(client: Client) -> None:
 # -- in a real browser, against a server in a process of its own
 
 
-TOOLS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "chromedriver": ("chromedriver",)}
+class Browser(Window):
+    """One person's browser, with the example in one window or two, and a log of all that they fetch."""
 
-
-def tool(name: str) -> str:
-    found = next(filter(None, map(shutil.which, TOOLS[name])), None)
-    if found is None:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"the browser test needs {name}: apt-get install chromium chromium-driver")
-    return found
-
-
-class Server:
-    """``python -m triochan`` on a port and with a database that it keeps when it is started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-
-    def start(self) -> None:
-        environment = {
-            **os.environ,
-            "LOGIN_DATABASE": str(self._folder / "login.sqlite3"),
-            "TRIOCHAN_SECRET": "a secret that is long enough",
-        }
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "triochan",
-                "--app-dir",
-                str(EXAMPLES),
-                "login:application",
-                "--port",
-                str(self.port),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        self._listening = threading.Event()
-        self._reader = threading.Thread(target=self._relay, args=(self._process,), daemon=True)
-        self._reader.start()
-        assert self._listening.wait(PATIENCE), "the server did not say its address"
-
-    def _relay(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                print(line, end="")
-                if self.url in line:
-                    self._listening.set()
-        self._listening.set()
-
-    def stop(self) -> None:
-        self._process.terminate()
-        assert self._process.wait(PATIENCE) == 0
-        self._reader.join(PATIENCE)
-
-
-class Browser:
-    """One person's browser."""
-
-    def __init__(self, chromium: str, chromedriver: str) -> None:
-        from selenium import webdriver
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        for argument in ("headless=new", "window-size=1180,800", "disable-gpu", "disable-dev-shm-usage"):
-            options.add_argument(f"--{argument}")
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")  # as root, the sandbox refuses to start
-        self.driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
-
-    def element(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def texts(self, selector: str) -> list[str]:
-        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent.trim())"
-        return list(self.driver.execute_script(script, selector))
-
-    def wait(self, condition: Callable[[], object], what: str = "") -> None:
-        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        passing = (NoSuchElementException, StaleElementReferenceException)
-        WebDriverWait(self.driver, PATIENCE, 0.05, passing).until(lambda _: condition(), what)
+    logs = ("browser", "performance")
 
     def fill_in(self, name: str, password: str) -> None:
         for field, value in (("#name", name), ("#password", password)):
@@ -323,34 +231,33 @@ class Browser:
         self.element("form .primary").click()
 
     def wait_online(self) -> None:
-        self.wait(lambda: self.texts("#state") == ["Online"], "the page never was online")
+        self.wait_for("#state", "Online")
 
     def note(self) -> str:
-        return str(self.driver.execute_script("return document.getElementById('note').value"))
+        return str(self.run("return document.getElementById('note').value"))
 
     def handlers(self) -> list[tuple[str, str]]:
         """What the page shows of the handlers that ran: name and user, the last one first."""
         script = """return [...document.querySelectorAll("#handlers li")].map(
             (item) => [...item.children].map((part) => part.textContent))"""
-        return [(handler, user) for handler, user, _ in self.driver.execute_script(script)]
+        return [(handler, user) for handler, user, _ in self.run(script)]
 
     def open_window(self, url: str) -> None:
         self.driver.switch_to.new_window("window")
-        self.driver.get(url)
+        self.open(url)
 
     def go_to(self, index: int) -> None:
         self.driver.switch_to.window(self.driver.window_handles[index])
 
     def is_wider_than_its_window(self) -> bool:
-        return bool(self.driver.execute_script("return document.documentElement.scrollWidth > innerWidth"))
-
-    def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return bool(self.run("return document.documentElement.scrollWidth > innerWidth"))
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+def server(tmp_path: Path) -> Iterator[Process]:
+    database = str(tmp_path / "login.sqlite3")
+    secret = "a secret that is long enough"
+    server = Process("login:application", {"LOGIN_DATABASE": database, "TRIOCHAN_SECRET": secret})
     server.start()
     yield server
     server.stop()
@@ -358,29 +265,27 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    browser = Browser(tool("chromium"), tool("chromedriver"))
-    yield browser
-    browser.driver.quit()
+    with open_windows(1, Browser) as [browser]:
+        yield browser
 
 
-def test_in_a_browser(server: Server, browser: Browser) -> None:
+def test_in_a_browser(server: Process, browser: Browser) -> None:
     pictures = os.environ.get("TRIOCHAN_SCREENSHOTS")
 
     def picture(name: str) -> None:
         for device, width, height in (("desktop", 1180, 800), ("phone", 390, 780)):
-            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": device == "phone"}
-            browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.emulate(width=width, height=height, phone=device == "phone")
             assert not browser.is_wider_than_its_window(), f"{name} is wider than a {device}"
             if pictures:
                 browser.driver.save_screenshot(f"{pictures}/login-{name}-{device}.png")
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     # Register, by way of the page that says that one has to.
-    browser.driver.get(server.url)
+    browser.open(server.url)
     browser.wait(lambda: browser.texts("h1") == ["Log in"])
     picture("log-in")
     browser.fill_in("Ada", PASSWORD)
-    browser.wait(lambda: "no account" in browser.texts(".problem")[0])
+    browser.wait(lambda: any("no account" in problem for problem in browser.texts(".problem")))
     picture("problem")
     browser.element(".other a").click()
     browser.wait(lambda: browser.texts("h1") == ["Create an account"])
@@ -411,11 +316,11 @@ def test_in_a_browser(server: Server, browser: Browser) -> None:
     browser.wait(lambda: browser.texts("#state") == ["Offline"])
     server.start()
     browser.go_to(1)
-    browser.driver.get(server.url)
+    browser.open(server.url)
     browser.wait_online()
     assert browser.texts("#who") == ["Ada"]
     browser.go_to(0)
-    browser.driver.execute_script("window.dispatchEvent(new Event('online'))")
+    browser.run("window.dispatchEvent(new Event('online'))")
     browser.wait_online()
 
     # Log out in one window, and the other one is logged out by the server.
@@ -424,13 +329,10 @@ def test_in_a_browser(server: Server, browser: Browser) -> None:
     browser.wait(lambda: browser.texts("h1") == ["Log in"])
     browser.go_to(0)
     browser.wait(lambda: browser.texts("h1") == ["Log in"], "the other window is not logged out")
-    browser.driver.get(server.url)
+    browser.open(server.url)
     assert browser.texts("h1") == ["Log in"]
 
-    unexpected = [
-        error for error in browser.errors() if "ERR_CONNECTION_REFUSED" not in error and "422" not in error
-    ]
-    assert unexpected == []
+    assert browser.errors(but=("ERR_CONNECTION_REFUSED", "422")) == []
     fetched = re.findall(
         r'"url":"(?:https?|wss?)://([^/"]+)',
         str([each["message"] for each in browser.driver.get_log("performance")]),

@@ -669,7 +669,15 @@ async def test_large_messages_both_ways() -> None:
 
         def talk() -> None:
             with connect(f"ws://127.0.0.1:{address.port}/", max_size=None, compression=None) as client:
-                for message in (text, os.urandom(MIB), "x" * MIB, bytes(65535), bytes(65536), "x" * 125, "x" * 126):
+                for message in (
+                    text,
+                    os.urandom(MIB),
+                    "x" * MIB,
+                    bytes(65535),
+                    bytes(65536),
+                    "x" * 125,
+                    "x" * 126,
+                ):
                     client.send(message)
                     assert client.recv(PATIENCE) == message
                 client.send(iter(["x" * 100_000] * 10))  # in fragments
@@ -739,7 +747,14 @@ async def test_closes_by_the_client(code: int | None, reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(1000, ""), (1001, "gone"), (1008, "x" * 123), (1013, ""), (3000, "Grüße"), (4999, "\N{EARTH GLOBE AMERICAS}")],
+    [
+        (1000, ""),
+        (1001, "gone"),
+        (1008, "x" * 123),
+        (1013, ""),
+        (3000, "Grüße"),
+        (4999, "\N{EARTH GLOBE AMERICAS}"),
+    ],
 )
 @pytest.mark.parametrize("answer", ["answers", "vanishes", "is silent"])
 async def test_closes_by_the_server(code: int, reason: str, answer: str) -> None:
@@ -777,7 +792,11 @@ async def test_subprotocols_and_headers() -> None:
             await message.reply_channel.send({"accept": True, "subprotocol": "chat.v1", "headers": headers})
 
     async with serving(Choosing) as address:
-        headers = ["Sec-WebSocket-Protocol: chat.v2", "Sec-WebSocket-Protocol: chat.v1", "X-Asked:  yes, twice  "]
+        headers = [
+            "Sec-WebSocket-Protocol: chat.v2",
+            "Sec-WebSocket-Protocol: chat.v1",
+            "X-Asked:  yes, twice  ",
+        ]
         async with await RawClient.connect(address) as client:
             await client.send(handshake("/a%20path/?a=1&b=%20", headers))
             answer = await client.head()
@@ -827,7 +846,9 @@ async def test_a_late_send_never_reaches_another_client() -> None:
             await accounting.settled(count)
         old = list(gone)
         fresh = [await RawClient.websocket(address) for _ in range(10)]
-        assert {entry[0].outbox.socket.fileno() for entry in gone[30:]} & numbers, "the numbers are used again"
+        assert {entry[0].outbox.socket.fileno() for entry in gone[30:]} & numbers, (
+            "the numbers are used again"
+        )
         for connection, channel, consumer in old:
             with pytest.raises(ConnectionClosed):
                 await channel.send({"text": "late"})

@@ -111,7 +111,8 @@ class Chaos:
                         batch = chance.randint(1, 10)
                         sizes = [chance.choice([0, 10, 100, 2000]) for _ in range(min(batch, count - number))]
                         data = b"".join(
-                            frame(TEXT, f"say {number + each} {'x' * size}") for each, size in enumerate(sizes)
+                            frame(TEXT, f"say {number + each} {'x' * size}")
+                            for each, size in enumerate(sizes)
                         )
                         number += len(sizes)
                         cut = chance.randrange(len(data))
@@ -166,7 +167,9 @@ class Chaos:
                 expected: list[str | bytes] = []
                 pongs = 0
                 for _ in range(chance.randint(1, 30)):
-                    size = chance.choice([0, 1, 125, 126, 1000, 65535, 65536] if chance.random() < 0.2 else [5, 50, 500])
+                    size = chance.choice(
+                        [0, 1, 125, 126, 1000, 65535, 65536] if chance.random() < 0.2 else [5, 50, 500]
+                    )
                     payload = chance.randbytes(size) if chance.random() < 0.3 else "y" * size
                     opcode = TEXT if isinstance(payload, str) else BINARY
                     if size > 1 and chance.random() < 0.2:
@@ -212,9 +215,12 @@ class Chaos:
     async def request(self, chance: random.Random) -> None:
         async with await RawClient.connect(self.address) as client:
             for _ in range(chance.randint(1, 10)):
-                bodies = [chance.randbytes(chance.choice([0, 1, 100, 50_000])) for _ in range(chance.randint(1, 5))]
+                bodies = [
+                    chance.randbytes(chance.choice([0, 1, 100, 50_000])) for _ in range(chance.randint(1, 5))
+                ]
                 data = b"".join(
-                    b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies
+                    b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                    for body in bodies
                 )
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.send_in_pieces, client, data, chance)
@@ -374,7 +380,9 @@ class Chaos:
             if chance.random() < 0.6:
                 await client.send(frame(TEXT, chance.choice(["flood", "stream 60000", "sleep 0.5"])))
                 await trio.sleep(chance.random() / 5)
-            await client.send(chance.choice([close_frame(), close_frame(None), frame(CLOSE, b"x"), close_frame(999)]))
+            await client.send(
+                chance.choice([close_frame(), close_frame(None), frame(CLOSE, b"x"), close_frame(999)])
+            )
             if chance.random() < 0.5:
                 await client.send(self.say(chance) * 10 + frame(PING) * 50)
             await trio.sleep(10)
@@ -420,7 +428,17 @@ class Chaos:
         """Make handlers raise, wait and close, with more behind it."""
         kind = chance.choice([*ROOMS, "hasty"])
         client = await RawClient.websocket(self.address, f"/{kind}/{chance.randrange(6)}/clumsy-provoker")
-        commands = ["crash", "crash-later", "sleep 0.01", "sleep 1", "close why", "stream 10", "leave", "join 1", "say hello"]
+        commands = [
+            "crash",
+            "crash-later",
+            "sleep 0.01",
+            "sleep 1",
+            "close why",
+            "stream 10",
+            "leave",
+            "join 1",
+            "say hello",
+        ]
         try:
             for _ in range(chance.randint(1, 100)):
                 await client.send(frame(TEXT, chance.choice(commands)))
@@ -447,7 +465,9 @@ class Chaos:
                 pass
             if words[-1:] != ["last words"]:
                 self.violations.append(f"the last words before a close were {words[-1:]}")
-            await client.send(chance.choice([b"", b"\x81\x05hello", frame(PING) * 40, self.say(chance) * 100]))
+            await client.send(
+                chance.choice([b"", b"\x81\x05hello", frame(PING) * 40, self.say(chance) * 100])
+            )
             if chance.random() < 0.5:
                 await client.send(chance.choice([close_frame(4000), close_frame(1006), close_frame(None)]))
             await client.rest()
@@ -458,7 +478,9 @@ class Chaos:
         """Say that nothing more comes, and read on."""
         client = await RawClient.connect(self.address)
         try:
-            await client.send(chance.choice([handshake(self.path(chance)), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b""]))
+            await client.send(
+                chance.choice([handshake(self.path(chance)), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b""])
+            )
             await client.stream.send_eof()  # type: ignore[attr-defined]
             await client.rest()
         finally:
@@ -482,7 +504,9 @@ class Chaos:
 
     async def let_wait(self, chance: random.Random) -> None:
         """Keep handlers busy and the inbox full, and go, or stay."""
-        client = await RawClient.websocket(self.address, f"/{chance.choice(ROOMS)}/{chance.randrange(6)}/clumsy-waiter")
+        client = await RawClient.websocket(
+            self.address, f"/{chance.choice(ROOMS)}/{chance.randrange(6)}/clumsy-waiter"
+        )
         try:
             await client.send(frame(TEXT, f"sleep {chance.choice([0.1, 1, 5])}") * 20)
             await client.send((frame(TEXT, "say x") + frame(PING)) * 100)
@@ -606,7 +630,9 @@ def main() -> int:
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=60, help="how long trouble is made")
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"), help="what is tried")
+    parser.add_argument(
+        "--seed", type=int, default=int.from_bytes(os.urandom(3), "big"), help="what is tried"
+    )
     parser.add_argument("--troublemakers", type=int, default=100, help="clients that misbehave, at any time")
     options = parser.parse_args()
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)

@@ -101,7 +101,12 @@ class Room(Accounted):
         return [f"room.{room}"]
 
     async def receive(
-        self, text: str | None = None, bytes: bytes | None = None, room: str = "", name: str = "", **kwargs: Any
+        self,
+        text: str | None = None,
+        bytes: bytes | None = None,
+        room: str = "",
+        name: str = "",
+        **kwargs: Any,
     ) -> None:
         command, _, rest = (text or "").partition(" ")
         if command == "say":
@@ -214,12 +219,16 @@ async def census(message: Message) -> None:
             tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     usage = resource.getrusage(resource.RUSAGE_SELF)
     content = {
-        "tasks": {name: count for name, count in names.items() if name.startswith(("triochan.", "trio_websocket."))},
+        "tasks": {
+            name: count for name, count in names.items() if name.startswith(("triochan.", "trio_websocket."))
+        },
         "descriptors": len(os.listdir("/proc/self/fd")),
         "groups": {name: len(layer.groups.members(name)) for name in layer.groups.names()},
         "connected": connected.total(),
         "disconnected": disconnected.total(),
-        "not once": [name for name in connected | disconnected if not connected[name] == disconnected[name] == 1],
+        "not once": [
+            name for name in connected | disconnected if not connected[name] == disconnected[name] == 1
+        ],
         "logged": dict(ledger.counts),
         "unplanned": ledger.unplanned,
         "peak KiB": usage.ru_maxrss,

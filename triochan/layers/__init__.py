@@ -1,11 +1,12 @@
 """Channel layers: how messages get from a sender to whoever is addressed by a channel's or a group's name."""
 
-from .base import Channel, ChannelLayer, Endpoint, Group, ReplyChannel, current_layer, running_layer
+from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
 from .memory import MemoryLayer
 
 __all__ = [
     "Channel",
     "ChannelLayer",
+    "Departed",
     "Endpoint",
     "Group",
     "MemoryLayer",

@@ -113,9 +113,9 @@ class ReplyChannel(Channel):
 
     __slots__ = ("endpoint",)
 
-    def __init__(self, name: str, endpoint: Endpoint, layer: ChannelLayer) -> None:
+    def __init__(self, name: str, endpoint: Endpoint | Departed, layer: ChannelLayer) -> None:
         self.name = name
-        self.endpoint: Endpoint | _Departed = endpoint
+        self.endpoint = endpoint
         self._layer = layer
 
     async def send(self, content: dict[str, Any], /) -> None:
@@ -176,7 +176,7 @@ class Group:
         return f"Group({self.name!r})"
 
 
-class _Departed:
+class Departed:
     """Stands behind a reply channel when its connection is gone."""
 
     outbox: ClassVar[None] = None
@@ -218,12 +218,16 @@ class ChannelLayer(ABC):
             self._left(endpoint)
             # Whoever keeps the channel does not keep the connection; and without this circle, most of a connection
             # is freed at once, not by the garbage collector.
-            endpoint.channel.endpoint = _Departed(endpoint.close_code, endpoint.close_reason)
+            endpoint.channel.endpoint = Departed(endpoint.close_code, endpoint.close_reason)
 
     def reply_channel(self, name: str) -> Channel:
-        """The reply channel of that name: this process's connection where it is one of its."""
+        """The reply channel of that name: this process's connection where it is, or was, one of its."""
         endpoint = self._endpoints.get(name)
-        return Channel(name, self) if endpoint is None else endpoint.channel
+        if endpoint is not None:
+            return endpoint.channel
+        if f".{self._prefix}!" in name:
+            return ReplyChannel(check_name("channel", name, reply=True), Departed(None, ""), self)
+        return Channel(name, self)
 
     async def send(self, channel: str, content: dict[str, Any]) -> None:
         """Send to a named channel, or to a connection by its reply channel's name; see :meth:`Channel.send`."""

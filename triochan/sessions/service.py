@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from ..exceptions import ConnectionClosed
+from ..layers import Departed
 from ..message import Message
 from ..replies import check_headers
 from .cookies import SessionCookies
@@ -74,6 +76,7 @@ class Sessions:
 
         Raises:
             ValueError: the message has no reply channel.
+            ConnectionClosed: the connection is gone, and its session with it.
             RuntimeError: the connection is in another process, and there is no ``channel_store``.
         """
         if message.reply_channel is None:
@@ -86,10 +89,12 @@ class Sessions:
             text = await self.channel_store.load(key)
             return Session(self.channel_store, self.cookies.max_age, key, text, fixed=True)
         endpoint = endpoint_of(message)
+        if isinstance(endpoint, Departed):
+            raise ConnectionClosed(1006, "the connection is gone, and its channel session with it")
         if endpoint is None:
             raise RuntimeError(
-                f"the connection {message.reply_channel.name} is not one of this process, or is gone, and its channel "
-                "session with it; for consumers in several processes give the application a channel_session_store "
+                f"the connection {message.reply_channel.name} is not one of this process, where its channel session "
+                "is; for consumers in several processes give the application a channel_session_store "
                 "that all of them share"
             )
         session = self._connections.get(endpoint)

@@ -1,0 +1,17 @@
+"""The chaos run, in short: ``just chaos`` is the long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUN = Path(__file__).parent / "chaos" / "run.py"
+
+
+def test_a_little_chaos() -> None:
+    command = [sys.executable, str(RUN), "--seconds", "3", "--seed", "1", "--troublemakers", "60"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert run.stdout.endswith("not one violation\n")
