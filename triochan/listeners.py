@@ -102,6 +102,7 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSock
     Raises:
         OSError: the client does not speak TLS, or went away.
     """
+    sock.getpeername()  # raises where the client is gone: wrap_socket would too, and leave its new socket open
     secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     try:
         while True:
