@@ -338,7 +338,8 @@ async def test_a_length_and_chunks_are_not_two_requests(server: Address) -> None
     """Request smuggling: the chunks count (RFC 9112 section 6.3), or the request is refused."""
     inner = b"GET /raise HTTP/1.1\r\nHost: x\r\n\r\n"
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner)
-    head = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    head = b"POST /body HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
     answer = await exchange(server, head + chunks)
     assert answer.status == 400 or (answer.status, answer.body) == (200, inner)
     await still_serves(server)

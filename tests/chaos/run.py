@@ -2,11 +2,11 @@
 
     python tests/chaos/run.py --seconds 60 --seed 1
 
-Among them are clients that behave, and check each message that they should get: groups of friends in the rooms in which the
-others make trouble, each message numbered by its sender; echoes of all sizes; HTTP requests. At the end nothing
-of theirs may be lost, the server must hold no task, descriptor or group member more than at the start, must
-have run ``disconnect`` exactly once for each connection that it accepted, must have logged no error that
-no client asked for, and must end with status 0 at SIGTERM. The exit status is 1 where any of this is not so.
+Among them are clients that behave, and check each message that they should get: groups of friends in the rooms in
+which the others make trouble, each message numbered by its sender; echoes of all sizes; HTTP requests. At the end
+nothing of theirs may be lost, the server must hold no task, descriptor or group member more than at the start, must have
+run ``disconnect`` exactly once for each connection that it accepted, must have logged no error that no client asked for,
+and must end with status 0 at SIGTERM. The exit status is 1 where any of this is not so.
 
 Everything happens on 127.0.0.1, in this process and in the server's, which it starts and ends. The seed decides what is
 tried; in what order it comes to the server is up to the machine.
@@ -560,9 +560,8 @@ class Chaos:
                         behaving.start_soon(act)
                 for _ in range(self.troublemakers):
                     nursery.start_soon(self.trouble)
-                deadline = trio.current_time() + self.seconds
-                while trio.current_time() < deadline and process.returncode is None:
-                    await trio.sleep(0.1)
+                with trio.move_on_after(self.seconds):
+                    await process.wait()
                 self.over = True
                 behaving.cancel_scope.deadline = trio.current_time() + 2 * RawClient.patience
                 if process.returncode is not None:

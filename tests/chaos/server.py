@@ -268,16 +268,15 @@ def main() -> None:
     chance.seed(sys.argv[1])
     logging.getLogger().addHandler(ledger)
     logging.getLogger().setLevel(logging.INFO)
-    task_status: Any = Announcement()
     try:
-        trio.run(serve, task_status)
+        trio.run(serve, Announcement())
     except ConnectionClosed:
         raise SystemExit("a ConnectionClosed came out of the server") from None
 
 
-async def serve(task_status: Any) -> None:
+async def serve(announcement: Any) -> None:
     await triochan.serve(
-        routing, port=0, settings=SETTINGS, layer=layer, signals=True, task_status=task_status
+        routing, port=0, settings=SETTINGS, layer=layer, signals=True, task_status=announcement
     )
     left = {"groups": layer.groups.names(), "not once": []}
     left["not once"] = [name for name in connected if connected[name] != disconnected[name]]

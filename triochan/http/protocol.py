@@ -244,17 +244,20 @@ class HttpConnection:
 
     async def _watch(self, endpoint: ResponseEndpoint, scope: trio.CancelScope) -> None:
         """Read ahead while a response is made: when the client goes, its consumer gets no more than the time
-        that ``disconnect_timeout`` gives."""
+        that ``disconnect_timeout`` gives.
+
+        A client that has only finished sending looks the same, so the response is still written to it in that time.
+        """
         ahead = 0
         while ahead <= self._runtime.settings.max_head_size:
             try:
                 data = await self._transport.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
+                endpoint.close()
             self._received += len(data)
             self._protocol.receive_data(data)
             if not data:
-                endpoint.close()
                 scope.deadline = trio.current_time() + self._runtime.settings.disconnect_timeout
                 return
             ahead += len(data)
@@ -275,10 +278,14 @@ class HttpConnection:
                 logger.error("a response can't be sent as it is: %s", error)
         if self._protocol.our_state is not h11.SEND_RESPONSE:
             self._transport.close()  # it broke off in the middle, and the client has to see that
-        elif endpoint.crashed or not endpoint.patience.cancelled_caught:
-            await self._answer(Refusal(500, "Internal Server Error"))
-        else:
-            await self._answer(Refusal(503, "No answer came in time"))
+            return
+        crashed = endpoint.crashed or not endpoint.patience.cancelled_caught
+        try:
+            await self._answer(
+                Refusal(500, "Internal Server Error") if crashed else Refusal(503, "No answer came in time")
+            )
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # nobody to answer to
 
     async def _begin(self, reply: HttpReply) -> None:
         assert reply.status is not None
