@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ CORK_SECONDS = 0.001
 """How long the answers to a batch may be held back to leave in one write."""
 
 
-class Dispatch(Closing):
+class Dispatch(Closing, ABC):
     """The inbound half of a connection.
 
     Attributes:
@@ -68,9 +69,9 @@ class Dispatch(Closing):
         self._handler_timeout = runtime.settings.handler_timeout
         self._receive_match: Match | None = None
 
+    @abstractmethod
     async def _open(self) -> None:
         """Answer the handshake; the task that reads does it first."""
-        raise NotImplementedError
 
     async def _work(self) -> None:
         """One task's turn: run what waits in the inbox, then read; end where another reads, or nothing more comes.

@@ -4,9 +4,9 @@
 
 Among them are clients that behave, and check each message that they should get: groups of friends in the rooms in
 which the others make trouble, each message numbered by its sender; echoes of all sizes; HTTP requests. At the end
-nothing of theirs may be lost, the server must hold no task, descriptor or group member more than at the start, must have
-run ``disconnect`` exactly once for each connection that it accepted, must have logged no error that no client asked for,
-and must end with status 0 at SIGTERM. The exit status is 1 where any of this is not so.
+nothing of theirs may be lost, the server must hold no task, descriptor or group member more than at the start, must
+have run ``disconnect`` exactly once for each connection that it accepted, must have logged no error that no client
+asked for, and must end with status 0 at SIGTERM. The exit status is 1 where any of this is not so.
 
 Everything happens on 127.0.0.1, in this process and in the server's, which it starts and ends. The seed decides what is
 tried; in what order it comes to the server is up to the machine.

@@ -12,6 +12,7 @@ trio-websocket, the request's h11. Nothing sleeps, so ``trio.testing.MockClock(a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -169,13 +170,13 @@ def _unwrapped() -> Iterator[None]:
         raise error from error.__cause__  # noqa: ASYNC123 - the group around it says nothing
 
 
-class _Managed(Generic[T]):
+class _Managed(ABC, Generic[T]):
     """A class whose instances are entered by their ``_run``, an async context manager."""
 
     _manager: AbstractAsyncContextManager[T] | None = None
 
-    def _run(self) -> AbstractAsyncContextManager[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self) -> AbstractAsyncContextManager[T]: ...
 
     async def __aenter__(self) -> T:
         self._manager = self._run()
