@@ -416,7 +416,7 @@ class Chaos:
             for _ in range(chance.randint(1, 4)):
                 await client.send(chance.choice(requests))
                 if chance.random() < 0.3:
-                    await client.answer()
+                    await client.take(1)  # of whichever answer it is: they may be pipelined, or to a HEAD
             if chance.random() < 0.7:
                 await client.rest()
             else:
