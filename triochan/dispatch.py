@@ -140,6 +140,8 @@ class Dispatch(Closing, ABC):
         settings = self._runtime.settings
         if not self._control.stream.open:
             await self._open()
+        if self._decoder.failure is not None and self._state is State.OPEN:
+            self._fail()
         if self._state is State.OPEN and (
             self._waiting >= settings.inbox_limit
             or self._inbox_size >= settings.inbox_bytes
@@ -158,6 +160,14 @@ class Dispatch(Closing, ABC):
             self._take(data)
         if self._fed:
             await self._settle()
+
+    def _fail(self) -> None:
+        """The peer has sent what can't be decoded: say so, and stop listening."""
+        assert self._decoder.failure is not None
+        if self._state is State.OPEN:
+            self._begin_closing(*self._decoder.failure, failing=True)
+        elif not self._failing:
+            self._gone()
 
     async def _settle(self) -> None:
         """Pings are answered before the messages behind them are handled."""
@@ -192,15 +202,13 @@ class Dispatch(Closing, ABC):
                 self._inbox.send_nowait((kind, payload, self._order))
                 self._waiting += 1
                 self._inbox_size += len(payload)
-        if decoder.failure is not None:
-            if self._state is State.OPEN:
-                self._begin_closing(*decoder.failure, failing=True)
-            else:
-                self._gone()
+        if decoder.failure is not None and not self._waiting:  # else what came before it is answered first
+            self._fail()
         self._steady = (
             self._state is State.OPEN
             and not self._gated
             and not decoder.pending
+            and decoder.failure is None
             and control.waiting <= MAX_WAITING
         )
 
