@@ -167,7 +167,7 @@ class Chat(JsonWebsocketConsumer):
         await self.group_send(room.group, {"type": "joined", "name": member.name})
         await self.group_send(LOBBY, busy_rooms())
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    async def receive(self, content: Any, **kwargs: Any) -> None:
         member: Member | None = getattr(self.connection.state, "member", None)
         if member is None:
             return  # refused above; this was on its way already

@@ -1,6 +1,6 @@
 """A WebSocket that echoes JSON."""
 
-# mypy: allow-untyped-defs, disable-error-code=override
+# mypy: allow-untyped-defs
 # ruff: noqa: PIE790
 from triochan.generic.websockets import JsonWebsocketConsumer
 

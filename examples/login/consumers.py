@@ -129,7 +129,7 @@ class Live(JsonWebsocketConsumer):
         await self.send({"type": "note", "note": await accounts.note(user)})
         await self.tell("connect")
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    async def receive(self, content: Any, **kwargs: Any) -> None:
         note = content.get("note") if isinstance(content, dict) else None
         if not isinstance(note, str) or len(note) > MAX_NOTE:
             await self.send({"type": "error", "error": f"a note is a text of at most {MAX_NOTE} characters"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..content import InvalidJSON, decode_json, encode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
@@ -127,8 +127,14 @@ class WebsocketConsumer(BaseConsumer):
     async def connect(self, message: Message, **kwargs: Any) -> None:
         """A client is connecting. Returning accepts it; :meth:`close` or ``raise DenyConnection`` answers 403."""
 
-    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
-        """A message came: ``text`` or ``bytes`` of it."""
+    if TYPE_CHECKING:
+        # To a type checker any signature goes: the JSON consumer's is another one, and a program's own narrows it.
+        async def receive(self, *args: Any, **kwargs: Any) -> None: ...
+
+    else:
+
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            """A message came: ``text`` or ``bytes`` of it."""
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
         """The connection is over: ``message["code"]`` and ``message["reason"]`` say how. Called exactly once."""
@@ -256,7 +262,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
                 return
         await self.receive(content, **kwargs)
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    async def receive(self, content: Any, **kwargs: Any) -> None:
         """A message came, decoded, and made into an object where ``content`` is annotated so."""
 
     async def content_invalid(self, error: InvalidContent) -> None:

@@ -140,7 +140,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         if errors:
             raise ExceptionGroup("several streams raised in disconnect", errors)
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    async def receive(self, content: Any, **kwargs: Any) -> None:
         """A frame came: find its stream, and pass the payload on. What is wrong with it is answered."""
         if not isinstance(content, dict):
             await self._refuse(None, "a frame is an object with stream and payload")
