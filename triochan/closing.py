@@ -133,11 +133,12 @@ class Closing:
         with trio.move_on_after(settings.ping_timeout) as scope:
             if not await self._control.ping():
                 return
+        if self._state is not State.OPEN:
+            return  # close_timeout bounds what is left
         if scope.cancelled_caught and not self._paused:  # while reading pauses, a pong may lie unread
-            if self._verdict is None:
-                self._verdict = (1006, "no pong came")
+            self._verdict = (1006, "no pong came")
             self._gone()
-        elif self._state is State.OPEN:
+        else:
             self._runtime.keepalive.schedule(self)
 
     # -- the closing handshake

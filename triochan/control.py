@@ -179,7 +179,7 @@ class Control:
         self._request = None
 
     async def ping(self) -> bool:
-        """Ping the peer and wait for its pong; False where the connection closed meanwhile."""
+        """Ping the peer and wait for its pong, without a limit; False where the connection was closing already."""
         assert self._websocket is not None
         try:
             await self._websocket.ping()

@@ -36,7 +36,10 @@ class Readiness:
         self.ended = False
 
     def wait(self) -> Awaitable[object]:
-        """Wait for something to read; always a checkpoint. Woken without a cause where the socket is closed."""
+        """Wait for something to read; always a checkpoint. Woken without a cause where the socket is closed.
+
+        Await it at once, in the task that waits: it is that task that is woken.
+        """
         if self.ready or self.ended:
             self.ready = False
             return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the caller awaits it

@@ -1,0 +1,233 @@
+"""What a connection does with what it receives, in virtual time: the ordering modes, the inbox, the outbox's limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from recorder import Recorder, frame, nothing_left, wait_and_raise
+from websockets.frames import Opcode
+
+from triochan import Group, Settings, route
+from triochan.generic.websockets import WebsocketConsumer
+from triochan.test import Client, WSClient
+
+# -- ordering ---------------------------------------------------------------------------------------------------------
+
+
+class Tracker:
+    """How many handlers ran at once, and in which order they began."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.most = 0
+        self.began: list[str] = []
+        self.log: list[str] = []
+
+    async def handle(self, name: str, seconds: float) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.began.append(name)
+        self.log.append(f"+{name}")
+        try:
+            if seconds:
+                await trio.sleep(seconds)
+        finally:
+            self.running -= 1
+            self.log.append(f"-{name}")
+
+
+def tracked(tracker: Tracker, connect: float, receive: float, **attributes: Any) -> list[Any]:
+    class Tracked(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            await message.reply_channel.send({"accept": True})
+            await tracker.handle("connect", connect)
+
+        async def receive(self, text: Any = None, **kwargs: Any) -> None:
+            await tracker.handle(text, receive)
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            await tracker.handle("disconnect", 0)
+
+    return [Tracked.as_route(attributes)]
+
+
+async def run_tracked(routing: list[Any], messages: int, **settings: Any) -> None:
+    async with Client(routing, settings=Settings(**settings)) as client, client.websocket("/") as socket:
+        for number in range(messages):
+            await socket.send(str(number))
+        await socket.close()
+        await nothing_left(client)
+
+
+async def test_strict_ordering(autojump_clock: trio.testing.MockClock) -> None:
+    tracker = Tracker()
+    await run_tracked(tracked(tracker, 1, 0.1, strict_ordering=True), 10)
+    assert tracker.most == 1
+    assert tracker.began == ["connect", *map(str, range(10)), "disconnect"]
+
+
+async def test_slight_ordering(autojump_clock: trio.testing.MockClock) -> None:
+    tracker = Tracker()
+    await run_tracked(tracked(tracker, 1, 0.5, slight_ordering=True), 6)
+    assert tracker.log[:2] == ["+connect", "-connect"]
+    assert tracker.most == 6
+    assert tracker.began == ["connect", *map(str, range(6)), "disconnect"]
+    assert tracker.log[-2:] == ["+disconnect", "-disconnect"]
+
+
+async def test_without_ordering_receives_overlap_connect(autojump_clock: trio.testing.MockClock) -> None:
+    tracker = Tracker()
+    await run_tracked(tracked(tracker, 1, 0.1), 3)
+    assert tracker.log.index("-connect") > tracker.log.index("-2")
+    assert tracker.began[-1] == "disconnect"
+    assert tracker.log[-2:] == ["+disconnect", "-disconnect"]
+
+
+async def test_at_most_max_overlap_handlers_run_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    tracker = Tracker()
+    await run_tracked(tracked(tracker, 0, 1), 20)
+    assert tracker.most == 8
+    tracker = Tracker()
+    await run_tracked(tracked(tracker, 0, 1, max_overlap=3), 20)
+    assert tracker.most == 3
+    assert sorted(tracker.began, key=str) == sorted([*map(str, range(20)), "connect", "disconnect"], key=str)
+
+
+async def test_a_raising_handler_never_wedges_the_order(autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder(strict_ordering=True)
+    record.hooks["receive"] = wait_and_raise
+    async with Client(record.routing) as client, client.websocket("/") as socket:
+        for number in range(5):
+            await socket.send(str(number))
+        assert (await socket.wait_closed()).code == 1011
+        await nothing_left(client)
+    assert record.events[:5] == [*map(str, range(5))]
+    assert [event[:2] for event in record.disconnects] == [("disconnect", 1011)]
+
+
+@pytest.mark.parametrize("attributes", [{"strict_ordering": True}, {"slight_ordering": True}, {}])
+async def test_pings_and_closes_are_seen_while_handlers_wait(
+    attributes: dict[str, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    tracker = Tracker()
+    async with Client(tracked(tracker, 0, 5, **attributes)) as client, client.websocket("/") as socket:
+        for number in range(12):
+            await socket.send(str(number))
+        started = trio.current_time()
+        await socket._websocket.ping()
+        await socket.close()
+        assert trio.current_time() == started
+        await trio.lowlevel.checkpoint()
+
+
+# -- the inbox and the outbox -----------------------------------------------------------------------------------------
+
+
+async def test_a_full_inbox_pauses_reading_and_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder(strict_ordering=True)
+
+    async def slow(consumer: Any, data: Any) -> None:
+        await trio.sleep(1)
+
+    record.hooks["receive"] = slow
+    settings = Settings(inbox_limit=4)
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
+        started = trio.current_time()
+        for number in range(20):
+            await socket.send(str(number))
+        # One runs, four wait, one is in the reader's hands: the rest was written only as fast as it was handled.
+        assert trio.current_time() - started >= 12
+        await trio.sleep(20)
+        assert record.events == [*map(str, range(20))]
+        await socket.close()
+
+
+async def test_a_batch_larger_than_the_inbox_is_handled_in_order() -> None:
+    record = Recorder(strict_ordering=True)
+    async with Client(record.routing) as client, client.websocket("/") as socket:
+        await socket.stream.send_all(
+            b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(1000))
+        )
+        await socket.close()
+        await nothing_left(client)
+    assert record.events[:1000] == [*map(str, range(1000))]
+
+
+async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.MockClock) -> None:
+    sent: list[int] = []
+    record = Recorder()
+
+    async def send_much(consumer: Any, data: Any) -> None:
+        for number in range(50):
+            await consumer.send("x" * 1000)
+            sent.append(number)
+
+    record.hooks["receive"] = send_much
+    settings = Settings(outbox_limit=10_000, ping_interval=0)
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
+        await socket.send("go")
+        await trio.testing.wait_all_tasks_blocked()
+        assert 0 < len(sent) < 20
+        for _ in range(50):
+            assert await socket.receive() == "x" * 1000
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(sent) == 50
+        assert client.runtime.websockets
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+async def test_overflow_by_dropping(policy: str, autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder(overflow=policy, outbox_limit=10_000)
+    settings = Settings(ping_interval=0)
+    async with (
+        Client(record.routing, settings=settings, lockstep=True) as client,
+        client.websocket("/") as socket,
+    ):
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(100):
+            await Group("everyone").send({"text": f"{number:0>1000}"})
+        received = []
+        with trio.move_on_after(5):
+            while True:
+                received.append(int(str(await socket.receive())))
+        connection = record.connections[0]
+        assert len(received) + connection.dropped == 100
+        assert received == sorted(received)
+        assert connection.dropped > 50
+        assert (received[-1] == 99) == (policy == "drop_oldest")
+        await Group("everyone").send({"text": "still here"})
+        assert await socket.receive() == "still here"
+
+
+async def test_one_stalled_member_slows_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder()
+    settings = Settings(ping_interval=0)
+    async with Client(record.routing, settings=settings, lockstep=True) as slow_client:
+        async with slow_client.websocket("/"):
+            async with Client(record.routing, settings=settings) as client, client.websocket("/") as fast:
+                started = trio.current_time()
+                for number in range(3000):
+                    await Group("everyone").send({"text": f"{number:0>1000}"})
+                    assert int(str(await fast.receive())) == number
+                assert trio.current_time() == started
+        assert max(connection.outbox.size for connection in record.connections) <= 1024 * 1024
+
+
+@pytest.mark.parametrize("rubbish", [frame(Opcode.TEXT, b"x", mask=False), frame(Opcode.TEXT, b"\xff")])
+async def test_what_came_before_an_undecodable_frame_is_answered(rubbish: bytes) -> None:
+    async def echo(message: Any) -> None:
+        await message.reply_channel.send({"text": message["text"]})
+
+    async with WSClient([route("websocket.receive", echo)]) as socket:
+        await socket.stream.send_all(b"".join(frame(Opcode.TEXT, each) for each in (b"1", b"2")) + rubbish)
+        assert [await socket.receive(), await socket.receive()] == ["1", "2"]
+        assert (await socket.wait_closed()).code in (1002, 1007)

@@ -1,0 +1,277 @@
+"""A server as a library, over Unix sockets where time is virtual: its start, its barrier, and its end in order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from raw_clients import RawClient, close_frame, get, no_leak
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import triochan
+from triochan import Application, Group, Message, Settings, route, route_class, server
+from triochan.generic.websockets import WebsocketConsumer
+from triochan.http import text
+from triochan.http.protocol import serve_connection
+from triochan.listeners import Address, open_listeners
+from triochan.runtime import Runtime
+from triochan.server import Server, serve
+from triochan.test import LiveServer
+
+
+class Member(WebsocketConsumer):
+    groups = ["everyone"]
+
+
+async def hello(message: Message) -> None:
+    await message.reply_channel.send(text("hello"))
+
+
+async def slow(message: Message) -> None:
+    await trio.sleep(5)
+    await message.reply_channel.send(text("late"))
+
+
+async def stuck(message: Message) -> None:
+    await trio.sleep_forever()
+
+
+ROUTING = [
+    route_class(Member),
+    route("http.request", hello, path="^/hello$"),
+    route("http.request", slow, path="^/slow$"),
+    route("http.request", stuck, path="^/stuck$"),
+]
+
+
+def request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: Any) -> AsyncIterator[tuple[Server, Address]]:
+    """A server, and where it listens; the block ends when it has."""
+    async with Runtime.open(Application(ROUTING), Settings(**settings), None) as runtime:
+        async with trio.open_nursery() as nursery:
+            listeners = await open_listeners(None, 0, folder / "socket", "http")
+            running_server = Server(runtime, listeners)
+            [address] = await nursery.start(running_server.run)
+            yield running_server, address
+            running_server.stop()
+
+
+async def test_it_starts_in_a_nursery_and_ends_with_it() -> None:
+    async with no_leak():
+        async with trio.open_nursery() as nursery:
+            [address] = await nursery.start(partial(serve, ROUTING, port=0))
+            assert (address.host, address.scheme) == ("127.0.0.1", "http")
+            assert (await get(address, "/hello")).body == b"hello"
+            nursery.cancel_scope.cancel()
+        with pytest.raises(OSError):
+            await get(address)
+
+
+async def test_an_address_that_can_not_be_had() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        with pytest.raises(OSError):
+            await serve(ROUTING, port=busy.getsockname()[1])
+    async with LiveServer(ROUTING) as address:  # and the run's layer is free again
+        assert (await get(address, "/hello")).status == 200
+
+
+async def test_a_cancellation_drains_and_comes_out(tmp_path: Path, autojump_clock: MockClock) -> None:
+    path = tmp_path / "socket"
+    outcome: list[Any] = []
+
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await serve(ROUTING, uds=path)
+        outcome.append((scope.cancelled_caught, trio.current_time() - began))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        address = Address(path=str(path))
+        async with await RawClient.connect(address) as idle, await RawClient.connect(address) as busy:
+            async with await RawClient.websocket(address) as socket:
+                await busy.send(request("/slow"))
+                await wait_all_tasks_blocked()
+                began = trio.current_time()
+                scope.cancel()
+                assert await socket.ended() == (1001, "going away")
+                assert await idle.rest() == b""
+                with pytest.raises(OSError):
+                    await RawClient.connect(address)
+                assert (await busy.answer()).body == b"late"
+                assert await busy.rest() == b""
+    assert outcome == [(True, 5)]
+    assert not path.exists()
+
+
+async def test_websockets_are_closed_one_after_another(tmp_path: Path, autojump_clock: MockClock) -> None:
+    closed: list[tuple[int, int, float]] = []
+    count = 4
+
+    async def listen(number: int, client: RawClient) -> None:
+        async with client:
+            code, _ = await client.closing()
+            closed.append((number, code, trio.current_time() - began))
+            await client.send(close_frame(code))
+
+    async with trio.open_nursery() as nursery:
+        async with running(tmp_path, drain_spread=8) as (_, address):
+            for number in range(count):
+                nursery.start_soon(listen, number, await RawClient.websocket(address))
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+    assert closed == [(number, 1001, 2 * number) for number in range(count)]
+
+
+async def test_the_deadline_of_a_shutdown(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, shutdown_timeout=7) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            await client.send(request("/stuck"))
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            running_server.stop()
+            running_server.stop()
+            await running_server.finished.wait()
+            assert trio.current_time() - began == 7
+            assert running_server.runtime.sockets == 0
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the shutdown was cut short"
+    ]
+
+
+async def test_an_abort_does_not_wait(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            await client.send(request("/stuck"))
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            running_server.stop()
+            await wait_all_tasks_blocked()
+            assert not running_server.finished.is_set()
+            running_server.abort()
+            await running_server.finished.wait()
+            assert trio.current_time() == began
+    assert "cut short" in caplog.text
+
+
+async def test_a_signal_returns_from_serve(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            start = partial(serve, ROUTING, uds=tmp_path / "socket", signals=True)
+            [address] = await nursery.start(start)
+            assert (await get(address, "/hello")).status == 200
+            signal.raise_signal(signal.SIGTERM)
+
+
+async def test_two_servers_in_one_run_share_their_groups() -> None:
+    async with LiveServer(ROUTING) as one, LiveServer(ROUTING) as other:
+        async with await RawClient.websocket(one) as here, await RawClient.websocket(other) as there:
+            await Group("everyone").send({"text": "all"})
+            assert (await here.message(), await there.message()) == ("all", "all")
+
+
+async def test_what_goes_wrong_within_reaches_no_other_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = iter([RuntimeError("on purpose"), OSError("lost")])
+
+    async def fail_twice(*arguments: Any, **options: Any) -> None:
+        for error in wrong:
+            raise error
+        await serve_connection(*arguments, **options)
+
+    async with running(tmp_path) as (running_server, address):
+        monkeypatch.setattr(server, "serve_connection", fail_twice)
+        for _ in range(2):
+            async with await RawClient.connect(address) as client:
+                assert await client.rest() == b""
+        assert (await get(address, "/hello")).status == 200
+        await wait_all_tasks_blocked()
+        assert running_server.runtime.sockets == 0
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert ["internal error" in record.getMessage() for record in errors] == [True]
+
+
+async def test_a_full_server_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, max_connections=1) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            await client.send(request("/hello"))
+            await client.answer()
+            async with await RawClient.connect(address) as second:
+                answer = await second.answer()
+                assert (answer.status, answer["retry-after"]) == (503, "5")
+                assert await second.rest() == b""
+        await wait_all_tasks_blocked()
+        assert running_server.runtime.sockets == 0
+        assert (await get(address, "/hello")).status == 200
+
+
+class Refusing:
+    """A listener whose ``accept`` fails as it is told to."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+
+    def accept(self) -> Any:
+        if not self.numbers:
+            raise BlockingIOError
+        number = self.numbers.pop(0)
+        raise OSError(number, "on purpose")
+
+
+async def test_accepting_that_fails(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that gave up is passed over; want of descriptors is logged and waited out, not spun on."""
+    listener: Any = Refusing(errno.ECONNABORTED, errno.EPERM, errno.EMFILE, errno.ECONNABORTED)
+    async with (
+        Runtime.open(Application(ROUTING), Settings(), None) as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        accepting = Server(runtime, [])
+        began = trio.current_time()
+        await accepting._accept_ready(listener, nursery)
+        assert trio.current_time() - began == pytest.approx(0.1)
+        assert len(listener.numbers) == 1
+        assert [record.getMessage() for record in caplog.records] == [
+            "cannot accept: on purpose. 0 sockets are open"
+        ]
+        await accepting._accept_ready(listener, nursery)
+        assert listener.numbers == []
+        assert not nursery.child_tasks
+    assert len(caplog.records) == 1
+
+
+def test_run_serves_in_a_trio_run_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "triochan.server")
+
+    class Signalling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("serving on"):
+                signal.raise_signal(signal.SIGINT)
+
+    handler = Signalling()
+    server.logger.addHandler(handler)
+    try:
+        triochan.run(ROUTING, uds=tmp_path / "socket")
+    finally:
+        server.logger.removeHandler(handler)
+    assert f"serving on http+unix:{tmp_path / 'socket'}" in caplog.text
+    assert not (tmp_path / "socket").exists()
