@@ -53,8 +53,8 @@ class ResponseEndpoint:
             content = await on_start(content)
         try:
             await self._send.send(self._parse(content))
-        except trio.BrokenResourceError:
-            raise ConnectionClosed(1006, "the client has gone") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionClosed(1006, "the client has gone, or the response broke off") from None
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         if self._closed or self.complete:
@@ -63,7 +63,7 @@ class ResponseEndpoint:
             try:
                 self._send.send_nowait(self._parse(content))
                 return
-            except ValueError:
+            except (ValueError, trio.ClosedResourceError):
                 pass  # what fits one response that is under way does not fit another; that fails no group send
         self.dropped += 1
 
@@ -72,7 +72,10 @@ class ResponseEndpoint:
         self.consumed.set()
         self.crashed = crashed
         if crashed and not self.complete:
-            self.patience.cancel()
+            if self.started:
+                self._send.close()  # the writer writes what came, and then breaks off
+            else:
+                self.patience.cancel()
         elif not self.started:
             self.patience.deadline = trio.current_time() + response_timeout
 

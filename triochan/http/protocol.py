@@ -272,6 +272,8 @@ class HttpConnection:
                     reply = await endpoint.pieces.receive()
                     await self._continue(reply)
                 return
+            except trio.EndOfChannel:
+                pass  # its consumer raised in the middle
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 return  # the client has gone
             except h11.LocalProtocolError as error:
