@@ -231,3 +231,32 @@ async def test_what_came_before_an_undecodable_frame_is_answered(rubbish: bytes)
         await socket.stream.send_all(b"".join(frame(Opcode.TEXT, each) for each in (b"1", b"2")) + rubbish)
         assert [await socket.receive(), await socket.receive()] == ["1", "2"]
         assert (await socket.wait_closed()).code in (1002, 1007)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_ping_is_answered_before_the_message_behind_it(apart: bool) -> None:
+    async def echo(message: Any) -> None:
+        await message.reply_channel.send({"text": message["text"]})
+
+    routing = [route("websocket.receive", echo)]
+    async with Client(routing) as client, client.websocket("/") as socket:
+        # The client's own reader would take the pong: what the server writes is looked at below it.
+        written: list[bytes] = []
+        [connection] = client.runtime.websockets
+        transport: Any = connection._transport  # type: ignore[attr-defined]
+        send_some = transport._stream.send_all
+
+        async def record(data: bytes) -> None:
+            written.append(bytes(data))
+            await send_some(data)
+
+        transport._stream.send_all = record
+        pieces = [
+            frame(Opcode.TEXT, b"one", fin=False),
+            frame(Opcode.PING, b"?"),
+            frame(Opcode.CONT, b"two"),
+        ]
+        for piece in pieces if apart else [b"".join(pieces)]:
+            await socket.stream.send_all(piece)
+        assert await socket.receive() == "onetwo"
+        assert b"".join(written).startswith(b"\x8a\x01?\x81\x06onetwo")

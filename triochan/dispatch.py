@@ -170,10 +170,11 @@ class Dispatch(Closing, ABC):
             self._gone()
 
     async def _settle(self) -> None:
-        """Pings are answered before the messages behind them are handled."""
-        self._fed = False
-        if self._waiting and not self._decoder.close_seen:
-            await self._control.stream.settled()
+        """Pings are answered before the messages behind them are handled, whichever read brings those."""
+        if self._waiting:
+            self._fed = False
+            if not self._decoder.close_seen:
+                await self._control.stream.settled()
 
     def _take(self, data: bytes, *, more: bool = False) -> None:
         """Decode what was read: messages go into the inbox, control frames to trio-websocket.
@@ -209,6 +210,7 @@ class Dispatch(Closing, ABC):
             and not self._gated
             and not decoder.pending
             and decoder.failure is None
+            and not self._fed
             and control.waiting <= MAX_WAITING
         )
 
