@@ -147,6 +147,32 @@ async def test_a_group_send_does_not_decide_a_handshake_but_is_not_lost() -> Non
         assert received == ["early"]
 
 
+async def test_a_group_that_overflows_a_connecting_member_refuses_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(WebsocketConsumer):
+        groups = ["room"]
+
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            await trio.sleep_forever()
+
+    refused: list[int] = []
+    async with Client([route_class(Slow)]) as client, trio.open_nursery() as nursery:
+
+        async def come() -> None:
+            with pytest.raises(HandshakeRefused) as refusal:
+                async with client.websocket("/"):
+                    raise AssertionError("it was accepted")
+            refused.append(refusal.value.status)
+
+        nursery.start_soon(come)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(40):
+            await Group("room").send({"text": "x" * 100_000})
+    assert refused == [503]
+    assert len(caplog.records) == 1
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 

@@ -279,6 +279,15 @@ class Connection(Dispatch):
         self._runtime.layer.detach(self)
         self._cancel_tasks()
 
+    def _overflowed(self) -> None:
+        super()._overflowed()
+        if (
+            self._state is State.CONNECTING
+        ):  # nothing can be closed yet: refuse, and let connect wait no longer
+            self._deny(503, b"Service Unavailable", [(b"Retry-After", b"1")])
+            if self._decision is not None:
+                self._decision.cancel()
+
     async def _open(self) -> None:
         """Write the response to the handshake that was accepted, with what was sent meanwhile."""
         runtime = self._runtime
