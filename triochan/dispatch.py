@@ -20,7 +20,7 @@ from .closing import Closing, State
 from .control import MAX_WAITING
 from .exceptions import ConnectionClosed
 from .frames import CONTROL, TEXT
-from .handlers import bounded, only, resume, start
+from .handlers import only, resume, start
 from .layers import ReplyChannel
 from .message import Message
 from .routing import Consumer, Match
@@ -248,9 +248,7 @@ class Dispatch(Closing, ABC):
         consumer, kwargs = match
         self._running += 1
         try:
-            coroutine = start(consumer, message, kwargs)
-            if self._handler_timeout is not None:
-                coroutine = bounded(coroutine, self._handler_timeout)
+            coroutine = start(consumer, message, kwargs, self._handler_timeout)
             trap = coroutine.send(None)
         except StopIteration:
             self._running -= 1

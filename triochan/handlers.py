@@ -20,11 +20,20 @@ async def nothing(message: Message, **kwargs: Any) -> None:
     """The consumer of a message that nobody has anything to do about; it need not be called."""
 
 
-def start(consumer: Consumer, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-    """The coroutine that lets ``consumer`` handle ``message``: a class gets an instance for it."""
+def start(
+    consumer: Consumer, message: Message, kwargs: dict[str, Any], timeout: float | None = None
+) -> Coroutine[Any, Any, object]:
+    """The coroutine that lets ``consumer`` handle ``message``: a class gets an instance for it.
+
+    Args:
+        timeout: seconds that it may take; then it raises TooSlowError.
+    """
+    handler: Coroutine[Any, Any, object]
     if isinstance(consumer, type):
-        return consumer.begin(message, kwargs)  # type: ignore[attr-defined, no-any-return]
-    return consumer(message, **kwargs)  # type: ignore[no-any-return]
+        handler = consumer.begin(message, kwargs)  # type: ignore[attr-defined]
+    else:
+        handler = consumer(message, **kwargs)
+    return handler if timeout is None else bounded(handler, timeout)
 
 
 async def run_inline(coroutine: Coroutine[Any, Any, object], on_suspend: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import ConnectionClosed, LayerUnavailable
-from .handlers import bounded, only, start
+from .handlers import only, start
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -56,10 +56,7 @@ async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -
             logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
             return
         consumer, kwargs = match
-        handler = start(consumer, message, kwargs)
-        if runtime.settings.handler_timeout is not None:
-            handler = bounded(handler, runtime.settings.handler_timeout)
-        await handler
+        await start(consumer, message, kwargs, runtime.settings.handler_timeout)
     except Exception as error:
         if not only(error, ConnectionClosed):
             logger.error(

@@ -17,7 +17,7 @@ import trio
 from ..closing import LINGER_SECONDS
 from ..connection import Connection
 from ..exceptions import ConnectionClosed
-from ..handlers import bounded, only, start
+from ..handlers import only, start
 from ..layers import Channel
 from ..message import Message
 from ..replies import Headers, HttpReply
@@ -230,10 +230,7 @@ class HttpConnection:
         settings = self._runtime.settings
         crashed = False
         try:
-            handler = start(consumer, message, kwargs)
-            if settings.handler_timeout is not None:
-                handler = bounded(handler, settings.handler_timeout)
-            await handler
+            await start(consumer, message, kwargs, settings.handler_timeout)
         except Exception as error:
             crashed = not only(error, ConnectionClosed)
             if crashed:
