@@ -15,8 +15,8 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull, ConnectionClosed
-from triochan.frames import encode
 from triochan.layers import ChannelLayer, current_layer
+from triochan.wire.frames import encode
 
 SETTINGS = Settings(
     channel_capacity={"small.*": 3, "*": 100},

@@ -16,7 +16,7 @@ from typing import Self
 import attrs
 import trio
 
-from triochan.listeners import Address
+from triochan.wire.listeners import Address
 
 PATIENCE = 10
 """Seconds that anything may take; nothing does."""

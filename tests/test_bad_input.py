@@ -37,8 +37,8 @@ from triochan import Channel, Group, Message, Settings, route, route_class
 from triochan.exceptions import ImproperlyConfigured
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.http import static_files
-from triochan.listeners import Address
 from triochan.test import LiveServer
+from triochan.wire.listeners import Address
 
 SETTINGS = Settings(
     head_timeout=0.25,
@@ -119,7 +119,7 @@ class Headers(WebsocketConsumer):
     """Accepts with headers and a subprotocol that come from its client."""
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
-        value = triochan.http.request.unquote_to_bytes(message["query_string"]).decode()
+        value = triochan.http1.request.unquote_to_bytes(message["query_string"]).decode()
         accept: dict[str, Any] = {"accept": True}
         if message["path"].endswith("subprotocol"):
             accept["subprotocol"] = value
@@ -129,7 +129,7 @@ class Headers(WebsocketConsumer):
 
 
 def query(message: Message) -> str:
-    return triochan.http.request.unquote_to_bytes(message["query_string"]).decode()
+    return triochan.http1.request.unquote_to_bytes(message["query_string"]).decode()
 
 
 async def index(message: Message) -> None:

@@ -10,10 +10,10 @@ from raw_clients import get
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Channel, Group, Message, Settings, route, route_class
-from triochan.cookies import parse_cookies
 from triochan.exceptions import ConnectionClosed, DenyConnection
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.http import json, text
+from triochan.http.cookies import parse_cookies
 from triochan.test import Client, HttpClient, LiveServer, WSClient, apply_routes
 from triochan.test.client import HandshakeRefused
 

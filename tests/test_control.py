@@ -11,9 +11,9 @@ import trio.testing
 from websockets.frames import Close, Frame, Opcode
 
 from triochan.control import Control, ControlStream, is_close
-from triochan.frames import close_frame
-from triochan.http.request import Upgrade
-from triochan.outbox import Outbox
+from triochan.http1.request import Upgrade
+from triochan.wire.frames import close_frame
+from triochan.wire.outbox import Outbox
 
 # RFC 6455 section 1.3 has both.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from triochan.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, close_frame, encode
+from triochan.wire.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, close_frame, encode
 
 relaxed = settings(deadline=None)  # a busy machine is no failure
 CONT, T, B, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

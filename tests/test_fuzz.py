@@ -45,18 +45,18 @@ class TestTheChecksThemselves:
     """A check that can't fail finds nothing."""
 
     def test_frames_sees_a_decoder_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("triochan.frames.FrameDecoder._judge", lambda self, first: None)
+        monkeypatch.setattr("triochan.wire.frames.FrameDecoder._judge", lambda self, first: None)
         reserved_opcode = bytes((4, 3, 0, 0, 0x83, 0x80, 0, 0, 0, 0))
         with pytest.raises(AssertionError, match="wsproto"):
             frames.check(reserved_opcode)
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http.protocol.start")
+        monkeypatch.delattr("triochan.http1.protocol.start")
         with pytest.raises(AssertionError, match=r"raised in http\.request"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http.protocol.head_content")
+        monkeypatch.delattr("triochan.http1.protocol.head_content")
         with pytest.raises(ExceptionGroup):  # noqa: ASYNC401 - how deep it is nested is not the point
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 

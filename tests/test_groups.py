@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from triochan.groups import GroupRegistry
+from triochan.layers.groups import GroupRegistry
 
 
 def test_first_and_last_are_told() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triochan.headers import check_headers
 from triochan.http import parse_cookies, set_cookie
-from triochan.replies import check_headers
 
 # RFC 6265 section 4.1.1
 TOKEN = st.text("!#$%&'*+-.^_`|~0123456789ABCXYZabcxyz", min_size=1, max_size=8)

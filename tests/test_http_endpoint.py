@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan.exceptions import ConnectionClosed
-from triochan.http.endpoint import ResponseEndpoint
+from triochan.http1.endpoint import ResponseEndpoint
 from triochan.layers import MemoryLayer
 
 MORE = {"content": b"more", "more_content": True}

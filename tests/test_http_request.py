@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triochan.http.request import (
+from triochan.http1.request import (
     Head,
     Refusal,
     Upgrade,

@@ -14,7 +14,7 @@ import trustme
 from raw_clients import descriptors
 from trio.testing import wait_all_tasks_blocked
 
-from triochan.listeners import Address, open_listeners, start_tls
+from triochan.wire.listeners import Address, open_listeners, start_tls
 
 
 @pytest.mark.parametrize(

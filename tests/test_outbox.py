@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from triochan.exceptions import ConnectionClosed
-from triochan.outbox import Outbox, broadcast
+from triochan.wire.outbox import Outbox, broadcast
 
 
 class FakeSocket:

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
-from triochan.poller import Poller, Readiness, open_poller
+from triochan.wire.poller import Poller, Readiness, open_poller
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triochan.headers import check_headers
 from triochan.replies import (
     HttpReply,
     WebsocketReply,
     check_close,
-    check_headers,
     parse_http,
     parse_websocket,
 )

@@ -21,11 +21,11 @@ import triochan
 from triochan import Application, Group, Message, Settings, route, route_class, server
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
-from triochan.http.protocol import serve_connection
-from triochan.listeners import Address, open_listeners
+from triochan.http1.protocol import serve_connection
 from triochan.runtime import Runtime
 from triochan.server import Server, serve
 from triochan.test import LiveServer
+from triochan.wire.listeners import Address, open_listeners
 
 
 class Member(WebsocketConsumer):

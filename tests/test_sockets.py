@@ -52,10 +52,10 @@ from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
 from triochan.layers import MemoryLayer
-from triochan.listeners import Address
-from triochan.poller import open_poller
 from triochan.test import LiveServer
-from triochan.transport import SocketTransport
+from triochan.wire.listeners import Address
+from triochan.wire.poller import open_poller
+from triochan.wire.transport import SocketTransport
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -13,9 +13,9 @@ import trio.testing
 import trustme
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from triochan.listeners import start_tls
-from triochan.poller import open_poller
-from triochan.transport import RECEIVE_SIZE, SocketTransport, StreamTransport, Transport
+from triochan.wire.listeners import start_tls
+from triochan.wire.poller import open_poller
+from triochan.wire.transport import RECEIVE_SIZE, SocketTransport, StreamTransport, Transport
 
 KINDS = ["socket", "polled", "stream"]
 

@@ -2,11 +2,11 @@
 
 from .application import Application
 from .layers import Channel, Group
-from .listeners import Address
 from .message import Message
 from .routing import include, route, route_class
 from .server import run, serve
 from .settings import Settings
+from .wire.listeners import Address
 
 __version__ = "0.1.0"
 

@@ -27,11 +27,11 @@ import trio
 from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
 from .exceptions import ImproperlyConfigured, TriochanError
-from .listeners import Address
 from .options import make_parser, settings_of
 from .routing import name_of
 from .server import serve
 from .sessions.cookies import SECRET_VARIABLE
+from .wire.listeners import Address
 
 
 class CannotServe(Exception):

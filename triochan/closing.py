@@ -15,14 +15,14 @@ import trio
 
 from .control import Control
 from .exceptions import ConnectionClosed
-from .frames import FrameDecoder, close_frame
 from .handlers import only
-from .outbox import Outbox
 from .routing import name_of
+from .wire.frames import FrameDecoder, close_frame
+from .wire.outbox import Outbox
 
 if TYPE_CHECKING:
     from .runtime import Policy, Runtime
-    from .transport import Transport
+    from .wire.transport import Transport
 
 logger = logging.getLogger("triochan.connection")
 

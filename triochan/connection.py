@@ -1,7 +1,7 @@
 """One WebSocket's life: the opening handshake, the program's side of it, teardown.
 
 Below it stand the inbound half (:mod:`triochan.dispatch`) and the end (:mod:`triochan.closing`); what goes out is in
-:mod:`triochan.outbox`.
+:mod:`triochan.wire.outbox`.
 
 Nurseries: ``wire`` holds trio-websocket's reader, the flusher, pings and the closing handshake; within it, ``handlers``
 holds whatever runs the program's code. ``disconnect`` runs when the inner one has ended, however it ended.
@@ -20,19 +20,20 @@ from .closing import State
 from .control import Control, ControlStream
 from .dispatch import Dispatch
 from .exceptions import ConnectionClosed, DenyConnection
-from .frames import encode
 from .handlers import nothing, only, run_inline, start
+from .headers import Headers
 from .message import Message
-from .outbox import Outbox
-from .replies import Headers, check_close, parse_websocket
+from .replies import check_close, parse_websocket
 from .routing import Match, name_of
 from .runtime import CONNECT, DISCONNECT
+from .wire.frames import encode
+from .wire.outbox import Outbox
 
 if TYPE_CHECKING:
     from .application import Application
-    from .http.request import Upgrade
+    from .http1.request import Upgrade
     from .runtime import Runtime
-    from .transport import Transport
+    from .wire.transport import Transport
 
 logger = logging.getLogger("triochan.connection")
 

@@ -2,7 +2,7 @@
 
 trio-websocket owns the opening handshake, ping and pong, the closing handshake and the errors in control frames.
 It reads from a :class:`ControlStream`, which gives it the handshake's head and then the control frames that
-:mod:`triochan.frames` cut out of the byte stream, and it writes through the connection's outbox, so that
+:mod:`triochan.wire.frames` cut out of the byte stream, and it writes through the connection's outbox, so that
 there is one writer only.
 """
 
@@ -15,8 +15,8 @@ import trio_websocket
 from trio_websocket import WebSocketRequest, wrap_server_stream
 
 from .exceptions import ConnectionClosed
-from .outbox import Outbox
-from .replies import Headers
+from .headers import Headers
+from .wire.outbox import Outbox
 
 _CLOSE = 0x8
 _TURNS = 5
@@ -160,7 +160,7 @@ class Control:
     async def open(cls, nursery: trio.Nursery, stream: ControlStream) -> Control:
         """Let trio-websocket read the head; its reader task lives in ``nursery``.
 
-        The head must be a valid handshake (:func:`triochan.http.request.check_upgrade`): trio-websocket
+        The head must be a valid handshake (:func:`triochan.http1.request.check_upgrade`): trio-websocket
         waits for ever on one that is not.
         """
         return cls(stream, await wrap_server_stream(nursery, stream, receive_buffer_size=None))

@@ -19,16 +19,16 @@ import trio
 from .closing import Closing, State
 from .control import MAX_WAITING
 from .exceptions import ConnectionClosed
-from .frames import CONTROL, TEXT
 from .handlers import only, resume, start
 from .layers import ReplyChannel
 from .message import Message
 from .routing import Consumer, Match
 from .runtime import RECEIVE
+from .wire.frames import CONTROL, TEXT
 
 if TYPE_CHECKING:
     from .runtime import Runtime
-    from .transport import Transport
+    from .wire.transport import Transport
 
 logger = logging.getLogger("triochan.connection")
 

@@ -28,11 +28,9 @@ def start(
     Args:
         timeout: seconds that it may take; then it raises TooSlowError.
     """
-    handler: Coroutine[Any, Any, object]
-    if isinstance(consumer, type):
-        handler = consumer.begin(message, kwargs)  # type: ignore[attr-defined]
-    else:
-        handler = consumer(message, **kwargs)
+    handler: Coroutine[Any, Any, object] = (
+        consumer.begin(message, kwargs) if isinstance(consumer, type) else consumer(message, **kwargs)  # type: ignore[attr-defined]
+    )
     return handler if timeout is None else bounded(handler, timeout)
 
 

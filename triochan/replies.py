@@ -6,14 +6,11 @@ request ``{"status", "headers", "content", "more_content"}`` (Channels 1: "ASGI 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-Headers = list[tuple[bytes, bytes]]
+from .headers import Headers, check_headers, is_token
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
 _WEBSOCKET_KEYS = frozenset({"accept", "bytes", "close", "headers", "reason", "subprotocol", "text"})
 _HTTP_KEYS = frozenset({"content", "headers", "more_content", "status"})
 MAX_REASON = 123
@@ -57,36 +54,6 @@ def check_close(code: object, reason: object = "") -> tuple[int, str]:
     return code, reason
 
 
-def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Headers:
-    """Header pairs as bytes, refused where they could break out of their line (RFC 9110 section 5).
-
-    Raises:
-        ValueError: not pairs, or a name or value with characters that a header can't have.
-    """
-    pairs: Headers = []
-    if not isinstance(headers, Iterable):
-        raise ValueError(f"headers are pairs of str or bytes, not {headers!r}")
-    for pair in headers.items() if isinstance(headers, Mapping) else headers:
-        try:
-            if isinstance(pair, (str, bytes)):
-                raise TypeError
-            name, value = map(_header_bytes, pair)
-        except (TypeError, ValueError):
-            raise ValueError(f"a header is a pair of str or bytes, not {pair!r}") from None
-        if not _TOKEN.match(name):
-            raise ValueError(f"header name {name!r} is not a token")
-        if not _FIELD_VALUE.match(value):
-            raise ValueError(f"header {name.decode()} can't have the value {value!r}")
-        pairs.append((name, value))
-    return pairs
-
-
-def _header_bytes(part: Any) -> bytes:
-    if isinstance(part, str):
-        return part.encode("latin-1")
-    return bytes(memoryview(part))  # bytes() alone makes a number into that many zeros
-
-
 def parse_websocket(content: Mapping[str, Any]) -> WebsocketReply:
     """``content`` as an order to a WebSocket.
 
@@ -125,7 +92,7 @@ def parse_websocket(content: Mapping[str, Any]) -> WebsocketReply:
     subprotocol, headers = content.get("subprotocol"), content.get("headers")
     if (subprotocol is not None or headers is not None) and accept is not True:
         raise ValueError("subprotocol and headers go with accept: True")
-    if subprotocol is not None and not (isinstance(subprotocol, str) and _TOKEN.match(subprotocol.encode())):
+    if subprotocol is not None and not (isinstance(subprotocol, str) and is_token(subprotocol.encode())):
         raise ValueError(f"subprotocol {subprotocol!r} is not a token")
     return WebsocketReply(
         accept, payload, code, reason, subprotocol, None if headers is None else check_headers(headers)

@@ -15,14 +15,14 @@ from typing import Any
 import trio
 
 from .application import Application
-from .http.protocol import serve_connection
+from .http1.protocol import serve_connection
 from .layers import ChannelLayer
-from .listeners import Address, open_listeners, start_tls
-from .poller import open_poller
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
-from .transport import SocketTransport
+from .wire.listeners import Address, open_listeners, start_tls
+from .wire.poller import open_poller
+from .wire.transport import SocketTransport
 from .workers import run_workers
 
 logger = logging.getLogger("triochan.server")
@@ -41,7 +41,7 @@ class Server:
 
     Args:
         runtime: what its connections share.
-        listeners: as :func:`triochan.listeners.open_listeners` made them; they are closed with the server.
+        listeners: as :func:`triochan.wire.listeners.open_listeners` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
     """
 

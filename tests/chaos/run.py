@@ -44,7 +44,7 @@ from raw_clients import (
 )
 
 from triochan.content import decode_json
-from triochan.listeners import Address
+from triochan.wire.listeners import Address
 
 SERVER = Path(__file__).with_name("server.py")
 LOST = (EOFError, trio.BrokenResourceError, trio.ClosedResourceError, OSError)

@@ -201,7 +201,7 @@ def check(data: bytes) -> None:
 async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool]]:
     """Serve one connection; what it was sent, and for each response whether it answers a HEAD."""
     from triochan import Settings
-    from triochan.http import protocol
+    from triochan.http1 import protocol
     from triochan.runtime import Runtime
 
     heads: list[bool] = []
@@ -267,7 +267,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["triochan", "h11"]):
-        import triochan.http.protocol  # noqa: F401 - now, so that it is instrumented
+        import triochan.http1.protocol  # noqa: F401 - now, so that it is instrumented
     from fuzz.engine import fuzz as run
 
     run(check, seeds(), WORDS)

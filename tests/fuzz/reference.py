@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
-from triochan.frames import BINARY, CONTROL, TEXT, FrameDecoder
+from triochan.wire.frames import BINARY, CONTROL, TEXT, FrameDecoder
 
 KEY = b"\x37\xfa\x21\x3d"
 

@@ -6,8 +6,8 @@ The consumer of an ``http.request`` message answers with what these make::
         await message.reply_channel.send(html("<h1>Hello</h1>"))
 """
 
-from ..cookies import parse_cookies, set_cookie
 from .client import client_route
+from .cookies import parse_cookies, set_cookie
 from .responses import html, json, redirect, text
 from .static import static_files
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..content import encode_json
-from ..replies import Headers, check_headers
+from ..headers import Headers, check_headers
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 

@@ -13,7 +13,7 @@ import trio
 
 from ..exceptions import ConnectionClosed
 from ..message import check_name
-from ..outbox import Outbox
+from ..wire.outbox import Outbox
 
 running_layer: trio.lowlevel.RunVar[ChannelLayer | None] = trio.lowlevel.RunVar("triochan.layer")
 """The layer of the server, or of the test client, that runs in this Trio run."""

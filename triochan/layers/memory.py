@@ -9,12 +9,12 @@ from typing import Any
 import trio
 
 from ..exceptions import ChannelFull
-from ..frames import encode
-from ..groups import GroupRegistry
-from ..outbox import broadcast
 from ..replies import parse_websocket
 from ..settings import Settings, by_glob
+from ..wire.frames import encode
+from ..wire.outbox import broadcast
 from .base import Channel, ChannelLayer, Endpoint
+from .groups import GroupRegistry
 
 logger = logging.getLogger("triochan.layers")
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import itsdangerous
 
-from ..cookies import parse_cookies, set_cookie
 from ..exceptions import ImproperlyConfigured
+from ..http.cookies import parse_cookies, set_cookie
 from ..message import Message
 
 logger = logging.getLogger("triochan.sessions")

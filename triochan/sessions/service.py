@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from ..exceptions import ConnectionClosed
+from ..headers import check_headers
 from ..layers import Departed
 from ..message import Message
-from ..replies import check_headers
 from .cookies import SessionCookies
 from .session import Session
 from .store import SessionStore

@@ -27,14 +27,14 @@ import trio_websocket
 
 from ..application import Application
 from ..content import decode_json, encode_json
-from ..cookies import parse_cookies
 from ..exceptions import ConnectionClosed, TriochanError
-from ..http.protocol import serve_connection
+from ..http.cookies import parse_cookies
+from ..http1.protocol import serve_connection
 from ..layers import ChannelLayer
 from ..routing import Routing
 from ..runtime import Runtime
 from ..settings import Settings
-from ..transport import StreamTransport
+from ..wire.transport import StreamTransport
 from ..workers import run_workers
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]

@@ -11,10 +11,10 @@ import trio
 
 from ..application import Application
 from ..layers import ChannelLayer
-from ..listeners import Address
 from ..routing import Routing
 from ..server import serve
 from ..settings import Settings
+from ..wire.listeners import Address
 
 
 @asynccontextmanager

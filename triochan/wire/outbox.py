@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
-from .exceptions import ConnectionClosed
-from .settings import Overflow
+from ..exceptions import ConnectionClosed
+from ..settings import Overflow
 from .transport import BLOCKED, Transport
 
 _CHUNK = 65536

@@ -44,7 +44,7 @@ class Transport(Protocol):
 
 
 class SocketTransport(Readiness):
-    """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.listeners.start_tls`.
+    """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.wire.listeners.start_tls`.
 
     Args:
         sock: the socket, which is the transport's from now on.

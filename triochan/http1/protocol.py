@@ -18,15 +18,16 @@ from ..closing import LINGER_SECONDS
 from ..connection import Connection
 from ..exceptions import ConnectionClosed
 from ..handlers import only, start
+from ..headers import Headers
+from ..http.responses import reason_phrase
 from ..layers import Channel
 from ..message import Message
-from ..replies import Headers, HttpReply
+from ..replies import HttpReply
 from ..routing import Match, name_of
 from ..runtime import Runtime
-from ..transport import Transport
+from ..wire.transport import Transport
 from .endpoint import ResponseEndpoint
 from .request import Head, Refusal, check_upgrade, handshake_head, head_content, wants_upgrade
-from .responses import reason_phrase
 
 logger = logging.getLogger("triochan.http")
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 import attrs
 import h11
 
-from ..replies import Headers
+from ..headers import Headers
 
 _ABSOLUTE = re.compile(rb"https?://[^/]*", re.IGNORECASE)
 

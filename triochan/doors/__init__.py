@@ -1,0 +1,1 @@
+"""Other servers' sockets, handed to a routing."""
