@@ -11,8 +11,8 @@ import trio.testing
 from websockets.frames import Close, Frame, Opcode
 
 from triochan.control import Control, ControlStream, is_close
-from triochan.http1.request import Upgrade
 from triochan.wire.frames import close_frame
+from triochan.wire.handshake import Upgrade
 from triochan.wire.outbox import Outbox
 
 # RFC 6455 section 1.3 has both.

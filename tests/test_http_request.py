@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triochan.http1.request import (
-    Head,
-    Refusal,
-    Upgrade,
-    check_upgrade,
-    handshake_head,
-    head_content,
-    wants_upgrade,
-)
+from triochan.headers import Head
+from triochan.http1.request import handshake_head, head_content
+from triochan.replies import Refusal
+from triochan.wire.handshake import Upgrade, check_upgrade, wants_upgrade
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 

@@ -31,8 +31,8 @@ from .wire.outbox import Outbox
 
 if TYPE_CHECKING:
     from .application import Application
-    from .http1.request import Upgrade
     from .runtime import Runtime
+    from .wire.handshake import Upgrade
     from .wire.transport import Transport
 
 logger = logging.getLogger("triochan.connection")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
 """Name and value; in what came from a client, names are in lower case and values have no space around them."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
+
+
+class Head(NamedTuple):
+    """A request's head; ``headers`` as they came, names in lower case, ``http_version`` e.g. ``b"1.1"``."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    http_version: bytes
 
 
 def is_token(value: bytes) -> bool:

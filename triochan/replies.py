@@ -37,6 +37,14 @@ class HttpReply(NamedTuple):
     more_content: bool
 
 
+class Refusal(NamedTuple):
+    """A request that is answered without asking a consumer."""
+
+    status: int
+    text: str
+    headers: Headers = []
+
+
 def check_close(code: object, reason: object = "") -> tuple[int, str]:
     """A close code and reason that may go on the wire; True means 1000 (RFC 6455 section 7.4).
 

@@ -18,16 +18,17 @@ from ..closing import LINGER_SECONDS
 from ..connection import Connection
 from ..exceptions import ConnectionClosed
 from ..handlers import only, start
-from ..headers import Headers
+from ..headers import Head, Headers
 from ..http.responses import reason_phrase
 from ..layers import Channel
 from ..message import Message
-from ..replies import HttpReply
+from ..replies import HttpReply, Refusal
 from ..routing import Match, name_of
 from ..runtime import Runtime
+from ..wire.handshake import check_upgrade, wants_upgrade
 from ..wire.transport import Transport
 from .endpoint import ResponseEndpoint
-from .request import Head, Refusal, check_upgrade, handshake_head, head_content, wants_upgrade
+from .request import handshake_head, head_content
 
 logger = logging.getLogger("triochan.http")
 
@@ -88,7 +89,7 @@ class HttpConnection:
             if request is None:
                 return None
             self._head_only = request.method == b"HEAD"
-            content = head_content(request, self._scheme, self._client, self._server)
+            content = head_content(as_head(request), self._scheme, self._client, self._server)
             if isinstance(content, Refusal):
                 await self._refuse(content)
                 return None
@@ -96,11 +97,11 @@ class HttpConnection:
             if hosts is not None and not hosts.allows_headers(request.headers):
                 await self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
                 return None
-            if isinstance(request, Head) or wants_upgrade(request):
+            if isinstance(request, Head) or wants_upgrade(as_head(request)):
                 if isinstance(request, h11.Request):
                     self._protocol.next_event()  # the end of the request: what follows are frames
                     self._rest = self._protocol.trailing_data[0]
-                upgrade = check_upgrade(request, content, self._rest)
+                upgrade = check_upgrade(as_head(request), content, self._rest)
                 if not isinstance(upgrade, Refusal):
                     return Connection(upgrade, self._transport, self._runtime)
                 await self._refuse(upgrade)
@@ -362,6 +363,12 @@ async def serve_connection(
             await websocket.run()
     finally:
         await transport.aclose()
+
+
+def as_head(request: h11.Request | Head) -> Head:
+    if isinstance(request, Head):
+        return request
+    return Head(request.method, request.target, list(request.headers), request.http_version)
 
 
 def _response(status: int, headers: Headers) -> h11.Response:
