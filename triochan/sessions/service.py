@@ -49,8 +49,7 @@ class Sessions:
         Where the message is a request, the first piece of its response carries the cookie of a session that was
         saved by then, or takes away that of one that was ended.
         """
-        key = self.cookies.key(message)
-        session = await self.by_key(key)
+        session = await self._first_held(self.cookies.keys(message))
         endpoint: object = endpoint_of(message)
         if message.channel.name == "websocket.connect":
             session.no_new_key = _ON_A_WEBSOCKET
@@ -62,6 +61,14 @@ class Sessions:
             session.no_new_key = None
             endpoint.on_start = _Answer(self.cookies, message, session, session.session_key)
         return session
+
+    async def _first_held(self, keys: list[str]) -> Session:
+        """The session of the first of ``keys`` that has one: a cookie of a session that is over hides no other."""
+        for key in keys:
+            session = await self.by_key(key)
+            if session.session_key is not None:
+                return session
+        return await self.by_key(None)
 
     async def by_key(self, key: str | None) -> Session:
         """The session under ``key`` where the store holds it, else an anonymous one. It can't get a new key."""
