@@ -103,9 +103,7 @@ def compress(payload: bytes, agreement: Agreement, history: bytes = b"") -> byte
     """
     if history and agreement.server_no_context_takeover:
         raise ValueError("a history needs an agreement without server_no_context_takeover")
-    # A window that the data can't fill would only cost memory.
-    bits = (len(payload) + len(history)).bit_length()
-    bits = max(MIN_WINDOW_BITS, min(bits, agreement.server_max_window_bits))
+    bits = agreement.server_max_window_bits
     if history:
         stream = zlib.compressobj(
             _LEVEL, zlib.DEFLATED, -bits, _MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, history

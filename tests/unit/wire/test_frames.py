@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from triochan.wire.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, close_frame, encode
+from triochan.wire.frames import (
+    BINARY,
+    TEXT,
+    FrameDecoder,
+    Opcode,
+    close_frame,
+    encode,
+)
 
 relaxed = settings(deadline=None)  # a busy machine is no failure
 CONT, T, B, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -304,9 +311,7 @@ class TestRefusals:
     def test_the_limit_is_on_the_message_not_on_the_frame(self) -> None:
         decoder = FrameDecoder(10)
         fragments = frame(B, b"12345", fin=False) + frame(CONT, b"67890", fin=False)
-        assert decoder.receive(fragments + frame(PING, bytes(125)), 64) == [
-            (CONTROL, frame(PING, bytes(125)))
-        ]
+        assert decoder.receive(fragments + frame(PING, bytes(125)), 64) == [(PING, bytes(125))]
         assert decoder.failure is None
         assert decoder.receive(frame(CONT, b"", fin=False), 64) == []
         assert decoder.failure is None
@@ -332,10 +337,11 @@ class TestRefusals:
 
     def test_nothing_is_decoded_after_a_close_frame(self) -> None:
         decoder = FrameDecoder(10)
-        close = frame(CLOSE, b"\x03\xe8")
-        assert decoder.receive(frame(T, b"a") + close + frame(T, b"b") + b"\xff\xff", 64) == [
+        assert decoder.receive(
+            frame(T, b"a") + frame(CLOSE, b"\x03\xe8") + frame(T, b"b") + b"\xff\xff", 64
+        ) == [
             (TEXT, "a"),
-            (CONTROL, close),
+            (CLOSE, b"\x03\xe8"),
         ]
         assert decoder.close_seen
         assert not decoder.pending
@@ -349,7 +355,7 @@ class TestLimitAndPending:
         data = frame(T, b"1") + frame(PING) + frame(B, b"2") + frame(T, b"3")
         assert decoder.receive(data, 1) == [(TEXT, "1")]
         assert decoder.pending
-        assert decoder.receive(b"", 2) == [(CONTROL, frame(PING)), (BINARY, b"2")]
+        assert decoder.receive(b"", 2) == [(PING, b""), (BINARY, b"2")]
         assert decoder.pending
         assert decoder.receive(b"", 2) == [(TEXT, "3")]
         assert not decoder.pending
@@ -392,16 +398,16 @@ class TestLimitAndPending:
 
 
 class TestControlFrames:
-    def test_are_handed_on_as_they_came_between_fragments_too(self) -> None:
+    def test_are_handed_on_unmasked_between_fragments_too(self) -> None:
         ping, pong = frame(PING, b"between", key=b"\1\2\3\4"), frame(PONG, b"x" * 125)
         decoder = FrameDecoder(10)
         data = frame(T, b"\xc3", fin=False) + ping + frame(CONT, b"", fin=False) + pong + frame(CONT, b"\xa9")
-        assert decoder.receive(data, 64) == [(CONTROL, ping), (CONTROL, pong), (TEXT, "é")]
+        assert decoder.receive(data, 64) == [(PING, b"between"), (PONG, b"x" * 125), (TEXT, "é")]
 
     def test_what_a_close_frame_says_is_not_this_module_s_business(self) -> None:
         for payload in (b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xe8\xff"):
             decoder = FrameDecoder(10)
-            assert decoder.receive(frame(CLOSE, payload), 64) == [(CONTROL, frame(CLOSE, payload))]
+            assert decoder.receive(frame(CLOSE, payload), 64) == [(CLOSE, payload)]
             assert decoder.failure is None
             assert decoder.close_seen
 
