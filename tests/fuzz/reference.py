@@ -23,6 +23,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close
 from websockets.frames import Frame as WebsocketsFrame
 from websockets.streams import StreamReader
+from wsproto.extensions import PerMessageDeflate as PerMessageDeflateOfWsproto
 from wsproto.frame_protocol import Frame, FrameProtocol, Opcode, ParseFailed
 
 from triochan.wire.control import CloseError, parse_close
@@ -101,10 +102,13 @@ class Protocol(FrameProtocol):
 class Reference:
     """wsproto's server side. ``feed`` it; ``verdict`` says what it made of everything so far."""
 
-    def __init__(self, max_message_size: int) -> None:
+    def __init__(self, max_message_size: int, *, compression: bool = False) -> None:
         self.verdict = Verdict()
         self._max = max_message_size
-        self._protocol = Protocol(client=False, extensions=[])
+        deflate = PerMessageDeflateOfWsproto(client_no_context_takeover=True)
+        if compression:
+            deflate.accept("permessage-deflate")
+        self._protocol = Protocol(client=False, extensions=[deflate])  # it leaves out what is not enabled
         self._header: Any = None
         self._parts: list[Any] = []
         self._size = 0
@@ -159,8 +163,12 @@ class Reference:
                 self._parts, self._size = [], 0
 
 
-def read_by_wsproto(data: bytes, max_message_size: int) -> Verdict:
-    reference = Reference(max_message_size)
+def read_by_wsproto(data: bytes, max_message_size: int, *, compression: bool = False) -> Verdict:
+    """
+    Args:
+        compression: permessage-deflate was agreed on. The limit then counts bytes on the wire.
+    """
+    reference = Reference(max_message_size, compression=compression)
     reference.feed(data)
     return reference.verdict
 
