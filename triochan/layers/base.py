@@ -263,6 +263,10 @@ class ChannelLayer(ABC):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
 
+    def waiting(self, channel: str) -> int:
+        """Messages that wait in a named channel, as far as this process knows."""
+        return 0
+
     @abstractmethod
     async def group_add(self, group: str, channel: str) -> None: ...
 

@@ -9,9 +9,9 @@ import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triochan.http1.request import handshake_head, head_content
 
 from triochan.headers import Head
-from triochan.http1.request import handshake_head, head_content
 from triochan.replies import Refusal
 from triochan.wire.handshake import Upgrade, check_upgrade, wants_upgrade
 
