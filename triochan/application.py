@@ -16,9 +16,10 @@ from .exceptions import ImproperlyConfigured
 from .http.cookies import SameSite
 from .layers import Group
 from .routing import Router, Routing, name_of
+from .running import serving
 from .security import AllowedHosts, AllowedOrigins
 from .sessions import MemorySessionStore, Session, SessionCookies, Sessions, SessionStore, SqliteSessionStore
-from .typed import make_converter, using
+from .typed import make_converter
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -166,7 +167,7 @@ class Application:
             for content_type in getattr(consumer, "content_types", tuple)():
                 content_type.prepare(self.converter)
         async with AsyncExitStack() as stack:
-            stack.enter_context(using(lambda: self.converter))
+            stack.enter_context(serving(self))
             await stack.enter_async_context(self.sessions.store.running())
             if self.sessions.channel_store is not None:
                 await stack.enter_async_context(self.sessions.channel_store.running())

@@ -15,6 +15,7 @@ from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, Se
 from ..layers import Channel, Group
 from ..message import Message, check_name
 from ..routing import check_consumer, name_of
+from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_with, to_plain
 from .base import DECORATING, BaseConsumer
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer
@@ -69,8 +70,9 @@ class WebsocketMultiplexer:
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
-        plain = payload if payload.__class__ in PLAIN else to_plain(payload)
-        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain})}
+        application = current_application()
+        plain = payload if payload.__class__ in PLAIN else to_plain(payload, application)
+        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain}, application)}
 
     @classmethod
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:

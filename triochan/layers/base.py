@@ -9,15 +9,30 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Protocol
 
-import trio
+import attrs
 
 from ..exceptions import ConnectionClosed
 from ..message import check_name
+from ..running import Local, run_local
 from ..wire.outbox import Outbox
-from .local import Local
 
-running_layer: trio.lowlevel.RunVar[ChannelLayer | None] = trio.lowlevel.RunVar("triochan.layer")
-"""The layer of the server, or of the test client, that runs in this Trio run."""
+SECOND_LAYER = "a channel layer serves this Trio run already; give both servers the same layer=…"
+
+
+@attrs.define(eq=False)
+class _Serving:
+    """The layer of the servers, or of the test clients, of one Trio run."""
+
+    layer: ChannelLayer | None = None
+
+
+def running_layer() -> ChannelLayer | None:
+    """The layer that serves this Trio run; None where none does.
+
+    Raises:
+        RuntimeError: this is not called from within Trio.
+    """
+    return run_local().of(_Serving).layer
 
 
 def current_layer() -> ChannelLayer:
@@ -26,7 +41,7 @@ def current_layer() -> ChannelLayer:
     Raises:
         RuntimeError: none does, or this is not called from within Trio.
     """
-    layer = running_layer.get(None)
+    layer = running_layer()
     if layer is None:
         raise RuntimeError(
             "no channel layer is running here: Channel and Group work while triochan.serve (or a test client) "
@@ -281,18 +296,20 @@ class ChannelLayer(ABC):
     async def running(self) -> AsyncIterator[None]:
         """Serve this Trio run for as long as the block lasts; a layer's own tasks live within it.
 
+        Servers share one block (:func:`triochan.layers.sharing.share_layer`). They wait until it has been left, so a
+        layer bounds what it does then, in time.
+
         Raises:
             RuntimeError: another layer serves it already.
         """
-        if running_layer.get(None) is not None:
-            raise RuntimeError(
-                "a channel layer serves this Trio run already; give both servers the same layer=…"
-            )
-        token = running_layer.set(self)
+        serving = run_local().of(_Serving)
+        if serving.layer is not None:
+            raise RuntimeError(SECOND_LAYER)
+        serving.layer = self
         try:
             yield
         finally:
-            running_layer.reset(token)
+            serving.layer = None
 
 
 def _check_content(content: object) -> None:

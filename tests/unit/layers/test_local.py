@@ -12,8 +12,9 @@ import trio.testing
 from triochan import Application, Message, route
 from triochan.exceptions import ConnectionClosed
 from triochan.http1.endpoint import ResponseEndpoint
-from triochan.layers import Departed, Local, MemoryLayer
+from triochan.layers import Departed, MemoryLayer
 from triochan.message import Message as AMessage
+from triochan.running import Local
 from triochan.sessions import channel_session
 from triochan.test import WSClient
 
