@@ -241,7 +241,7 @@ class Dispatch(Closing, ABC):
         """
         kind, payload, order = item
         content = {"path": self.path, "order": order, "text" if kind == TEXT else "bytes": payload}
-        message = Message(content, RECEIVE, self.channel, self)
+        message = Message(content, RECEIVE, self.channel, self)  # type: ignore[arg-type]
         match = self._receive_match or self._runtime.router.match(message)
         if match is None:
             return None  # Channels 1 passes over it too

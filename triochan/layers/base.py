@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 
 from ..exceptions import ConnectionClosed
-from ..message import check_name
+from ..message import SendsReplies, check_name
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 
@@ -166,11 +166,11 @@ class Group:
     def layer(self) -> ChannelLayer:
         return self._layer or current_layer()
 
-    async def add(self, channel: Channel | str, /) -> None:
+    async def add(self, channel: SendsReplies | str, /) -> None:
         """Put a channel into the group; again is no error, nor is a connection that is gone by now."""
         await self.layer.group_add(self.name, _channel_name(channel))
 
-    async def discard(self, channel: Channel | str, /) -> None:
+    async def discard(self, channel: SendsReplies | str, /) -> None:
         """Take a channel out of the group; one that is not in it is no error."""
         await self.layer.group_discard(self.name, _channel_name(channel))
 
@@ -317,5 +317,7 @@ def _check_content(content: object) -> None:
         raise TypeError(f"the content of a message is a dict, not {type(content).__name__}")
 
 
-def _channel_name(channel: Channel | str) -> str:
-    return channel.name if isinstance(channel, Channel) else check_name("channel", channel, reply=True)
+def _channel_name(channel: SendsReplies | str) -> str:
+    if isinstance(channel, Channel):
+        return channel.name
+    return check_name("channel", getattr(channel, "name", channel), reply=True)
