@@ -17,7 +17,7 @@ setup:
 run *options:
     {{python}} -m triochan --app-dir examples chat:routing {{options}}
 
-# run the tests; more options go to pytest, as in `just test -k chat`
+# run the tests; more options go to pytest, as in `just test -m 'not slow and not browser'`
 test *options:
     {{python}} -m pytest {{options}}
 
@@ -62,4 +62,4 @@ client:
 
 # run every example of the README and of docs/
 docs:
-    {{python}} -m pytest tests/test_docs.py
+    {{python}} -m pytest tests/real/test_docs.py

@@ -217,7 +217,7 @@ class ChannelLayer(ABC):
     """What carries messages between channels. Contents are dicts of plain data.
 
     Connections of this process are attached to it and addressed by their reply channels; what else a layer
-    does, through memory or an engine, is its own. ``tests/layers.py`` is the contract as tests.
+    does, through memory or an engine, is its own. ``tests/contracts/layers.py`` is the contract as tests.
     """
 
     def __init__(self) -> None:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _BUSY_SECONDS = 3.0
 """How long one process waits while another one writes."""
+_BUSY_PAUSE_SECONDS = 0.005
+"""Between two attempts to open a file that another process is opening."""
 _SWEEP_EVERY = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS triochan_sessions (key TEXT PRIMARY KEY, expires REAL NOT NULL, data TEXT NOT NULL)
@@ -178,9 +180,7 @@ class SqliteSessionStore(SessionStore):
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_SCHEMA)
+            _prepare(connection)
         except BaseException:
             connection.close()
             raise
@@ -193,6 +193,24 @@ class SqliteSessionStore(SessionStore):
             else "see that this process may write it and its folder, and that the disk has room"
         )
         return SessionStoreUnavailable(f"the session file {self.path} can't be used: {reason}; {advice}")
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Set the file's journal and make the table, beside other processes that may be doing the same."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_SCHEMA)
+            return
+        except sqlite3.OperationalError as reason:
+            # A reader that wants to become a writer is refused at once where waiting could be a deadlock: SQLite's own
+            # timeout does not count for the change of the journal, nor for a table that somebody else just made.
+            primary_code = reason.sqlite_errorcode & 0xFF
+            if primary_code != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_SECONDS)
 
 
 def _close(connection: sqlite3.Connection | None) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a session store: JSON texts by key, each with an end. ``tests/session_stores.py`` is it as tests."""
+"""The contract of a session store: texts by key, each with an end. ``tests/contracts/session_stores.py`` tests it."""
 
 from __future__ import annotations
 

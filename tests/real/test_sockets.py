@@ -155,6 +155,7 @@ STAGES: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.slow
 async def test_a_thousand_clients_that_vanish() -> None:
     """No member in any group, no task, no descriptor; ``disconnect`` once for each that was accepted."""
     count = 1000
@@ -318,6 +319,7 @@ async def server_process(folder: Path, *options: str, files: int = 0) -> AsyncIt
                 server.process.kill()
 
 
+@pytest.mark.slow
 async def test_out_of_file_descriptors(tmp_path: Path) -> None:
     """It is logged; accepting resumes when there are some again, and those who waited are served."""
     async with server_process(tmp_path, files=40) as server:
@@ -399,6 +401,7 @@ async def test_a_second_signal_cuts_it_short(tmp_path: Path) -> None:
 # -- peers that do not read
 
 
+@pytest.mark.slow
 async def test_a_member_that_stops_reading(caplog: pytest.LogCaptureFixture) -> None:
     """It delays neither the others nor the sender, and is closed with 1013 at its limit, whole frames before it."""
     limit = 256 * KIB

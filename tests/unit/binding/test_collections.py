@@ -77,7 +77,7 @@ async def test_insert_update_and_delete() -> None:
     assert (await posts.insert(Post("Three"))).id == 3  # a key is not used twice
     assert (await posts.insert(Post("Ten", id=10))).id == 10
     assert (await posts.insert(Post("Eleven"))).id == 11
-    assert repr(posts) == "<Collection of 4 test_binding_collections.post>"
+    assert repr(posts) == "<Collection of 4 test_collections.post>"
 
 
 async def test_what_is_given_out_is_a_copy() -> None:

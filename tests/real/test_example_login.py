@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import AsyncIterator, Iterator
 from html import unescape
 from pathlib import Path
@@ -12,14 +11,12 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
-from browsers import EXAMPLES, Process, Window, open_windows
+from browsers import Process, Window, open_windows
 
 from triochan import Application
 from triochan.exceptions import ConnectionClosed
 from triochan.sessions import MemorySessionStore
 from triochan.test import Client, Response
-
-sys.path.insert(0, str(EXAMPLES))
 
 if not os.environ.get("CI"):
     pytest.importorskip("argon2", reason="the login example needs argon2-cffi: pip install -e '.[examples]'")
@@ -194,6 +191,7 @@ async def test_without_a_user_the_socket_says_so(client: Client) -> None:
         assert closed.value.code == 4401
 
 
+@pytest.mark.slow
 async def test_hashing_keeps_nobody_waiting(client: Client) -> None:
     """Two at a time, in threads: a page comes while ten people log in."""
     hashing = login.consumers.accounts._hashing
@@ -269,6 +267,8 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_in_a_browser(server: Process, browser: Browser) -> None:
     pictures = os.environ.get("TRIOCHAN_SCREENSHOTS")
 

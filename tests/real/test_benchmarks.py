@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from wsproto.frame_protocol import FrameDecoder, FrameProtocol, Opcode
-
-sys.path.insert(0, str(Path(__file__).parent))  # as the harness itself does: it is no part of the package
-
 from benchmarks import plot, report, run, runner, scenarios, wire
 from benchmarks.report import Outcome, Round
 from benchmarks.scenarios import ITSELF, SCENARIOS, SUBJECT, Load, Scenario
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameDecoder, FrameProtocol, Opcode
 
 ECHO = Scenario(
     "echo", "an echo", "messages", Load(), {"starlette": 1.2, "channels": 4.5}, others=("picows",)

@@ -222,6 +222,8 @@ def set_number(desk: Window, number: int) -> None:
     desk.element("#values input").send_keys(f"\ue009a\ue000{number}\ue007")  # Ctrl-A, and Enter at the end
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_two_browsers(windows: list[Window], process: Process) -> None:
     desk, reader = windows
     enter_desk(desk, process.url)
@@ -310,6 +312,8 @@ def test_two_browsers(windows: list[Window], process: Process) -> None:
         assert window.errors() == []
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_the_pages_fit_a_phone(windows: list[Window], process: Process, tmp_path: Path) -> None:
     desk, reader = windows
     enter_desk(desk, process.url)

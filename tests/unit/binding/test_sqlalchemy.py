@@ -25,6 +25,7 @@ from triochan.test import Client, TestWebsocket
 
 sa = pytest.importorskip("sqlalchemy", reason="pip install 'triochan[sqlalchemy]'")
 orm = pytest.importorskip("sqlalchemy.orm")
+pytestmark = pytest.mark.engine
 
 from sqlalchemy import JSON, Column, ForeignKey, String, Table, create_engine, delete, insert, select, update  # noqa: E402
 from sqlalchemy.exc import IntegrityError  # noqa: E402

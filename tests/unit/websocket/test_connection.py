@@ -21,6 +21,7 @@ from triochan.test.client import HandshakeRefused
 # -- the opening handshake --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "close", "accept False", "in a group of exceptions"])
 async def test_refusal_answers_403_and_disconnect_is_not_called(how: str) -> None:
     events = []

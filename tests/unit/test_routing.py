@@ -113,8 +113,8 @@ class TestRoute:
             assert found[0] is consumer or found[0] == consumer
 
     def test_str_names_channel_filters_and_consumer(self) -> None:
-        assert str(route(["b", "a"], first, path="^/x")) == "a, b path=^/x → test_routing.first"
-        assert str(route("a", first)) == "a → test_routing.first"
+        assert str(route(["b", "a"], first, path="^/x")) == f"a, b path=^/x → {__name__}.first"
+        assert str(route("a", first)) == f"a → {__name__}.first"
 
 
 class TestMistakesInARoute:
@@ -406,15 +406,15 @@ class TestRouter:
         lines = Router([include([route("a", first, path="^/x")], path="^/y"), route("b", second)]).describe()
         assert lines == [
             "path=^/y → 1 routes",
-            "  a path=^/x → test_routing.first",
-            "b → test_routing.second",
+            f"  a path=^/x → {__name__}.first",
+            f"b → {__name__}.second",
         ]
 
 
 def test_name_of_says_where_a_thing_is() -> None:
-    assert name_of(first) == "test_routing.first"
-    assert name_of(Wave) == "test_routing.Wave"
+    assert name_of(first) == f"{__name__}.first"
+    assert name_of(Wave) == f"{__name__}.Wave"
     assert name_of(Wave.connect) == f"{WebsocketConsumer.__module__}.WebsocketConsumer.connect"
-    assert name_of(functools.partial(first)) == "partial(test_routing.first)"
+    assert name_of(functools.partial(first)) == f"partial({__name__}.first)"
     assert name_of(5) == "int 5"
     assert len(name_of("x" * 1000)) < 100

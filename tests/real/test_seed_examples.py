@@ -5,13 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import generic_consumers
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -20,10 +19,6 @@ from websockets.sync.client import connect
 
 import triochan
 from triochan import Channel, Group, Message, route, route_class
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-import generic_consumers
 
 PATIENCE = 10
 """Seconds that anything may take; nothing does."""

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import trio
 from session_stores import Clock, SessionStoreContract
 
 from triochan.exceptions import SessionStoreUnavailable
-from triochan.sessions import MemorySessionStore, SqliteSessionStore
+from triochan.sessions import MemorySessionStore, SqliteSessionStore, sqlite
 
 
 @pytest.fixture
@@ -70,6 +71,37 @@ class TestSqlite(SessionStoreContract):
                 nursery.start_soon(save, two, "b")
             assert [await one.load(f"b{index}") for index in range(25)] == ["b"] * 25
             assert [await two.load(f"a{index}") for index in range(25)] == ["a"] * 25
+
+    async def test_it_waits_for_a_process_that_makes_the_file(self, store: SqliteSessionStore) -> None:
+        # Under the old journal, so that the store has to change it: SQLite itself does not wait then.
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("CREATE TABLE its_own (column)")
+            other.execute("BEGIN IMMEDIATE")
+            saved = []
+
+            async def save() -> None:
+                saved.append(await store.save("key", "1", 60, new=True))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(save)
+                await trio.sleep(0.05)
+                assert saved == []
+                other.execute("COMMIT")
+        assert saved == [True]
+        assert await store.load("key") == "1"
+
+    async def test_it_waits_no_longer_than_it_says(
+        self, store: SqliteSessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("CREATE TABLE its_own (column)")
+            other.execute("BEGIN IMMEDIATE")
+            before = trio.current_time()
+            with pytest.raises(SessionStoreUnavailable, match="database is locked"):
+                await store.save("key", "1", 60, new=True)
+            assert 0.05 <= trio.current_time() - before < 3
+            other.execute("ROLLBACK")
 
     async def test_no_file_until_there_is_a_session(self, store: SqliteSessionStore) -> None:
         await store.open()

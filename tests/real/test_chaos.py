@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-RUN = Path(__file__).parent / "chaos" / "run.py"
+import pytest
+
+RUN = Path(__file__).parents[1] / "chaos" / "run.py"
 
 
+@pytest.mark.slow
 def test_a_little_chaos() -> None:
     command = [sys.executable, str(RUN), "--seconds", "3", "--seed", "1", "--troublemakers", "60"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

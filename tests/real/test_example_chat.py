@@ -7,13 +7,13 @@ import http.client
 import json
 import re
 import secrets
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import chat
 import pytest
 import trio
 from browsers import EXAMPLES, PATIENCE, Process, Window, open_windows
@@ -21,10 +21,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import triochan
-
-sys.path.insert(0, str(EXAMPLES))
-
-import chat
 
 # -- by an independent WebSocket client, in threads of its own
 
@@ -403,6 +399,8 @@ def windows() -> Iterator[list[Guest]]:
         yield windows
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_two_browsers(windows: list[Guest], process: Process) -> None:
     ada, grace = windows
     # They meet, through the front page.
@@ -471,6 +469,8 @@ def test_two_browsers(windows: list[Guest], process: Process) -> None:
         assert window.errors() == []
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_a_page_fits_a_phone(windows: list[Guest], process: Process, tmp_path: Path) -> None:
     window = windows[0]
     window.open(process.url)

@@ -4,12 +4,11 @@
 
 import json
 import logging
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import generic_consumers
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -34,10 +33,6 @@ from triochan.http import text
 from triochan.sessions import channel_session
 from triochan.test import Client, LiveServer, TestWebsocket, WSClient
 from triochan.test.client import HandshakeRefused
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-import generic_consumers
 
 PATIENCE = 10
 """Seconds that anything may take; nothing does."""

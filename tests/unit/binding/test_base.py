@@ -133,7 +133,7 @@ async def test_a_key_that_is_no_number(autojump_clock: MockClock) -> None:
         sent = await payload(websocket)
         assert (sent["pk"], sent["model"], sent["data"]) == (
             str(thing.id),
-            "test_binding.thing",
+            "test_base.thing",
             {"name": "testname"},
         )
         await ask(websocket, action=UPDATE, pk=str(thing.id), data={"name": "other"})
@@ -268,7 +268,7 @@ async def test_a_list_and_then_every_change(autojump_clock: MockClock) -> None:
     async with Client([Demultiplexer.as_route()]) as client, client.websocket("/") as websocket:
         assert await payload(websocket) == {
             "action": "list",
-            "model": "test_binding.user",
+            "model": "test_base.user",
             "items": [{"pk": 1, "data": {"username": "seen"}}],
         }
         await users.update(2, email="@")

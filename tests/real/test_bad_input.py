@@ -1175,6 +1175,7 @@ async def test_more_pings_than_may_wait(server: Address) -> None:
         assert pongs == texts == [b"%d" % number for number in range(500)]
 
 
+@pytest.mark.slow
 async def test_pings_without_end_from_a_client_that_does_not_read(server: Address) -> None:
     """Reading stops: what the client does not read is not made up in memory."""
     client = await RawClient.websocket(server, "/echo", receive_buffer=4096)

@@ -16,7 +16,7 @@ import pytest
 
 from triochan import options
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "<!-- compiled, not run -->"
 """Stands before a block that needs something we do not have; it is compiled all the same."""

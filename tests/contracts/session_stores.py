@@ -1,4 +1,4 @@
-"""The contract of a session store, as tests: ``tests/test_sessions_stores.py`` runs them over every store.
+"""The contract of a session store, as tests: ``tests/contracts/test_session_stores.py`` runs them over every store.
 
 A store's own suite makes a class with a ``store`` fixture (and a ``clock`` that the store takes its time from)::
 

@@ -781,4 +781,4 @@ async def test_a_dialect_of_ones_own_is_asked_first() -> None:
 
 def test_cattrs_is_imported_when_it_is_needed() -> None:
     code = "import sys, triochan; triochan.Application([]); sys.exit('cattrs' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
