@@ -117,7 +117,11 @@ class AllowedOrigins:
 
 
 def values_of(headers: Iterable[Any], name: bytes) -> list[bytes]:
-    """The values of every header field of that name, which is in lower case."""
+    """The values of every field of that name in a message's headers; what is no pair is passed over.
+
+    Not a wire's headers, as :func:`triochan.headers.values` takes them: names are in lower case here, and a message
+    may be made by hand.
+    """
     return [pair[1] for pair in headers if len(pair) == 2 and pair[0] == name]
 
 
