@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 from ..content import encode_json
 from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, SendNotAvailableOnDemultiplexer
 from ..layers import Channel, Group
-from ..message import Message, check_name
+from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_with, to_plain
@@ -41,7 +41,7 @@ class WebsocketMultiplexer:
         reply_channel: the connection's.
     """
 
-    def __init__(self, stream: str, reply_channel: Any) -> None:
+    def __init__(self, stream: str, reply_channel: SendsReplies) -> None:
         self.stream = stream
         self.reply_channel = reply_channel
 

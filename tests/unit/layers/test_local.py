@@ -55,7 +55,8 @@ async def test_a_connections_objects_go_with_it() -> None:
     kept: list[weakref.ref[Visits]] = []
 
     async def connect(message: Message) -> None:
-        local = message.connection.local
+        connection: Any = message.connection
+        local = connection.local
         kept.append(weakref.ref(local.of(Visits)))
         assert local.of(Visits) is kept[0]()
 

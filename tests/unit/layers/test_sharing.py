@@ -198,7 +198,8 @@ async def test_one_that_does_not_begin_is_an_error_of_who_asked() -> None:
     class Broken(MemoryLayer):
         @asynccontextmanager
         async def running(self) -> AsyncIterator[None]:
-            raise LayerUnavailable("the engine is away")
+            if self.groups.names() == []:
+                raise LayerUnavailable("the engine is away")
             yield
 
     with pytest.raises(LayerUnavailable):
