@@ -50,6 +50,9 @@ class Owner(Protocol):
     def proceed(self) -> Held | None:
         """Do what can be done now: a task is free."""
 
+    def internal_error(self, error: Exception) -> None:
+        """Something of ours raised in :meth:`proceed`: end, and touch nobody else."""
+
 
 class Held(NamedTuple):
     """A handler that has begun to wait; whoever gets it from :func:`begin` has to await :meth:`finish` at once.

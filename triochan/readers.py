@@ -28,7 +28,17 @@ MAX_PARKED = 64
 """Workers that are kept for the next handlers that wait."""
 
 
-class Source(Protocol):
+class Runnable(Protocol):
+    """What a worker may be asked to go on with."""
+
+    def proceed(self) -> Held | None:
+        """Do what can be done now, until something waits."""
+
+    def internal_error(self, error: Exception) -> None:
+        """Something of ours raised: end, and touch nobody else."""
+
+
+class Source(Runnable, Protocol):
     """What stands behind a socket."""
 
     @property
@@ -39,12 +49,6 @@ class Source(Protocol):
 
     def writable(self) -> None:
         """There is room to write."""
-
-    def proceed(self) -> Held | None:
-        """Do what can be done now, until something waits."""
-
-    def internal_error(self, error: Exception) -> None:
-        """Something of ours raised: end, and touch nobody else."""
 
 
 class Ending(Protocol):
@@ -64,7 +68,7 @@ class Readers:
     def __init__(self, flush: Flush) -> None:
         self.poller: Poller[Source] | None = Poller() if has_epoll() else None
         self._flush = flush
-        self._ready: deque[Source] = deque()
+        self._ready: deque[Runnable] = deque()
         self._events: deque[tuple[int, int]] = deque()
         self._parked: list[trio.lowlevel.Task] = []
         self._leads = False
@@ -82,7 +86,7 @@ class Readers:
             if self.poller is not None:
                 self.poller.close()
 
-    def again(self, source: Source) -> None:
+    def again(self, source: Runnable) -> None:
         """Let a worker call ``source.proceed()`` in a moment. Callable from anywhere in this Trio run."""
         self._ready.append(source)
         if not self._flush.stepping:
@@ -119,11 +123,11 @@ class Readers:
         poller, flush, events, ready = self.poller, self._flush, self._events, self._ready
         flush.stepping = True
         self._called = False
-        source: Source | None = None
+        asked: Runnable | None = None
         try:
             while events:
                 number, flags = events.popleft()
-                source = poller.sources.get(number)  # type: ignore[union-attr]
+                asked = source = poller.sources.get(number)  # type: ignore[union-attr]
                 if source is None:
                     continue
                 if flags != READABLE:
@@ -138,15 +142,15 @@ class Readers:
                     return held
             # What is put there meanwhile has its turn after a checkpoint.
             for _ in range(len(ready)):
-                source = ready.popleft()
-                held = source.proceed()
+                asked = ready.popleft()
+                held = asked.proceed()
                 if held is not None:
                     return held
             flush.flush()
         except Exception as error:
             logger.exception("internal error; the connection is ended")
-            if source is not None:
-                source.internal_error(error)
+            if asked is not None:
+                asked.internal_error(error)
         finally:
             flush.stepping = False
         return None

@@ -11,7 +11,7 @@ import trio
 
 from .application import Application
 from .handlers import Bound, bind
-from .layers import Channel, ChannelLayer, MemoryLayer, running_layer
+from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message
 from .readers import Readers
 from .routing import Consumer, Match
@@ -105,14 +105,8 @@ class Runtime:
         cls, application: Application, settings: Settings, layer: ChannelLayer | None
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
-        running = running_layer.get(None)
-        async with application.running():
-            if running is not None and layer in (None, running):
-                yield cls(application, settings, running)
-                return
-            layer = layer or MemoryLayer(settings)
-            async with layer.running():
-                yield cls(application, settings, layer)
+        async with application.running(), share_layer(layer, lambda: MemoryLayer(settings)) as shared:
+            yield cls(application, settings, shared)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:

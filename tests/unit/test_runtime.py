@@ -168,7 +168,7 @@ def test_the_strictest_of_what_is_asked_for() -> None:
 async def test_the_layer_of_the_run_is_taken() -> None:
     application = Application([route("http.request", handle)])
     async with Runtime.open(application, Settings(), None) as first:
-        assert running_layer.get() is first.layer
+        assert running_layer() is first.layer
         async with Runtime.open(application, Settings(), None) as second:
             assert second.layer is first.layer
         async with Runtime.open(application, Settings(), first.layer) as third:
@@ -177,7 +177,7 @@ async def test_the_layer_of_the_run_is_taken() -> None:
         with pytest.raises(RuntimeError):
             async with Runtime.open(application, Settings(), MemoryLayer()):
                 raise AssertionError("two layers in one run")
-    assert running_layer.get(None) is None
+    assert running_layer() is None
 
 
 async def test_a_layer_of_the_programs_own() -> None:

@@ -10,6 +10,7 @@ from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Group
 from ..message import Message
 from ..routing import name_of
+from ..running import current_application
 from ..settings import Overflow
 from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
 from .base import BaseConsumer, Begin
@@ -293,7 +294,9 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     @classmethod
     async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
         """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
-        await WebsocketConsumer.group_send(name, text=encode_with(cls.encode_json, content), close=close)
+        await WebsocketConsumer.group_send(
+            name, text=encode_with(cls.encode_json, content, current_application()), close=close
+        )
 
     @classmethod
     def decode_json(cls, text: str) -> Any:
