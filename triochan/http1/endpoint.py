@@ -142,6 +142,9 @@ class Exchange:
     def proceed(self) -> Held | None:
         return self._owner.proceed()
 
+    def internal_error(self, error: Exception) -> None:
+        self._owner.broke_off()
+
     def end_by(self, deadline: float) -> None:
         """The client is gone, or only listens: the consumer has until ``deadline``, on Trio's clock."""
         if self._scope is not None:
@@ -196,13 +199,14 @@ class Exchange:
         self._layer.detach(self)
 
     def _send(self, content: dict[str, Any]) -> None:
-        if self.complete:
+        writer = self._writer
+        if writer.complete:
             raise ValueError("the response is complete: a piece without more_content=True is its last")
         if self._closed:
             raise ConnectionClosed(1006, "the client has gone, or the response broke off")
-        reply = parse_http(content, started=self.started)
+        reply = parse_http(content, started=writer.started)
         try:
-            data = self._writer.write(reply)
+            data = writer.write(reply)
         except ValueError as error:
             if self.started:
                 logger.error("the response on %r can't be sent as it is: %s", self._path, error)

@@ -333,7 +333,7 @@ class Connection:
             self._cut()
             return
         outbox.watched = order is Order.ANSWER or life.state is State.FAILING
-        outbox.put_control(close_frame(life.code, life.reason if order is Order.SEND else ""))
+        outbox.put_control(close_frame(life.code, life.reason))
         if life.state is State.FAILING:
             self._see_off()
             return

@@ -179,7 +179,7 @@ class Inbound:
         # What `_start` does, written out: a handler that never waits costs no call on the way to it.
         owner = self._owner
         message = Message(
-            {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, owner
+            {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
         try:
@@ -304,7 +304,8 @@ class Inbound:
         transport = self.transport
         if data is None and not life.over and (self._rest or decoder.pending):
             data, self._rest = self._rest, b""
-        for _ in range(_READS):
+        reads = 0
+        while True:
             if data is not None:
                 self._take(data)
             held = self._run_waiting()
@@ -320,20 +321,21 @@ class Inbound:
                 continue
             if self.paused or not (self._unread or transport.more()):
                 break
+            if reads == _READS:
+                self._more()
+                break
+            reads += 1
             self._unread = False
             try:
                 data = transport.read()
             except OSError:
-                owner.lost()
-                break
+                data = b""
             if data is None:
                 break
             if not data:
                 owner.lost()
                 break
             self.heard = True
-        else:
-            self._more()
         self._plain = (
             life.state is State.OPEN
             and not (self.gated or self.paused or self._waiting or self._unread)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -95,7 +95,8 @@ class Opening:
     def message(self) -> Message:
         """What ``connect`` gets."""
         owner = self._owner
-        return Message(self._upgrade.content, CONNECT, owner.channel, owner)
+        connection: Any = owner
+        return Message(self._upgrade.content, CONNECT, owner.channel, connection)
 
     def begin(self, bound: Bound | None, message: Message) -> Held | None:
         """Run ``connect``, whose consumer is ``bound``; what is held where it waits."""
@@ -139,6 +140,9 @@ class Opening:
         """Answer what was decided, and go on with what has come meanwhile."""
         self._answer()
         return self._owner.inbound.proceed()
+
+    def internal_error(self, error: Exception) -> None:
+        self._owner.inbound.internal_error(error)
 
     # -- decisions
 

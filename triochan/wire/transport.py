@@ -97,12 +97,12 @@ class SocketTransport:
         "socket",
     )
 
-    def __init__(self, sock: socket.socket, poller: Poller[Source], source: Source) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
         self.socket = sock
         self.send: Callable[[bytes], int] = sock.send
         self._receive: Callable[[int], bytes] = sock.recv
         self._pending: Callable[[], int] | None = sock.pending if isinstance(sock, ssl.SSLSocket) else None
-        self._poller: Poller[Source] | None = poller
+        self._poller: Poller[Any] | None = poller
         self.ended = False
         # A read that filled the buffer has probably left something.
         self._full = False

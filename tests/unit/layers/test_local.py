@@ -11,7 +11,6 @@ import trio.testing
 
 from triochan import Application, Message, route
 from triochan.exceptions import ConnectionClosed
-from triochan.http1.endpoint import ResponseEndpoint
 from triochan.layers import Departed, MemoryLayer
 from triochan.message import Message as AMessage
 from triochan.running import Local
