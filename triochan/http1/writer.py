@@ -161,7 +161,7 @@ class ResponseWriter:
             left = 0
         elif length is not None:
             framing = b"Content-Length: %d\r\n" % length
-            if not self._silent:
+            if not self._silent or (content and not reply.more_content):
                 left = length - len(content)
                 _check_left(left, reply.more_content)
         elif not reply.more_content:
