@@ -13,7 +13,8 @@ import h11
 
 from fuzz.reference import pieces
 from triochan.http1.parser import Request, RequestParser
-from triochan.replies import Refusal
+from triochan.http1.writer import ResponseWriter
+from triochan.replies import HttpReply, Refusal
 
 EMPTY_LINES = 4
 """What triochan passes over before a request; h11 passes over none."""
@@ -127,8 +128,62 @@ def read_by_h11(data: bytes) -> list[Exchange]:
         protocol.send(h11.Response(status_code=404, headers=[("Content-Length", "0")]))
         protocol.send(h11.EndOfMessage())
         keep_alive = (protocol.our_state, protocol.their_state) == (h11.DONE, h11.DONE)
+        if request.http_version == b"1.0":  # h11 ends each connection of an old client
+            options = b",".join(value for name, value in headers if name == b"connection").lower()
+            names = [name.strip() for name in options.split(b",")]
+            keep_alive = b"keep-alive" in names and b"close" not in names
         found.append(
             Exchange(method, request.target, request.http_version, headers, b"".join(body), keep_alive)
         )
         if not keep_alive:
             return found
+
+
+def answer(request: Request) -> bytes:
+    """A response that carries the request's body back, as a consumer might send it: whole, in pieces, with a length."""
+    writer = ResponseWriter(request.method, request.http_version, request.keep_alive)
+    body = request.body
+    headers = [(b"X-Target", request.target)]
+    match len(request.target) % 3:
+        case 0:
+            return writer.write(HttpReply(200, headers, body, False))
+        case 1:
+            headers.append((b"Content-Length", b"%d" % len(body)))
+    half = len(body) // 2
+    return (
+        writer.write(HttpReply(200, headers, b"", True))
+        + writer.write(HttpReply(None, [], body[:half], True))
+        + writer.write(HttpReply(None, [], body[half:], False))
+    )
+
+
+def read_response(request: Request, data: bytes) -> tuple[bytes, bool]:
+    """What h11's client makes of it: the body, and whether the connection may go on.
+
+    The last is what the request asked for where the response ends with the connection, since it can do no other.
+    """
+    client = h11.Connection(h11.CLIENT)
+    method = request.method if request.method == "HEAD" else "GET"
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    body = b""
+    framed = False
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Response):
+            framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in event.headers)
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        else:
+            assert event is h11.NEED_DATA, event
+            client.receive_data(b"")
+    assert client.trailing_data[0] == b"", "something is left behind the response"
+    keep_alive = (client.our_state, client.their_state) == (h11.DONE, h11.DONE)
+    if request.method == "HEAD":
+        assert body == b""
+        body = request.body
+    elif not framed:
+        assert request.http_version == b"1.0"
+        assert not keep_alive
+        keep_alive = request.keep_alive
+    return body, keep_alive
