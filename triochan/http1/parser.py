@@ -526,6 +526,8 @@ class RequestParser:
                         return True
                     if not _FIELD_LINE.fullmatch(line):
                         return self._refuse(400, f"not HTTP: {_what_is_wrong(line[:-2])}: {line!r:.100}")
+                    if line.partition(b":")[0].lower() in _FRAMING:
+                        return self._refuse(400, f"a trailer field says nothing of framing: {line!r:.100}")
             return False
         finally:
             if self._state != _OVER:

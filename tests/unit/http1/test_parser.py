@@ -543,7 +543,7 @@ class TestChunks:
         ],
     )
     @pytest.mark.parametrize(
-        "end", [b"0\r\n\r\n", b"000\r\n\r\n", b"0;a=b\r\n\r\n", b"0\r\nX: y\r\nContent-Length: 9\r\n\r\n"]
+        "end", [b"0\r\n\r\n", b"000\r\n\r\n", b"0;a=b\r\n\r\n", b"0\r\nX: y\r\nHost: z\r\n\r\n"]
     )
     def test_bodies(self, chunks: bytes, body: bytes, end: bytes) -> None:
         first, second = all_of(CHUNKED + chunks + end + get(target=b"/next"))
@@ -596,6 +596,8 @@ class TestChunks:
             (b"0\r\nX: y\nZ: z\r\n\r\n", 400),
             (b"0\r\nno colon\r\n\r\n", 400),
             (b"0\r\n\n", 400),
+            (b"0\r\nContent-Length: 9\r\n\r\n", 400),
+            (b"0\r\ntransfer-encoding: chunked\r\n\r\n", 400),
             (b"0\r\nX: " + b"y" * 600, 431),
             (b"0\r\n" + b"X: y\r\n" * 100, 431),
         ],
