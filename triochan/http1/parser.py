@@ -387,13 +387,11 @@ class RequestParser:
                 return self._refuse(400, "a request has Content-Length or Transfer-Encoding, not both")
             if old:
                 return self._refuse(400, "HTTP/1.0 has no Transfer-Encoding")
-            codings = members(headers, b"transfer-encoding")
-            if codings != [b"chunked"]:
-                if codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
-                    return self._refuse(
-                        400, "a request's last transfer coding is chunked, which is applied once"
-                    )
-                return self._refuse(501, "this server knows the transfer coding chunked alone")
+            if [coding.lower() for coding in values(headers, b"transfer-encoding")] != [b"chunked"]:
+                codings = members(headers, b"transfer-encoding")
+                if codings[-1:] == [b"chunked"] and codings.count(b"chunked") == 1 and len(codings) > 1:
+                    return self._refuse(501, "this server knows the transfer coding chunked alone")
+                return self._refuse(400, "a request's last transfer coding is chunked, which is applied once")
         elif b"content-length" in fields:
             lengths = values(headers, b"content-length")
             if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):

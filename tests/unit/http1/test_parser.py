@@ -494,6 +494,8 @@ class TestFraming:
             ((b"Transfer-Encoding: identity",), 400),
             ((b"Transfer-Encoding:",), 400),
             ((b"Transfer-Encoding: ,",), 400),
+            ((b"Transfer-Encoding: ,chunked",), 400),
+            ((b"Transfer-Encoding:", b"Transfer-Encoding: chunked"), 400),
             ((b"Transfer-Encoding: xchunked",), 400),
             ((b"Transfer-Encoding: chunked;q=1",), 400),
             ((b'Transfer-Encoding: a;b="c, chunked"',), 400),
