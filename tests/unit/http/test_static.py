@@ -127,6 +127,8 @@ class TestServes:
         head = await answer(folder, "/static/app.js", method="HEAD")
         assert (head.status, head.headers, head.body) == (200, got.headers, b"")
 
+    @pytest.mark.rfc("9110", "15.5.6", "MUST send Allow with 405")
+    @pytest.mark.rfc("9110", "10.2.1", "MUST send Allow with 405")
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", "PROPFIND"])
     async def test_other_methods_are_405(self, folder: Path, method: str) -> None:
         replies = await answer(folder, "/static/app.js", method=method)
@@ -306,6 +308,11 @@ class TestRanges:
     async def test_not_with_head(self, folder: Path) -> None:
         replies = await answer(folder, "/static/app.js", method="HEAD", headers=[(b"range", b"bytes=0-0")])
         assert (replies.status, replies.headers[b"content-length"]) == (200, b"6")
+
+    @pytest.mark.rfc("9110", "14.4", "MUST ignore Content-Range in requests of methods that it is not for")
+    async def test_content_range_in_a_request(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/app.js", headers=[(b"content-range", b"bytes 0-1/6")])
+        assert (replies.status, replies.body) == (200, b"let a\n")
 
     async def test_of_a_large_file(self, folder: Path) -> None:
         content = os.urandom(600_000)

@@ -703,6 +703,7 @@ class TestUpgrades:
 
 
 class TestEnds:
+    @pytest.mark.rfc("9110", "5.3", "MUST NOT act on a request before its whole head has come")
     @pytest.mark.rfc("9112", "6.3", "MUST take a body that ends before its length for incomplete, and close")
     @pytest.mark.parametrize(
         ("data", "where"),

@@ -75,6 +75,7 @@ def by_h11(
 
 
 class TestWholeResponses:
+    @pytest.mark.rfc("9110", "6.2", "MUST NOT say to speak a version that it does not: HTTP/1.1")
     @pytest.mark.rfc("9110", "6.6.1", "MUST send Date in 2xx, 3xx and 4xx responses")
     @pytest.mark.rfc("9110", "5.6.7", "MUST write times as IMF-fixdate, and nothing more")
     def test_a_small_one_is_one_piece(self) -> None:
@@ -111,16 +112,6 @@ class TestWholeResponses:
             b"Content-Type: text/plain; charset=utf-8\r\nAllow: GET\r\nConnection: close\r\n"
             b"Content-Length: 3\r\n\r\nno\n"
         )
-
-    @pytest.mark.rfc("9110", "15.5.22", "MUST send Upgrade with 426")
-    @pytest.mark.rfc("9110", "7.8", "MUST send Upgrade with 426, and list it in Connection")
-    def test_426_names_the_protocol(self) -> None:
-        answer = by_h11(
-            ResponseWriter(b"GET").refuse(Refusal(426, "no", [(b"Sec-WebSocket-Version", b"13")]))
-        )
-        assert answer.values(b"upgrade") == [b"websocket"]
-        assert answer.values(b"connection") == [b"Upgrade"]
-        assert answer.values(b"sec-websocket-version") == [b"13"]
 
 
 class TestNoContent:
@@ -334,6 +325,7 @@ class TestConnections:
         data, _ = written(reply(426, [*said, ("Upgrade", "HTTP/3.0")]), keep_alive=False)
         assert by_h11(data).values(b"connection") == [b"Upgrade, close"]
 
+    @pytest.mark.rfc("9112", "6.1", "MUST NOT apply chunked more than once")
     @pytest.mark.parametrize(
         "name", ["Transfer-Encoding", "transfer-encoding", "Keep-Alive", "Proxy-Connection", "TE", "Trailer"]
     )
