@@ -449,6 +449,8 @@ async def test_rubbish_behind_a_request(
 # -- the opening handshake
 
 
+@pytest.mark.rfc("6455", "4.2.2", "MUST answer with an error where there is no such resource")
+@pytest.mark.rfc("6455", "4.2.1", "MUST answer a handshake with an error that is not as described")
 @pytest.mark.parametrize(
     ("data", "status", "header"),
     [
@@ -513,6 +515,7 @@ async def test_handshakes_that_are_refused(
     await still_serves(server)
 
 
+@pytest.mark.rfc("9110", "7.8", "MUST NOT switch to a protocol that the client did not name")
 @pytest.mark.parametrize("header", ["Connection: Upgrade", "Upgrade: websocket"])
 async def test_half_an_upgrade_is_a_request(server: Address, header: str) -> None:
     """Upgrade without Connection, or the other way round, asks for nothing (RFC 9110 section 7.8)."""
@@ -690,6 +693,7 @@ async def test_a_message_at_the_limit(server: Address) -> None:
             assert await client.message() == b"x" * MIB
 
 
+@pytest.mark.rfc("6455", "7.1.7", "MUST close the connection that it fails")
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -903,6 +907,7 @@ async def test_bodies_at_the_limit(server: Address) -> None:
         assert (answer.status, answer.body == body) == (200, True)
 
 
+@pytest.mark.rfc("9112", "6.3", "MUST take a body that ends before its length for incomplete, and close")
 @pytest.mark.parametrize(
     "data", [b"Content-Length: 10\r\n\r\nhalf", b"Transfer-Encoding: chunked\r\n\r\n5\r\nha"]
 )
@@ -921,6 +926,12 @@ async def test_a_body_that_does_not_come(
     await still_serves(server)
 
 
+@pytest.mark.rfc(
+    "9110",
+    "10.1.1",
+    "MUST send 100 Continue or a final answer to who expects it, without waiting for the body",
+)
+@pytest.mark.rfc("9110", "10.1.1", "MUST send a final answer behind 100 Continue")
 async def test_expect_100_continue(server: Address) -> None:
     head = b"POST /body HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
     async with await RawClient.connect(server) as client:
@@ -937,6 +948,7 @@ async def test_expect_100_continue(server: Address) -> None:
     await still_serves(server)
 
 
+@pytest.mark.rfc("9110", "9.3.2", "MUST NOT send content in answer to HEAD")
 async def test_head_requests(server: Address, folder: Path) -> None:
     async with await RawClient.connect(server) as client:
         for path, size in (
@@ -955,6 +967,7 @@ async def test_head_requests(server: Address, folder: Path) -> None:
         assert await client.rest() == b""
 
 
+@pytest.mark.rfc("9112", "9.3.2", "MUST answer in the order of the requests")
 async def test_requests_in_one_piece(server: Address) -> None:
     """Pipelined: each is answered, in order, and what follows may be a WebSocket."""
     count = 100
@@ -992,6 +1005,7 @@ async def test_chunks_both_ways(server: Address) -> None:
             assert (answer["transfer-encoding"], answer.body) == ("chunked", b"one two three")
 
 
+@pytest.mark.rfc("9112", "6.1", "MUST NOT send Transfer-Encoding to a client that does not say HTTP/1.1")
 async def test_http_1_0(server: Address) -> None:
     async with await RawClient.connect(server) as client:
         await client.send(b"POST /pieces HTTP/1.0\r\nContent-Length: 3\r\n\r\ntwo")

@@ -544,6 +544,8 @@ async def test_a_peer_that_closes_and_does_not_read(caplog: pytest.LogCaptureFix
 # -- other listeners
 
 
+@pytest.mark.rfc("9112", "9.7", "MUST send all as TLS application data")
+@pytest.mark.rfc("6455", "4.2.2", "MUST speak within TLS where the port is one of TLS")
 async def test_tls() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -729,6 +731,8 @@ async def test_many_messages_in_one_segment(piece: int | None, ordering: str | N
             assert await client.rest() == b""
 
 
+@pytest.mark.rfc("6455", "7.1.1", "closes the TCP connection in order, as the server, first")
+@pytest.mark.rfc("6455", "5.5.1", "MUST close the TCP connection at once when close frames went both ways")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [(None, ""), (1000, ""), (1000, "bye"), (1001, "gone"), (1003, ""), (1011, "x" * 123), (3000, "Grüße"),
@@ -746,6 +750,8 @@ async def test_closes_by_the_client(code: int | None, reason: str) -> None:
     assert accounting.codes == [(code or 1005, reason)]
 
 
+@pytest.mark.rfc("6455", "6.1", "MUST NOT send data on a connection that is not open")
+@pytest.mark.rfc("6455", "5.5.1", "MUST NOT send data behind its close frame")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
