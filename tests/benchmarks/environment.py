@@ -51,7 +51,8 @@ def base(revision: str) -> Iterator[Base]:
     _run(
         [
             *("git", "-C", str(ROOT), "-c", "core.hooksPath=/dev/null"),
-            *("worktree", "add", "--quiet", "--detach", str(sources), commit),
+            # Forced: also where git still knows of one there that is gone.
+            *("worktree", "add", "--force", "--quiet", "--detach", str(sources), commit),
         ],
         "git worktree add",
     )
@@ -65,7 +66,6 @@ def _remove(sources: Path) -> None:
     if sources.exists():
         _git("worktree", "remove", "--force", str(sources))
         shutil.rmtree(sources, ignore_errors=True)  # what git did not know as a worktree
-    _git("worktree", "prune")
 
 
 def _git(*arguments: str) -> str:

@@ -133,6 +133,32 @@ class Target:
             client.sock.close()
 
 
+class Clock:
+    """Measures a round of the load generator; started by being made."""
+
+    def __init__(self) -> None:
+        self.ready = _ready()
+        self.cpu = process_time()
+        self.started = perf_counter()
+
+    def figures(self, count: int) -> dict[str, float]:
+        """Stop, and what every round says: `load_busy` is what this process ran or waited for its core."""
+        seconds = perf_counter() - self.started
+        ran = process_time() - self.cpu
+        return {
+            "count": count,
+            "seconds": seconds,
+            "load_cpu": ran / seconds,
+            "load_busy": (ran + _ready() - self.ready) / seconds,
+        }
+
+
+def _ready() -> float:
+    """Seconds that this process has been ready to run while somebody else had its core."""
+    with open("/proc/self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
+
+
 def poll(epoll: select.epoll) -> list[tuple[int, int]]:
     events = epoll.poll(TIMEOUT)
     if not events:
@@ -154,9 +180,8 @@ def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]
     replies = [target.reply * n for n in range(in_flight + 2)]
     outstanding = len(members) * in_flight
     count = 0
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     for client in members.values():
         client.send(bursts[in_flight])
     while outstanding:
@@ -175,8 +200,7 @@ def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]
                     client.send(bursts[got])
                 else:
                     outstanding -= got
-    elapsed = perf_counter() - started
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return clock.figures(count)
 
 
 def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
@@ -192,9 +216,8 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
     sent = in_flight
     count = 0
     refill = group  # with that many deliveries the oldest message is through, and the next may go
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     sender.send(message * in_flight)
     while count < sent * group:
         for fd, _ in poll(epoll):
@@ -210,8 +233,7 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
             refill += through * group
             sent += through
             sender.send(message * through)
-    elapsed = perf_counter() - started
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return clock.figures(count)
 
 
 def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
@@ -235,9 +257,8 @@ def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dic
         target.sent += more
         sender.send(b"".join([target.feed[number % FEED] for number in range(first, first + more)]))
 
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     send(in_flight)
     while count < sent * group:
         for fd, _ in poll(epoll):
@@ -261,13 +282,7 @@ def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dic
             refill += through * group
             sent += through
             send(through)
-    elapsed = perf_counter() - started
-    return {
-        "count": count,
-        "seconds": elapsed,
-        "load_cpu": (process_time() - cpu) / elapsed,
-        "wire_bytes": received / count,
-    }
+    return clock.figures(count) | {"wire_bytes": received / count}
 
 
 def storm(target: Target) -> dict[str, float]:
@@ -281,8 +296,7 @@ def storm(target: Target) -> dict[str, float]:
         client.sock.close()  # and epoll forgets it
     target.clients.clear()
     arriving: dict[int, Client] = {}
-    cpu = process_time()
-    started = perf_counter()
+    clock = Clock()
     for _ in range(group):
         client = Client(target.port, target.path, None, request)
         arriving[client.sock.fileno()] = client
@@ -293,7 +307,7 @@ def storm(target: Target) -> dict[str, float]:
             client = arriving.pop(fd)
             client.finish_handshake()
             members.append(client)
-    connected = perf_counter() - started
+    connected = perf_counter() - clock.started
     target.clients = {client.sock.fileno(): client for client in members}
     target.members = members
     reached = [0]
@@ -308,15 +322,11 @@ def storm(target: Target) -> dict[str, float]:
             members[0].send(client_frame(TEXT, b"storm %d" % len(reached)))
             reached.append(0)
         _count_numbers(target, events, reached)
-    elapsed = perf_counter() - started
-    load_cpu = (process_time() - cpu) / elapsed
+    figures = clock.figures(group)
     while len(reached) > 1 and (events := target.epoll.poll(5 * SILENCE)):  # what else was asked is answered
         _count_numbers(target, events, reached)
-    return {
-        "count": group,
-        "seconds": elapsed,
-        "load_cpu": load_cpu,
-        "ms": elapsed * 1e3,
+    return figures | {
+        "ms": figures["seconds"] * 1e3,
         "connected_ms": connected * 1e3,
         "asked": len(reached),
     }
@@ -347,9 +357,8 @@ def requests(target: Target, seconds: float, at_once: int) -> dict[str, float]:
     receive = {fd: client.sock.recv for fd, client in clients.items()}
     send = {fd: client.sock.send for fd, client in clients.items()}
     count, outstanding = 0, at_once
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     for fd in clients:
         send[fd](request)
     while outstanding:
@@ -365,11 +374,11 @@ def requests(target: Target, seconds: float, at_once: int) -> dict[str, float]:
                 send[fd](request)
             else:
                 outstanding -= 1
-    elapsed = perf_counter() - started
+    figures = clock.figures(count)
     epoll.close()
     for client in clients.values():
         client.sock.close()
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return figures
 
 
 def latency(target: Target, seconds: float) -> dict[str, float]:
@@ -378,9 +387,8 @@ def latency(target: Target, seconds: float) -> dict[str, float]:
     own, receive, send = member.sock.fileno(), member.sock.recv, member.sock.send
     message, reply = target.message, target.reply
     trips: list[float] = []
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     while (sent_at := perf_counter()) < end:
         send(message)
         back = 0
@@ -392,11 +400,7 @@ def latency(target: Target, seconds: float) -> dict[str, float]:
                 else:
                     clients[fd].take(clients[fd].recv(READ_SIZE))
         trips.append(perf_counter() - sent_at)
-    elapsed = perf_counter() - started
-    return {
-        "count": len(trips),
-        "seconds": elapsed,
-        "load_cpu": (process_time() - cpu) / elapsed,
+    return clock.figures(len(trips)) | {
         "median_us": statistics.median(trips) * 1e6,
         "p99_us": sorted(trips)[len(trips) * 99 // 100] * 1e6,
     }
@@ -455,9 +459,8 @@ def connects(target: Target, seconds: float, at_once: int) -> dict[str, float]:
         epoll.register(visit.sock, select.EPOLLIN)
 
     count = 0
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     for _ in range(at_once):
         begin()
     while visits:
@@ -467,9 +470,9 @@ def connects(target: Target, seconds: float, at_once: int) -> dict[str, float]:
                 count += 1
                 if perf_counter() < end:
                     begin()
-    elapsed = perf_counter() - started
+    figures = clock.figures(count)
     epoll.close()
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return figures
 
 
 class Generator:

@@ -85,7 +85,11 @@ def profile(python: Path, pid: int, work: Callable[[], None]) -> Profile:
                 problems.append(f"perf: {problem or 'no samples'}")
         stacks = Path(folder) / "stacks"
         spy = python.with_name("py-spy")
-        command = [str(spy), "record", "--format", "raw", "--duration", "600", "--rate", str(RATE)]
+        # Without stopping the process: that would wake its sleeping threads, and count them as at work.
+        command = [
+            *(str(spy), "record", "--nonblocking", "--threads", "--format", "raw"),
+            *("--duration", "600", "--rate", str(RATE)),
+        ]
         problem = _watch([*command, "--output", str(stacks), "--pid", str(pid)], work, until=b"Sampling")
         if problem is None and stacks.exists():
             made.modules, made.lines = modules(stacks.read_text().splitlines())
@@ -182,6 +186,8 @@ def modules(stacks: Iterable[str], package: str = "triochan") -> tuple[dict[str,
     by_line: Counter[str] = Counter()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
+        if "MainThread" not in stack.partition(";")[0]:
+            continue  # every measured server does all of its work in the main thread
         leaf = stack.rpartition(";")[2]
         found = re.fullmatch(r"(.*) \((.*?)(?::(\d+))?\)", leaf)
         if found is None or not count.isdecimal():

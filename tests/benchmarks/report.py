@@ -247,10 +247,10 @@ def time_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def load_table(outcomes: Sequence[Outcome]) -> str:
-    """How much of its core the load generator used: near 1 it may be what limits a server's rate."""
+    """How much of a round the load generator was busy: near 1 it may be what limits a server's rate."""
 
     def cell(outcome: Outcome, name: str) -> str:
-        shares = outcome.figures(name, "load_cpu").values()
+        shares = outcome.figures(name, "load_busy").values()
         return f"{median(shares):.2f}" if shares else "–"
 
     return _table(outcomes, cell, with_subject=True)
@@ -348,7 +348,7 @@ def full_report(outcomes: Sequence[Outcome]) -> str:
             "",
             time_table(measured),
             "",
-            "The load generator's share of its core, medians:",
+            "The share of the rounds in which the load generator was busy, or ready and without its core; medians:",
             "",
             load_table(measured),
         ]
