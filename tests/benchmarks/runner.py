@@ -81,20 +81,32 @@ def run(scenario: Scenario, settings: Settings) -> Outcome:
     if len(chosen) < 2:
         settings.say("    left out: none of the chosen peers takes part")
         return outcome
-    with LoadGenerator(settings.python, settings.load_core) as generator:
+    with ExitStack() as stack:
+
+        def generator() -> LoadGenerator:
+            return stack.enter_context(LoadGenerator(settings.python, settings.load_core))
+
+        shared = generator()
+        # A crowd takes about as many files as a process may have open: each has a load generator of its own.
+        crowded = {one.name: generator() for one in chosen if one.load.crowd and scenario.measure != "memory"}
+        generators = {one.name: crowded.get(one.name, shared) for one in chosen}
         conduct = _Memory if scenario.measure == "memory" else _InTurn
-        for measured in conduct(scenario, settings, generator, outcome).rounds(chosen):
+        for measured in conduct(scenario, settings, generators, outcome).rounds(chosen):
             settings.say("    " + measured)
     return outcome
 
 
 class _Conductor:
     def __init__(
-        self, scenario: Scenario, settings: Settings, generator: LoadGenerator, outcome: Outcome
+        self,
+        scenario: Scenario,
+        settings: Settings,
+        generators: dict[str, LoadGenerator],
+        outcome: Outcome,
     ) -> None:
         self.scenario = scenario
         self.settings = settings
-        self.generator = generator
+        self.generators = generators
         self.outcome = outcome
 
     def launch(self, contestant: Contestant) -> Server:
@@ -115,7 +127,7 @@ class _Conductor:
 
     def open(self, contestant: Contestant, server: Server) -> dict[str, Any]:
         load = contestant.load
-        return self.generator.do(
+        return self.generators[contestant.name].do(
             "open",
             target=contestant.name,
             port=server.port,
@@ -163,7 +175,9 @@ class _InTurn(_Conductor):
                     if details["tls"]:
                         self.outcome.notes[one.name] = f"cipher {details['tls'][0]}, {details['tls'][1]}"
                     if one.load.crowd:
-                        self.generator.do("crowd", target=one.name, count=one.load.crowd, timeout=120)
+                        self.generators[one.name].do(
+                            "crowd", target=one.name, count=one.load.crowd, timeout=120
+                        )
                     self.measure(one.name, one.load, WARM_UP)
                 except ChildFailed as error:
                     self.failed(one.name, error, servers[one.name])
@@ -205,7 +219,7 @@ class _InTurn(_Conductor):
         }
         otherwise = {"seconds": seconds, "in_flight": load.in_flight}
         what = self.scenario.measure
-        return self.generator.do("measure", target=name, what=what, **arguments.get(what, otherwise))
+        return self.generators[name].do("measure", target=name, what=what, **arguments.get(what, otherwise))
 
     def round(self, number: int, name: str, server: Server, load: Load) -> None:
         before = server.spent()
@@ -214,7 +228,7 @@ class _InTurn(_Conductor):
         server_ran = spent.ran / figures["seconds"]
         server_busy = server_ran + spent.ready / figures["seconds"]
         if load.crowd:
-            self.generator.do("alive", target=name)
+            self.generators[name].do("alive", target=name)
         value = figures.get(
             {"latency": "median_us", "storm": "ms"}.get(self.scenario.measure, ""),
             figures["count"] / figures["seconds"],
@@ -247,10 +261,10 @@ class _Memory(_Conductor):
         self.open(one, server)  # a first connection pays for what is loaded late
         time.sleep(SETTLE)
         before = server.resident_kib()
-        self.generator.do("crowd", target=one.name, count=one.load.crowd)
+        self.generators[one.name].do("crowd", target=one.name, count=one.load.crowd)
         time.sleep(SETTLE)
         after = server.resident_kib()
-        self.generator.do("alive", target=one.name)
+        self.generators[one.name].do("alive", target=one.name)
         figures = {"before_kib": before, "after_kib": after, **asdict(one.load)}
         self.outcome.rounds.append(
             Round(number, one.name, (after - before) / one.load.crowd, None, None, figures)
