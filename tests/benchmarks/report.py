@@ -390,8 +390,8 @@ def _profiles(measured: Sequence[Outcome]) -> list[str]:
         return []
     parts = [
         "",
-        f"What {TITLES[profiled[0].subject]}'s processor is in, by perf, and which Python module it is in then "
-        "or has called from, by py-spy:",
+        f"What {TITLES[profiled[0].subject]}'s processor is in, by perf, and which Python module it is in, or has",
+        "called from, by py-spy (to which a wait for events may look like work of trio's):",
     ]
     for outcome in profiled:
         assert outcome.profile is not None
