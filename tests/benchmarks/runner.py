@@ -142,7 +142,8 @@ class _Conductor:
 
     def failed(self, name: str, error: ChildFailed, server: Server) -> None:
         text = str(error)
-        if name == BEFORE and error.missing:
+        # An earlier triochan need not have all that the consumers ask for: then it does not even listen.
+        if name == BEFORE and (error.missing or not server.port):
             self.outcome.left_out[name] = text
             self.settings.say(f"    {TITLES[name]} is left out: {text}")
             return
