@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))  # as the harness itself does: it is no part of the package
 
-from benchmarks import feed, profiling, report, runner, wire
+from benchmarks import feed, processes, profiling, report, runner, wire
 from benchmarks.environment import ROOT, Base
 from benchmarks.report import Outcome, Round
 from benchmarks.scenarios import BEFORE, ITSELF, SCENARIOS, SUBJECT, Load, Scenario
@@ -225,3 +225,29 @@ class TestProfile:
         modules, lines = profiling.modules(stacks)
         assert modules == {"triochan.wire.outbox": 0.6, "trio": 0.3, "json": 0.1}
         assert next(iter(lines)) == "triochan.wire.outbox send:104"
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("name", "port", "missing", "left_out"),
+        [
+            (BEFORE, 0, False, True),  # it did not even start
+            (BEFORE, 80, True, True),  # no compression
+            (BEFORE, 80, False, False),
+            ("picows", 0, False, False),
+            (SUBJECT, 80, True, False),
+        ],
+    )
+    def test_only_the_commit_before_may_lack_something(
+        self, name: str, port: int, missing: bool, left_out: bool
+    ) -> None:
+        server = processes.Server.__new__(processes.Server)  # without a process
+        server.port = port
+        settings = runner.Settings(
+            *(Path("python"), SUBJECT, ("picows",), 1, 1.0, 0, 1, Path("pem"), Path("pem"), lambda text: None)
+        )
+        made = Outcome(STORM)
+        conductor = runner._Conductor(STORM, settings, {}, made)
+        conductor.failed(name, processes.ChildFailed(server, "it lacks something", missing), server)
+        assert (made.left_out if left_out else made.errors) == {name: "it lacks something"}
+        assert made.is_out(name)
