@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 import sys
@@ -224,7 +225,7 @@ def _read_as_client(data: bytes) -> list[str | bytes]:
     for each in protocol.received_frames():
         parts.append(each.payload)
         if each.message_finished:
-            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))  # type: ignore[attr-defined]
+            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))
             parts = []
     assert not parts
     return messages
@@ -864,10 +865,27 @@ class TestEncode:
         protocol = FrameProtocol(client=True, extensions=[])
         protocol.receive_bytes(close_frame(code, reason))
         [event] = protocol.received_frames()
+        assert isinstance(event.payload, tuple)
         read_code, read_reason = event.payload
         assert read_code == code
         assert reason.startswith(read_reason)
         assert read_reason == reason or len(read_reason.encode()) > 119
+
+    def test_without_the_c_extension_frames_are_unmasked_in_python(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+        spec = importlib.util.find_spec("triochan.wire.frames")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.apply_mask is not sys.modules["triochan.wire.frames"].apply_mask
+        data = frame(T, "é".encode() * 300) + frame(PING) + frame(B, b"abc", fin=False) + frame(CONT)
+        for chunks in ([data], _bytewise(data)):
+            decoder = module.FrameDecoder(1000)
+            events = [event for chunk in chunks for event in decoder.receive(chunk, 64)]
+            assert events == [(TEXT, "é" * 300), (PING, b""), (BINARY, b"abc")]
 
     def test_the_mask_of_the_tests_is_its_own_inverse(self) -> None:
         assert mask(mask(b"hello", KEY), KEY) == b"hello"
