@@ -448,6 +448,7 @@ class TestTextIsCheckedAsItComes:
             st.builds(lambda text, end: text.encode() + end, st.text(max_size=8), st.binary(max_size=4)),
         )
     )
+    @example(b"\xed\xa0")
     @example(b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited")  # as Autobahn 6.4.4
     def test_it_is_refused_at_the_byte_that_shows_it(self, payload: bytes) -> None:
         valid = max(size for size in range(len(payload) + 1) if may_become_utf_8(payload[:size]))
