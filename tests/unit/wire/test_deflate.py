@@ -127,6 +127,7 @@ class TestNegotiate:
         assert asked.response != plain.response
         assert {asked: 1}[plain] == 1
         assert Agreement(12) != plain != TAKEOVER
+        assert negotiate(offers("permessage-deflate; server_max_window_bits=15")) is asked
 
     @pytest.mark.parametrize("server_anew", [False, True])
     @pytest.mark.parametrize("client_anew", [False, True])

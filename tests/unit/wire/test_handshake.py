@@ -157,6 +157,11 @@ class TestExtensions:
     def test_are_read(self, values: list[bytes], offers: list[Offer]) -> None:
         assert accepted(*((b"sec-websocket-extensions", value) for value in values)).extensions == offers
 
+    def test_a_long_list_is_read_alike(self) -> None:
+        long = b", ".join([b"x-%d; a=1" % index for index in range(100)])
+        offers = accepted((b"sec-websocket-extensions", long)).extensions
+        assert offers == [Offer(b"x-%d" % index, ((b"a", b"1"),)) for index in range(100)]
+
     @pytest.mark.parametrize(
         "value",
         [
