@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from contextvars import Context, copy_context
 from typing import Protocol
 
 import trio
@@ -74,17 +75,22 @@ class Readers:
         self._leads = False
         self._called = False
         self._nursery: trio.Nursery | None = None
+        self._context: Context
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read, until cancelled."""
+        self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._work)
                 task_status.started()
         finally:
             self._nursery = None
-            if self.poller is not None:
-                self.poller.close()
+
+    def close(self) -> None:
+        """No connection is left: close the epoll."""
+        if self.poller is not None:
+            self.poller.close()
 
     def again(self, source: Runnable) -> None:
         """Let a worker call ``source.proceed()`` in a moment. Callable from anywhere in this Trio run."""
@@ -94,13 +100,15 @@ class Readers:
 
     def _call_one(self) -> None:
         """See that another worker goes on; the one that was called and has not come yet will do."""
-        if self._called:
+        nursery = self._nursery
+        if self._called or nursery is None or not nursery.child_tasks:  # it takes nobody any more
             return
-        self._called = self._nursery is not None
+        self._called = True
         if self._parked:
             trio.lowlevel.reschedule(self._parked.pop())
-        elif self._nursery is not None:
-            self._nursery.start_soon(self._work)
+        else:
+            # Not in the context of the handler that may have caused this.
+            self._context.run(nursery.start_soon, self._work)
 
     async def _work(self) -> None:
         while True:
@@ -115,6 +123,8 @@ class Readers:
                         self._call_one()
                     try:
                         await held.finish(scope)
+                    except Exception as error:  # noqa: BLE001 - a handler's own goes to its owner
+                        self._failed(held.owner, error)
                     finally:
                         self._ready.append(held.owner)
 
@@ -147,13 +157,16 @@ class Readers:
                 if held is not None:
                     return held
             flush.flush()
-        except Exception as error:
-            logger.exception("internal error; the connection is ended")
-            if asked is not None:
-                asked.internal_error(error)
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            self._failed(asked, error)
         finally:
             flush.stepping = False
         return None
+
+    def _failed(self, source: Runnable | None, error: Exception) -> None:
+        logger.error("internal error; the connection is ended", exc_info=error)
+        if source is not None:
+            source.internal_error(error)
 
     async def _wait(self) -> bool:
         """Lead, or follow; always a checkpoint. False: this worker is one too many."""
