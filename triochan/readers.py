@@ -43,7 +43,7 @@ class Source(Runnable, Protocol):
     """What stands behind a socket."""
 
     @property
-    def transport(self) -> Ending: ...
+    def transport(self) -> Watched: ...
 
     def readable(self) -> Held | None:
         """There may be something to read: read it, and run what it brings until something waits."""
@@ -52,8 +52,12 @@ class Source(Runnable, Protocol):
         """There is room to write."""
 
 
-class Ending(Protocol):
+class Watched(Protocol):
+    """A socket's transport, as far as what the epoll tells concerns it."""
+
     ended: bool
+
+    def unwatch_writable(self) -> None: ...
 
 
 class Readers:
@@ -144,6 +148,7 @@ class Readers:
                     if flags & ENDED:
                         source.transport.ended = True
                     if flags & WRITABLE:
+                        source.transport.unwatch_writable()
                         source.writable()
                         if not flags & ~WRITABLE:
                             continue
