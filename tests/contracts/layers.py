@@ -16,6 +16,7 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull, ConnectionClosed
 from triochan.layers import ChannelLayer, current_layer
+from triochan.running import Local
 from triochan.wire.frames import encode
 
 SETTINGS = Settings(
@@ -48,6 +49,7 @@ class FakeEndpoint:
         self.outbox: Any = FakeOutbox() if socket else None
         self.delivered: list[dict[str, Any]] = []
         self.at_once: list[dict[str, Any]] = []
+        self.local = Local()
         self.channel = layer.attach("websocket.send" if socket else "http.response", self)
 
     async def deliver(self, content: dict[str, Any], /) -> None:
