@@ -137,7 +137,6 @@ async def test_what_has_no_end_ends_the_connection(server: Address, line: bytes)
 
 
 @pytest.mark.rfc("9112", "9.8", "MUST say in TLS that it closes, before it does")
-@pytest.mark.xfail(strict=True, reason="the TCP stream is shut down before TLS can say so")
 async def test_the_end_of_a_tls_connection_is_said(tmp_path: Path) -> None:
     """A client that asks for it sees the end of TLS, and no mere end of TCP."""
     authority = trustme.CA()
