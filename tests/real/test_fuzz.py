@@ -128,12 +128,12 @@ class TestTheChecksThemselves:
             deflate.check(bytes((4, 0, 0, 0, 9)) + bytes.fromhex("f248cdc9c90700"))
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.start")
+        monkeypatch.delattr("triochan.replies.check_headers")
         with pytest.raises(AssertionError, match=r"raised in http\.request"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.head_content")
+        monkeypatch.delattr("triochan.http1.protocol.ConnectionTask")
         with pytest.raises(ExceptionGroup):  # noqa: ASYNC401 - how deep it is nested is not the point
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
