@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from triochan import route
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.layers import MemoryLayer
 from triochan.sessions import http_session
 from triochan.test import Client
 
@@ -75,6 +76,7 @@ async def nothing_left(client: Client) -> None:
     assert not client.runtime.websockets
     assert not client.runtime.layer._endpoints
     assert not client.runtime.keepalive._due
+    assert isinstance(client.runtime.layer, MemoryLayer)
     assert len(client.runtime.layer.groups) == 0
 
 
