@@ -13,11 +13,11 @@ import attrs
 
 from .auth import AnonymousUser, user_group
 from .exceptions import ImproperlyConfigured
+from .http.cookies import SameSite
 from .layers import Group
 from .routing import Router, Routing, name_of
 from .security import AllowedHosts, AllowedOrigins
 from .sessions import MemorySessionStore, Session, SessionCookies, Sessions, SessionStore, SqliteSessionStore
-from .sessions.cookies import SameSite
 from .typed import make_converter, using
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Application:
         cookie_name, cookie_path, cookie_domain: of the session cookie.
         cookie_secure: send it over TLS only; None: if it was set over TLS.
         cookie_same_site: ``"Lax"``, ``"Strict"`` or ``"None"``.
-        session_age: seconds from the last change until a session is over; 14 days.
+        session_age: seconds from the last change until a session is over, a whole number; 14 days.
         converter: makes objects of JSON values and back, for consumers whose content is annotated; None: one of
             :func:`triochan.typed.make_converter`. Hooks may be registered on ``application.converter`` until it serves.
 
@@ -97,6 +97,8 @@ class Application:
             raise ImproperlyConfigured(
                 f"user_loader is an 'async def' of a session, not {name_of(user_loader)}"
             )
+        if not callable(user_id):
+            raise ImproperlyConfigured(f"user_id is a function of a user, not {user_id!r:.100}")
         for name, store in (
             ("session_store", session_store),
             ("channel_session_store", channel_session_store),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+
+import attrs
 
 from .content import decode_json, encode_json
 from .layers import Group
@@ -192,8 +193,12 @@ async def logout(message: Message) -> None:
 
 # -- the user's group
 
-_followed: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""The user's group that each connection is in."""
+
+@attrs.define(eq=False)
+class _Followed:
+    """The user's group that a connection is in."""
+
+    group: str | None = None
 
 
 def user_group(user_id: Any) -> str:
@@ -219,12 +224,13 @@ async def _set_user(message: Message, user: Any) -> None:
         return
     user_id = None if isinstance(user, AnonymousUser) else application_of(message).user_id(user)
     group = None if user_id is None else user_group(user_id)
-    before = _followed.get(endpoint)
+    followed = endpoint.local.of(_Followed)
+    before = followed.group
     if group == before:
         return
     if before is not None:
-        del _followed[endpoint]
+        followed.group = None
         await Group(before).discard(message.reply_channel)
     if group is not None:
         await Group(group).add(message.reply_channel)
-        _followed[endpoint] = group
+        followed.group = group

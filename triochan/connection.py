@@ -22,6 +22,7 @@ from .dispatch import Dispatch
 from .exceptions import ConnectionClosed, DenyConnection
 from .handlers import nothing, only, run_inline, start
 from .headers import Headers
+from .layers import Local
 from .message import Message
 from .replies import check_close, parse_websocket
 from .routing import Match, name_of
@@ -51,7 +52,7 @@ class Connection(Dispatch):
 
     __slots__ = (
         "__weakref__", "_client", "_connect_waiting", "_decision", "_denied", "_disconnect_match",
-        "_headers", "_namespace", "_subprotocol", "_upgrade",
+        "_headers", "_local", "_namespace", "_subprotocol", "_upgrade",
     )  # fmt: skip
 
     def __init__(self, upgrade: Upgrade, transport: Transport, runtime: Runtime) -> None:
@@ -59,6 +60,7 @@ class Connection(Dispatch):
         self._upgrade: Upgrade | None = upgrade
         self._client = upgrade.content.get("client")
         self._namespace: SimpleNamespace | None = None
+        self._local: Local | None = None
         # The handshake: what was decided, to be written when connect has returned or waits.
         self._denied: tuple[int, Headers, bytes] | None = None
         self._subprotocol: str | None = None
@@ -133,6 +135,12 @@ class Connection(Dispatch):
             self._begin_closing(code, reason)
 
     # -- the reply channel's end
+
+    @property
+    def local(self) -> Local:
+        if self._local is None:
+            self._local = Local()
+        return self._local
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         reply = parse_websocket(content)

@@ -26,6 +26,8 @@ StreamConsumer = type[BaseConsumer] | Callable[..., Awaitable[object]]
 
 _ORDERING = ("strict_ordering", "slight_ordering")
 _ABSENT: Any = object()
+SERVER_NAMES = frozenset({"headers", "order", "path", "reply_channel"})
+"""Keys by which a message says what the server knows of it: never a client's word."""
 
 
 class WebsocketMultiplexer:
@@ -92,8 +94,9 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     """A WebSocket that carries several streams.
 
     A stream goes either to a named channel, whose consumer gets the payload as its message's content with the
-    connection's ``reply_channel`` (so that sessions and users work there), or to a consumer of JSON, whose
-    ``connect``, ``receive`` and ``disconnect`` are called with the keyword argument ``multiplexer``::
+    connection's ``reply_channel`` (so that sessions and users work there) and without the keys that are the server's
+    (:data:`SERVER_NAMES`); or to a consumer of JSON, whose ``connect``, ``receive`` and ``disconnect`` are called with
+    the keyword argument ``multiplexer``::
 
         class Demultiplexer(WebsocketDemultiplexer):
             mapping = {"stats": "internal.stats"}
@@ -162,8 +165,14 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await self._forward(stream, _message_for_stream(self.message, own), kwargs)
 
     async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
+        taken = SERVER_NAMES & payload.keys()
+        if taken:
+            logger.warning(
+                "stream %r on %s: a payload's %s were left out: by these names a message says what the server knows",
+                stream, self.path, ", ".join(sorted(taken)),
+            )  # fmt: skip
+            payload = {key: value for key, value in payload.items() if key not in taken}
         try:
-            # Last, so that no client can pass for another by sending a reply_channel of its own.
             await Channel(channel).send({**payload, "reply_channel": self.message.reply_channel.name})
         except (ChannelFull, LayerUnavailable) as error:
             logger.warning("stream %r on %s: %s", stream, self.path, error)

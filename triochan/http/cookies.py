@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\Z")
+SameSite = Literal["Lax", "Strict", "None"]
+"""When browsers send a cookie along with requests that other sites make (RFC 6265bis section 5.6.7)."""
+
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]*\Z")
 
 
@@ -18,6 +21,19 @@ def parse_cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         headers: ``message["headers"]``.
     """
     cookies: dict[str, str] = {}
+    for name, value in cookie_pairs(headers):
+        cookies.setdefault(name, value)
+    return cookies
+
+
+def cookie_pairs(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
+    """The cookies of a request, each with its name, in the order in which they came.
+
+    A name may come several times: browsers keep one cookie for each path and domain, and don't say whose is whose.
+
+    Args:
+        headers: ``message["headers"]``.
+    """
     for name, value in headers:
         if name == b"cookie":
             for pair in value.decode("latin-1").split(";"):
@@ -25,8 +41,7 @@ def parse_cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
                 if found and _NAME.match(key):
                     if len(content) > 1 and content[0] == content[-1] == '"':
                         content = content[1:-1]
-                    cookies.setdefault(key, content)
-    return cookies
+                    yield key, content
 
 
 def set_cookie(
@@ -38,7 +53,7 @@ def set_cookie(
     domain: str | None = None,
     secure: bool = False,
     http_only: bool = True,
-    same_site: Literal["Lax", "Strict", "None"] | None = "Lax",
+    same_site: SameSite | None = "Lax",
 ) -> tuple[str, str]:
     """A ``Set-Cookie`` header pair, for ``headers=[set_cookie(…)]``.
 
@@ -46,7 +61,8 @@ def set_cookie(
         max_age: seconds; None: until the browser closes; 0: the cookie is deleted.
 
     Raises:
-        ValueError: a name, value or attribute with characters that would end it early.
+        ValueError: a name, value or attribute with characters that would end it early; a ``max_age`` that is no
+            whole number; a ``same_site`` that there is not.
     """
     if not _NAME.match(name):
         raise ValueError(f"cookie name {name!r} is not a token")
@@ -57,6 +73,12 @@ def set_cookie(
     for attribute in (path, domain or ""):
         if not _ATTRIBUTE.match(attribute):
             raise ValueError(f"{attribute!r} can't be an attribute of cookie {name!r}")
+    if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, int)):
+        raise ValueError(f"max_age of cookie {name!r} is a whole number of seconds, not {max_age!r}")
+    if same_site is not None and same_site not in get_args(SameSite):
+        raise ValueError(
+            f"same_site of cookie {name!r} is one of {', '.join(map(repr, get_args(SameSite)))}, not {same_site!r}"
+        )
     parts = [f"{name}={value}", f"Path={path}"]
     if domain:
         parts.append(f"Domain={domain}")

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..layers import ChannelLayer
+from ..layers import ChannelLayer, Local
 from ..replies import HttpReply, parse_http
 
 _PIECES = 16
@@ -44,7 +44,14 @@ class ResponseEndpoint:
         self.dropped = 0
         self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
         self._closed = False
+        self._local: Local | None = None
         self.channel = layer.attach("http.response", self)
+
+    @property
+    def local(self) -> Local:
+        if self._local is None:
+            self._local = Local()
+        return self._local
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         if self.on_start is not None and not self.started:

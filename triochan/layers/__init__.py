@@ -1,6 +1,7 @@
 """Channel layers: how messages get from a sender to whoever is addressed by a channel's or a group's name."""
 
 from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
+from .local import Local
 from .memory import MemoryLayer
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Departed",
     "Endpoint",
     "Group",
+    "Local",
     "MemoryLayer",
     "ReplyChannel",
     "current_layer",

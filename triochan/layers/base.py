@@ -14,6 +14,7 @@ import trio
 from ..exceptions import ConnectionClosed
 from ..message import check_name
 from ..wire.outbox import Outbox
+from .local import Local
 
 running_layer: trio.lowlevel.RunVar[ChannelLayer | None] = trio.lowlevel.RunVar("triochan.layer")
 """The layer of the server, or of the test client, that runs in this Trio run."""
@@ -51,6 +52,10 @@ class Endpoint(Hashable, Protocol):
 
     @property
     def close_reason(self) -> str: ...
+
+    @property
+    def local(self) -> Local:
+        """What the rooms above keep with it, made when it is first asked for: it ends with the endpoint."""
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
@@ -184,6 +189,7 @@ class Departed:
     def __init__(self, code: int | None, reason: str) -> None:
         self._code = code or 1006
         self._reason = reason
+        self.local = Local()
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)

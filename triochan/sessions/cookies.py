@@ -7,12 +7,12 @@ import logging
 import os
 import secrets as random
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import itsdangerous
 
 from ..exceptions import ImproperlyConfigured
-from ..http.cookies import parse_cookies, set_cookie
+from ..http.cookies import SameSite, cookie_pairs, set_cookie
 from ..message import Message
 
 logger = logging.getLogger("triochan.sessions")
@@ -23,7 +23,14 @@ LEAST_SECRET = 16
 SECRET_VARIABLE = "TRIOCHAN_SECRET"
 """The environment variable that has the secrets of an application that names none."""
 
-SameSite = Literal["Lax", "Strict", "None"]
+CLOCK_SKEW = 300
+"""Seconds that the clock of the host that signed a cookie may be ahead of this one's."""
+
+LONGEST_AGE = 2**31 - 1
+"""Seconds: 68 years."""
+
+_CANDIDATES = 16
+"""Cookies of the session's name that are looked at in one request: each costs a signature's check."""
 
 
 class SessionCookies:
@@ -39,7 +46,8 @@ class SessionCookies:
         max_age: seconds from the signature until it is worth nothing.
 
     Raises:
-        ImproperlyConfigured: a secret that is too short to be one, or a cookie that can't be.
+        ImproperlyConfigured: a secret that is too short to be one, or a cookie that can't be: an option of another
+            type, a ``same_site`` that there is not, a ``max_age`` that is no whole number from 1 up.
     """
 
     def __init__(
@@ -62,6 +70,9 @@ class SessionCookies:
                     f"a secret has at least {LEAST_SECRET} characters; this makes one: "
                     'python -c "import secrets; print(secrets.token_urlsafe(32))"'
                 )
+        _check_options(
+            name=name, path=path, domain=domain, secure=secure, same_site=same_site, max_age=max_age
+        )
         if same_site == "None" and secure is False:
             raise ImproperlyConfigured(
                 'browsers take a cookie with same_site="None" over TLS only: set secure=True'
@@ -85,14 +96,25 @@ class SessionCookies:
         except ValueError as error:
             raise ImproperlyConfigured(str(error)) from None
 
+    def keys(self, message: Message) -> list[str]:
+        """The session keys in the request's cookies, in their order; what is not one of ours is passed over: forged,
+        cut short, too old, or signed with a secret that is not in use.
+
+        There may be several: a browser sends the cookies of a parent domain, and of other paths, under the same name.
+        """
+        values = [value for name, value in cookie_pairs(message["headers"]) if name == self.name]
+        return [key for value in values[:_CANDIDATES] if (key := self._verified(value)) is not None]
+
     def key(self, message: Message) -> str | None:
-        """The session key in the request's cookie; None where there is no such cookie, or it is not one of ours:
-        forged, cut short, too old, or signed with a secret that is not in use."""
-        value = parse_cookies(message["headers"]).get(self.name)
-        if value is None:
-            return None
+        """The first of :meth:`keys`; None where there is none."""
+        return next(iter(self.keys(message)), None)
+
+    def _verified(self, value: str) -> str | None:
         try:
-            return self._signer.unsign(value, max_age=self.max_age).decode("ascii")
+            key, signed = self._signer.unsign(value, return_timestamp=True)
+            # Not unsign's max_age, which has no patience with a clock that goes ahead.
+            age = self._signer.get_timestamp() - signed.timestamp()
+            return key.decode("ascii") if -CLOCK_SKEW <= age <= self.max_age else None
         except (itsdangerous.BadData, UnicodeError):
             return None
 
@@ -117,3 +139,23 @@ class SessionCookies:
     def _header(self, value: str, secure: bool, max_age: int | None) -> tuple[str, str]:
         options: dict[str, Any] = {"path": self._path, "domain": self._domain, "same_site": self._same_site}
         return set_cookie(self.name, value, max_age=max_age, secure=secure, http_only=True, **options)
+
+
+def _check_options(
+    *, name: object, path: object, domain: object, secure: object, same_site: object, max_age: object
+) -> None:
+    for option, value, optional in (("name", name, False), ("path", path, False), ("domain", domain, True)):
+        if not isinstance(value, str) and not (optional and value is None):
+            raise ImproperlyConfigured(f"the session cookie's {option} is a string, not {value!r}")
+    if secure is not None and not isinstance(secure, bool):
+        raise ImproperlyConfigured(
+            f"the session cookie's secure is True, False, or None for 'as the request came', not {secure!r}"
+        )
+    if same_site not in get_args(SameSite):
+        raise ImproperlyConfigured(
+            f"the session cookie's same_site is {', '.join(map(repr, get_args(SameSite)))}, not {same_site!r}"
+        )
+    if isinstance(max_age, bool) or not isinstance(max_age, int) or not 1 <= max_age <= LONGEST_AGE:
+        raise ImproperlyConfigured(
+            f"the age of a session is a whole number of seconds from 1 to {LONGEST_AGE}, not {max_age!r}"
+        )

@@ -10,7 +10,6 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -107,9 +106,7 @@ def enforce_ordering(handler: Any = None, *, slight: bool = False) -> Any:
                     f"{kind}_ordering = True instead of wrapping what get_handler returns"
                 )
         elif not slight and (endpoint := endpoint_of(message)) is not None:
-            turns = _turns.get(endpoint)
-            if turns is None:
-                turns = _turns[endpoint] = _Turns()
+            turns = endpoint.local.of(_Turns)
             return await turns.take(order, message, functools.partial(handler, *args, **kwargs))
         return await handler(*args, **kwargs)
 
@@ -149,6 +146,3 @@ class _Turns:
             raise ExceptionGroup("several messages that were handled in order", errors)
         if errors:
             raise errors[0]
-
-
-_turns: WeakKeyDictionary[Any, _Turns] = WeakKeyDictionary()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from ..exceptions import ConnectionClosed
 from ..headers import check_headers
-from ..layers import Departed
+from ..layers import Departed, Endpoint
 from ..message import Message
 from .cookies import SessionCookies
 from .session import Session
@@ -42,7 +42,6 @@ class Sessions:
     store: SessionStore
     cookies: SessionCookies
     channel_store: SessionStore | None = None
-    _connections: WeakKeyDictionary[Any, Session] = attrs.field(factory=WeakKeyDictionary, init=False)
 
     async def from_cookie(self, message: Message) -> Session:
         """The session that the cookie of an ``http.request`` or a ``websocket.connect`` names, else an anonymous one.
@@ -50,12 +49,11 @@ class Sessions:
         Where the message is a request, the first piece of its response carries the cookie of a session that was
         saved by then, or takes away that of one that was ended.
         """
-        key = self.cookies.key(message)
-        session = await self.by_key(key)
-        endpoint = endpoint_of(message)
+        session = await self._first_held(self.cookies.keys(message))
+        endpoint: object = endpoint_of(message)
         if message.channel.name == "websocket.connect":
             session.no_new_key = _ON_A_WEBSOCKET
-        elif not hasattr(endpoint, "on_start"):
+        elif not isinstance(endpoint, _Response):
             session.no_new_key = _NO_RESPONSE
         elif endpoint.started:
             session.no_new_key = _TOO_LATE
@@ -63,6 +61,14 @@ class Sessions:
             session.no_new_key = None
             endpoint.on_start = _Answer(self.cookies, message, session, session.session_key)
         return session
+
+    async def _first_held(self, keys: list[str]) -> Session:
+        """The session of the first of ``keys`` that has one: a cookie of a session that is over hides no other."""
+        for key in keys:
+            session = await self.by_key(key)
+            if session.session_key is not None:
+                return session
+        return await self.by_key(None)
 
     async def by_key(self, key: str | None) -> Session:
         """The session under ``key`` where the store holds it, else an anonymous one. It can't get a new key."""
@@ -97,10 +103,18 @@ class Sessions:
                 "is; for consumers in several processes give the application a channel_session_store "
                 "that all of them share"
             )
-        session = self._connections.get(endpoint)
+        held = endpoint.local.of(_ChannelSessions).by_service
+        session = held.get(self)
         if session is None:
-            session = self._connections[endpoint] = Session(None, 0, key, fixed=True)
+            session = held[self] = Session(None, 0, key, fixed=True)
         return session
+
+
+@attrs.define(eq=False)
+class _ChannelSessions:
+    """A connection's channel sessions, one for each application whose consumers were sent its reply channel."""
+
+    by_service: dict[Sessions, Session] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -135,8 +149,19 @@ class _Answer:
         return {**content, "headers": headers}
 
 
-def endpoint_of(message: Message) -> Any:
+@runtime_checkable
+class _Response(Protocol):
+    """What stands behind the reply channel of an ``http.request``."""
+
+    started: bool
+    """The first piece has come."""
+    on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None
+    """Called once with the first piece, returns it with what has to be in it."""
+
+
+def endpoint_of(message: Message) -> Endpoint | Departed | None:
     """What stands behind the message's reply channel in this process; None where nothing does."""
-    if message.connection is not None:
-        return message.connection
-    return getattr(message.reply_channel, "endpoint", None)
+    endpoint: Endpoint | Departed | None = message.connection
+    if endpoint is None:
+        endpoint = getattr(message.reply_channel, "endpoint", None)
+    return endpoint

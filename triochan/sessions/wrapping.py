@@ -109,8 +109,32 @@ async def open_channel_session(message: Message) -> None:
 
 
 async def open_http_session(message: Message) -> None:
-    if message.http_session is None and "headers" in message:
+    if message.http_session is None and _has_head(message):
         message.http_session = await application_of(message).sessions.from_cookie(message)
+
+
+_HEADED = ("http.request", "websocket.connect")
+
+
+def _has_head(message: Message) -> bool:
+    """Whether its ``headers`` are a request's.
+
+    On other channels than the server's own, content may well be a client's, with a key of that name: there, headers
+    count only where they are what a server makes of them and what JSON has no form for, pairs of bytes.
+    """
+    if message.channel.name in _HEADED:
+        return "headers" in message
+    headers = message.get("headers")
+    return (
+        isinstance(headers, list)
+        and bool(headers)
+        and all(
+            isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and all(isinstance(part, bytes) for part in pair)
+            for pair in headers
+        )
+    )
 
 
 LINK = "_http_session"

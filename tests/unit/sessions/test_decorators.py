@@ -21,6 +21,7 @@ from triochan.exceptions import (
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.layers import Local
 from triochan.sessions import (
     MemorySessionStore,
     Session,
@@ -39,6 +40,9 @@ class Endpoint:
     """What stands behind a reply channel, where there is no socket."""
 
     outbox = None
+
+    def __init__(self) -> None:
+        self.local = Local()
 
 
 def a_message(
