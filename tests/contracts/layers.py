@@ -15,7 +15,7 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull, ConnectionClosed
-from triochan.layers import ChannelLayer, current_layer
+from triochan.layers import ChannelLayer, Local, current_layer
 from triochan.wire.frames import encode
 
 SETTINGS = Settings(
@@ -46,6 +46,7 @@ class FakeEndpoint:
 
     def __init__(self, layer: ChannelLayer, *, socket: bool = True) -> None:
         self.outbox: Any = FakeOutbox() if socket else None
+        self.local = Local()
         self.delivered: list[dict[str, Any]] = []
         self.at_once: list[dict[str, Any]] = []
         self.channel = layer.attach("websocket.send" if socket else "http.response", self)
