@@ -24,7 +24,7 @@ from .layers import ReplyChannel
 from .message import Message
 from .routing import Consumer, Match
 from .runtime import RECEIVE
-from .wire.frames import CONTROL, TEXT
+from .wire.frames import CLOSE, TEXT
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -192,8 +192,9 @@ class Dispatch(Closing, ABC):
         if self._state is State.OPEN:  # else messages are dropped, and need no room
             limit -= self._waiting
         for kind, payload in decoder.receive(data, limit):
-            if kind == CONTROL:
-                control.feed(payload)
+            if kind >= CLOSE:
+                # As trio-websocket reads it: masked, with zeros.
+                control.feed(bytes((0x80 | kind, 0x80 | len(payload))) + bytes(4) + payload)
                 self._fed = True
             elif self._state is State.OPEN:
                 if self._inbox is None:

@@ -1,19 +1,34 @@
-"""Two readers of what a WebSocket client sends, made comparable: triochan's decoder and wsproto's.
+"""Readers of what a WebSocket client sends, made comparable: triochan's decoder, wsproto's and websockets'.
 
-Both give a :class:`Verdict`. wsproto knows no limit on a message's size, and notices some errors only at a frame's
-payload; :class:`Reference` feeds it byte by byte, looks at each header, and adds the limit.
+Each gives a :class:`Verdict`. wsproto knows no limit on a message's size, and notices some errors only at a frame's
+payload; :class:`Reference` feeds it byte by byte, looks at each header, and adds the limit. Where wsproto is known to
+be wrong, it is put right here:
+
+- it refuses the close code 1014, which is registered;
+- a control frame between the fragments of a compressed message makes it take the rest for uncompressed, so that
+  compressed messages are held against websockets' codec.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import zlib
+from codecs import getincrementaldecoder
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import attrs
-from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Close
+from websockets.frames import Frame as WebsocketsFrame
+from websockets.streams import StreamReader
+from wsproto.extensions import PerMessageDeflate as PerMessageDeflateOfWsproto
+from wsproto.frame_protocol import Frame, FrameProtocol, Opcode, ParseFailed
 
-from triochan.wire.frames import BINARY, CONTROL, TEXT, FrameDecoder
+from triochan.wire.control import CloseError, parse_close
+from triochan.wire.deflate import Agreement
+from triochan.wire.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameDecoder
 
 KEY = b"\x37\xfa\x21\x3d"
 
@@ -71,13 +86,29 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
+class Protocol(FrameProtocol):
+    """wsproto's, with the close code that it does not know."""
+
+    def _process_close(self, frame: Frame) -> Frame:
+        assert isinstance(frame.payload, (bytes, bytearray))
+        bad_gateway = frame.payload[:2] == b"\x03\xf6"
+        if not bad_gateway:
+            return super()._process_close(frame)
+        payload = b"\x03\xf5" + frame.payload[2:]
+        judged = super()._process_close(Frame(frame.opcode, payload, True, True))
+        return Frame(frame.opcode, (1014, judged.payload[1]), True, True)  # type: ignore[arg-type]
+
+
 class Reference:
     """wsproto's server side. ``feed`` it; ``verdict`` says what it made of everything so far."""
 
-    def __init__(self, max_message_size: int) -> None:
+    def __init__(self, max_message_size: int, *, compression: bool = False) -> None:
         self.verdict = Verdict()
         self._max = max_message_size
-        self._protocol = FrameProtocol(client=False, extensions=[])
+        deflate = PerMessageDeflateOfWsproto(client_no_context_takeover=True)
+        if compression:
+            deflate.accept("permessage-deflate")
+        self._protocol = Protocol(client=False, extensions=[deflate])  # it leaves out what is not enabled
         self._header: Any = None
         self._parts: list[Any] = []
         self._size = 0
@@ -132,21 +163,82 @@ class Reference:
                 self._parts, self._size = [], 0
 
 
-def read_by_wsproto(data: bytes, max_message_size: int) -> Verdict:
-    reference = Reference(max_message_size)
+def read_by_wsproto(data: bytes, max_message_size: int, *, compression: bool = False) -> Verdict:
+    """
+    Args:
+        compression: permessage-deflate was agreed on. The limit then counts bytes on the wire.
+    """
+    reference = Reference(max_message_size, compression=compression)
     reference.feed(data)
     return reference.verdict
 
 
+def read_by_websockets(data: bytes, max_message_size: int) -> Verdict:
+    """By websockets' codec, with permessage-deflate. What it leaves to its connections is done here: messages from
+    fragments, UTF-8, the limit. It does not see whether deflate data is complete, and not what follows its end."""
+    verdict = Verdict()
+    reader = StreamReader()
+    reader.feed_data(data)
+    deflate = PerMessageDeflate(True, True, 15, 15)
+    parts: bytearray | None = None
+    text = getincrementaldecoder("utf-8")()
+    kind = ""
+    while len(reader.buffer) and verdict.refused is None:
+        try:
+            each = _run(WebsocketsFrame.parse(reader.read_exact, mask=True, extensions=[deflate]))
+            name = each.opcode.name.lower()
+            if name == "close":
+                closed = Close.parse(bytes(each.data))
+                verdict.events.append(("close", int(closed.code), closed.reason))
+                break
+            if name in ("ping", "pong"):
+                verdict.events.append((name, bytes(each.data)))
+                continue
+            if (parts is None) is (name == "cont"):
+                raise ProtocolError("out of order")
+            if parts is None:
+                parts, kind = bytearray(), name
+                text.reset()
+            parts += each.data
+            if len(parts) > max_message_size:
+                raise PayloadTooBig(len(parts))
+            if kind == "text":
+                text.decode(bytes(each.data), each.fin)
+            if each.fin:
+                verdict.events.append((kind, parts.decode() if kind == "text" else bytes(parts)))
+                parts = None
+        except PayloadTooBig:
+            verdict.refused = 1009
+        except UnicodeDecodeError:
+            verdict.refused = 1007
+        except ProtocolError as error:
+            verdict.refused = 1007 if isinstance(error.__cause__, zlib.error) else 1002
+    return verdict
+
+
+def _run(parsing: Generator[None, None, WebsocketsFrame]) -> WebsocketsFrame:
+    try:
+        next(parsing)
+    except StopIteration as done:
+        frame: WebsocketsFrame = done.value
+        return frame
+    raise AssertionError("the stream stops within a frame")
+
+
 def read_by_triochan(
-    chunks: Iterable[bytes], max_message_size: int, limit: int = 64, *, short_cut: bool = False
+    chunks: Iterable[bytes],
+    max_message_size: int,
+    limit: int = 64,
+    *,
+    short_cut: bool = False,
+    agreement: Agreement | None = None,
 ) -> Verdict:
     """Feed the chunks as a connection does: what a limit holds back is asked for before more is fed.
 
     Args:
         short_cut: try ``single_text`` first.
     """
-    decoder = FrameDecoder(max_message_size)
+    decoder = FrameDecoder(max_message_size, agreement)
     verdict = Verdict()
     for chunk in chunks:
         if short_cut and (text := decoder.single_text(chunk)) is not None:
@@ -159,6 +251,7 @@ def read_by_triochan(
                 _normalise(verdict, kind, value)
             if not decoder.pending:
                 break
+            assert decoder._buffer is not None
             before = len(decoder._buffer)
             events = decoder.receive(b"", limit)
             assert not decoder.pending or len(decoder._buffer) < before, "pending, and no way forward"
@@ -170,20 +263,18 @@ def read_by_triochan(
     return verdict
 
 
+_NAMES = {TEXT: "text", BINARY: "binary", PING: "ping", PONG: "pong"}
+
+
 def _normalise(verdict: Verdict, kind: int, value: Any) -> None:
-    if kind == TEXT:
-        assert type(value) is str
-        verdict.events.append(("text", value))
-    elif kind == BINARY:
-        assert type(value) is bytes
-        verdict.events.append(("binary", value))
-    else:
-        assert kind == CONTROL
-        # A control frame is handed on whole to wsproto, so its contents are wsproto's to judge.
-        judged = read_by_wsproto(value, 0)
-        assert len(judged.events) + (judged.refused is not None) == 1, "not one whole control frame"
-        verdict.events += judged.events
-        verdict.refused = judged.refused
+    assert type(value) is (str if kind == TEXT else bytes)
+    if kind != CLOSE:
+        verdict.events.append((_NAMES[kind], value))
+        return
+    try:
+        verdict.events.append(("close", *parse_close(value)))
+    except CloseError as error:
+        verdict.refused = error.code
 
 
 def settle(data: bytes, max_message_size: int) -> bytes:

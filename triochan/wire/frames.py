@@ -1,17 +1,17 @@
-"""WebSocket data frames, without I/O: bytes from the wire to messages, messages to bytes (RFC 6455 section 5).
+"""WebSocket frames, without I/O: bytes from the wire to messages, messages to bytes (RFC 6455 section 5).
 
-This is the hot path. Control frames are cut out of the byte stream whole and handed on as they are, for
-trio-websocket answers them (:mod:`triochan.control`). The decoder and wsproto's are held against each other by a
-property-based test and a fuzzer.
+This is the hot path. The decoder is held against wsproto's and websockets' by property-based tests and a fuzzer.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
+from codecs import utf_8_decode
 from enum import IntEnum
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
+
+from ..replies import MAX_REASON
+from .deflate import MAX_HISTORY, Agreement, DeflateError, Inflate, compress
 
 try:
     from websockets.speedups import apply_mask
@@ -32,15 +32,19 @@ class Opcode(IntEnum):
 
 TEXT = 1
 BINARY = 2
-CONTROL = 8
+CLOSE = 8
+PING = 9
+PONG = 10
 """The kinds of event that :meth:`FrameDecoder.receive` returns: a text message's ``str``, a binary message's
-``bytes``, a control frame's bytes as they came."""
+``bytes``, a control frame's payload as ``bytes``."""
 
 Event = tuple[int, Any]
 
 _FIN = 0x80
 _RESERVED = 0x70
+_COMPRESSED = 0x40
 _MASKED = 0x80
+_NOT_UTF_8 = "a text message is not UTF-8"
 _HEADER_16 = Struct(">BBH").pack
 _HEADER_64 = Struct(">BBQ").pack
 _TEXT_HEADERS = [bytes((_FIN | Opcode.TEXT, size)) for size in range(126)]
@@ -66,42 +70,127 @@ def encode(data: str | bytes) -> bytes:
     return _HEADER_64(first, 127, size) + data
 
 
-def close_frame(code: int, reason: str) -> bytes:
-    """An unmasked close frame; a reason that is too long is cut."""
-    text = reason.encode()[:123].decode(errors="ignore").encode()
-    return bytes((_FIN | Opcode.CLOSE, 2 + len(text))) + code.to_bytes(2, "big") + text
+class CompressedFrame(NamedTuple):
+    """A frame, and what the next one to the same receivers may refer to."""
+
+    frame: bytes
+    history: bytes
+
+
+def encode_compressed(data: str | bytes, agreement: Agreement, history: bytes = b"") -> CompressedFrame:
+    """``data`` as one frame, compressed where that makes it smaller.
+
+    Returns:
+        The frame, and the ``history`` for the next message to its receivers: the end of this message, or what was
+        given where the frame is not compressed.
+
+    Args:
+        history: as the last call for these receivers returned it; empty: the frame suits any receiver. What is
+            sent uncompressed does not change a receiver's history.
+
+    Raises:
+        UnicodeEncodeError: the text has a lone surrogate, which UTF-8 has no form for.
+        ValueError: a history, where the agreement allows none.
+    """
+    text = isinstance(data, str)
+    payload = data.encode() if isinstance(data, str) else data
+    compressed = compress(payload, agreement, history)
+    size = len(compressed)
+    if size >= len(payload):
+        return CompressedFrame(encode(data), history)
+    first = _FIN | _COMPRESSED | (TEXT if text else BINARY)
+    if size < 126:
+        frame = bytes((first, size)) + compressed
+    elif size < 65536:
+        frame = _HEADER_16(first, 126, size) + compressed
+    else:
+        frame = _HEADER_64(first, 127, size) + compressed
+    if agreement.server_no_context_takeover:
+        return CompressedFrame(frame, b"")
+    return CompressedFrame(frame, payload[-MAX_HISTORY:])
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """An unmasked close frame; a reason that is too long is cut. With code 1005 ("no status"), it is empty."""
+    if code == 1005:
+        return _control(CLOSE, b"")
+    text = reason.encode()[:MAX_REASON].decode(errors="ignore").encode()
+    return _control(CLOSE, code.to_bytes(2, "big") + text)
+
+
+def ping_frame(payload: bytes = b"") -> bytes:
+    """An unmasked ping.
+
+    Raises:
+        ValueError: the payload is longer than 125 bytes.
+    """
+    return _control(PING, payload)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """An unmasked pong, with the payload of the ping that it answers.
+
+    Raises:
+        ValueError: the payload is longer than 125 bytes.
+    """
+    return _control(PONG, payload)
+
+
+def _control(opcode: int, payload: bytes) -> bytes:
+    if len(payload) > 125:
+        raise ValueError(
+            f"a control frame takes at most 125 bytes, not {len(payload)} (RFC 6455 section 5.5)"
+        )
+    return bytes((_FIN | opcode, len(payload))) + payload
 
 
 class FrameDecoder:
     """What a client sends, as messages and control frames.
+
+    The work and the memory are bounded by what came: each byte is unmasked, checked and copied a fixed number of
+    times, however small the pieces are in which frames and messages come, and inflated data by
+    ``max_message_size``.
+
+    Args:
+        max_message_size: bytes of a message; of a compressed one, after inflating.
+        agreement: what was agreed on about compression; None: a compressed message is an error (1002).
 
     Attributes:
         failure: the close code and reason of what was wrong, None so far; nothing is decoded after it.
         close_seen: a close frame was returned; nothing is decoded after it.
     """
 
-    __slots__ = ("_buffer", "_need", "_partial", "_parts", "_size", "_text", "close_seen", "failure",
-                 "max_message_size")  # fmt: skip
+    __slots__ = (
+        "_buffer", "_character", "_final", "_head", "_idle", "_inflate", "_left", "_mask", "_message", "_need",
+        "_text", "agreement", "close_seen", "failure", "max_message_size",
+    )  # fmt: skip
 
-    def __init__(self, max_message_size: int) -> None:
+    def __init__(self, max_message_size: int, agreement: Agreement | None = None) -> None:
         self.max_message_size = max_message_size
+        self.agreement = agreement
         self.failure: tuple[int, str] | None = None
         self.close_seen = False
-        # Whole frames beyond the limit, perhaps; or an unfinished frame: parsing is not tried again before _need
-        # bytes of it are there. Both it and an unfinished message grow in one piece of memory, for a client may
-        # cut them as small as it likes.
-        self._buffer = b""
-        self._partial: bytearray | None = None
+        # Nothing is begun, left over or ended: what comes is the beginning of a message.
+        self._idle = True
+        # What lies beyond the limit.
+        self._buffer: bytearray | None = None
+        # An unfinished header or control frame; parsing is not tried again before _need bytes of it are there.
+        self._head = b""
         self._need = 0
-        # The message of which only fragments have come, and its size in bytes.
-        self._parts: bytearray | io.StringIO | None = None
-        self._size = 0
-        self._text: codecs.IncrementalDecoder | None = None
+        # The data frame whose payload is coming: bytes that are missing, its mask from here on.
+        self._left = 0
+        self._mask = b""
+        self._final = False
+        # The message under way, as far as it has come (inflated, and checked if it is text).
+        self._message: bytearray | None = None
+        self._text = False
+        self._character = b""  # the beginning of one, of at most three bytes
+        self._inflate: Inflate | None = None
 
     @property
     def pending(self) -> bool:
         """Whole frames may lie undecoded, because ``limit`` was reached."""
-        return bool(self._buffer)
+        return self._buffer is not None
 
     def single_text(self, data: bytes) -> str | None:
         """The text, if ``data`` is one whole text message in one frame and nothing else; None: ask :meth:`receive`.
@@ -109,9 +198,7 @@ class FrameDecoder:
         What nearly every read of a busy connection brings, without the loop and the list.
         """
         size = len(data)
-        if size < 6 or data[0] != 0x81 or self._parts is not None or self._buffer or self._need:
-            return None
-        if self.close_seen or self.failure is not None:
+        if size < 6 or data[0] != 0x81 or not self._idle:
             return None
         length = data[1]
         if length < 0xFE:
@@ -122,7 +209,7 @@ class FrameDecoder:
             length == 0xFE
             and size == 8 + (data[2] << 8 | data[3])
             and size >= 134
-            and size <= self.max_message_size
+            and size - 8 <= self.max_message_size
         ):
             start = 4
         else:
@@ -132,33 +219,43 @@ class FrameDecoder:
         except UnicodeDecodeError:
             return None
 
-    def receive(self, data: bytes, limit: int) -> list[Event]:
+    def receive(self, data: bytes | bytearray, limit: int) -> list[Event]:
         """Take ``data`` from the wire; return at most ``limit`` events, in the order of arrival.
 
         What lies beyond the limit is kept: call again with ``b""`` while :attr:`pending`. What came before an
         error is returned, and :attr:`failure` is set.
         """
-        if self.failure is not None or self.close_seen:
-            return []
-        if self._partial is not None:
-            self._partial += data
-            if len(self._partial) < self._need:
-                return []
-            data = bytes(self._partial)
-            self._partial, self._need = None, 0
-        elif self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
         events: list[Event] = []
+        if self.failure is not None or self.close_seen:
+            return events
+        if self._buffer is not None:
+            self._buffer += data
+            data = self._buffer
+        elif self._head:
+            data = self._head + data
+            if len(data) < self._need:
+                self._head = bytes(data)
+                return events
+            self._head = b""
         position, end = 0, len(data)
         while position < end:
             if len(events) >= limit:
-                self._buffer = data[position:]
+                self._keep(data, position)
                 return events
+            # -- the payload of a data frame that came in part
+            if self._left:
+                stop = min(position + self._left, end)
+                size = stop - position
+                payload = apply_mask(data[position:stop], self._mask)
+                self._left -= size
+                self._mask = self._mask[size & 3 :] + self._mask[: size & 3]
+                position = stop
+                if not self._add(payload, self._final and not self._left, events):
+                    return events
+                continue
             # -- header
             if end - position < 2:
-                self._wait(data, position, 2)
-                return events
+                return self._wait(data, position, 2, events)
             first, second = data[position], data[position + 1]
             size = second & 0x7F
             start = position + 2
@@ -172,47 +269,72 @@ class FrameDecoder:
                     # The opcode can be judged already, and the next byte may never come.
                     if (wrong := self._judge(first)) is not None:
                         return self._fail(events, 1002, wrong)
-                    self._wait(data, position, 2 + extended)
-                    return events
+                    return self._wait(data, position, 2 + extended, events)
                 size = int.from_bytes(data[start : start + extended], "big")
                 start += extended
                 if size < 126 or (extended == 8 and (size < 65536 or size >> 63)):
                     return self._fail(events, 1002, "a frame's length is not written in the shortest form")
+            body = start + 4
+            stop = body + size
             # -- a whole text message in one frame, by far the most frequent case
-            stop = start + 4 + size
-            if first == 0x81 and self._parts is None and stop <= end and size <= self.max_message_size:
+            if first == 0x81 and self._message is None and stop <= end and size <= self.max_message_size:
                 try:
-                    text = apply_mask(data[start + 4 : stop], data[start : start + 4]).decode()
+                    text = apply_mask(data[body:stop], data[start:body]).decode()
                 except UnicodeDecodeError:
-                    return self._fail(events, 1007, "a text message is not UTF-8")
+                    return self._fail(events, 1007, _NOT_UTF_8)
                 events.append((TEXT, text))
                 position = stop
                 continue
             if (wrong := self._judge(first)) is not None:
                 return self._fail(events, 1002, wrong)
-            if not first & 0x08 and self._size + size > self.max_message_size:
-                return self._fail(events, 1009, f"a message is larger than {self.max_message_size} bytes")
-            if stop > end:
-                self._wait(data, position, stop - position)
-                return events
-            if first & 0x08:
-                events.append((CONTROL, data[position:stop]))
+            opcode = first & 0x0F
+            if opcode & 0x08:
+                if stop > end:
+                    return self._wait(data, position, stop - position, events)
+                events.append((opcode, apply_mask(data[body:stop], data[start:body])))
                 position = stop
-                if first & 0x0F == Opcode.CLOSE:
+                if opcode == CLOSE:
                     self.close_seen = True
+                    self._forget()
                     return events
                 continue
-            payload = apply_mask(data[start + 4 : stop], data[start : start + 4])
-            position = stop
-            if not self._take(first, payload, events):
-                return self._fail(events, 1007, "a text message is not UTF-8")
+            # -- a data frame
+            if not (first & _COMPRESSED or self._inflate is not None):
+                so_far = 0 if self._message is None else len(self._message) + len(self._character)
+                if so_far + size > self.max_message_size:
+                    return self._too_large(events)
+            if end < body:
+                return self._wait(data, position, body - position, events)
+            if opcode:
+                self._text = opcode == TEXT
+                if first & _COMPRESSED:
+                    self._inflate = Inflate()
+                elif first & _FIN and stop <= end:  # binary: such text has been dealt with
+                    events.append((BINARY, apply_mask(data[body:stop], data[start:body])))
+                    position = stop
+                    continue
+                self._message = bytearray()
+            if stop <= end:
+                position = stop
+                if not self._add(apply_mask(data[body:stop], data[start:body]), bool(first & _FIN), events):
+                    return events
+            else:
+                self._left, self._mask, self._final = size, bytes(data[start:body]), bool(first & _FIN)
+                position = body
+        self._buffer = None
+        self._idle = self._message is None
         return events
 
     def _judge(self, first: int) -> str | None:
         """What is wrong with a frame's first byte, given what came before; None where nothing is."""
         opcode = first & 0x0F
         if first & _RESERVED:
-            return "a frame has a reserved bit set, and no extension was agreed on"
+            if self.agreement is None:
+                return "a frame has a reserved bit set, and no extension was agreed on"
+            if first & _RESERVED != _COMPRESSED:
+                return "a frame has a reserved bit set that permessage-deflate does not use"
+            if opcode not in (Opcode.TEXT, Opcode.BINARY):
+                return "a frame that does not begin a message is marked as compressed"
         if opcode & 0x08:
             if opcode > Opcode.PONG:
                 return f"a frame has the reserved opcode {opcode:#x}"
@@ -220,43 +342,71 @@ class FrameDecoder:
         if opcode > Opcode.BINARY:
             return f"a frame has the reserved opcode {opcode:#x}"
         if opcode == Opcode.CONTINUATION:
-            return None if self._parts is not None else "a continuation continues no message"
-        return None if self._parts is None else "a message begins before the one before it has ended"
+            return None if self._message is not None else "a continuation continues no message"
+        return None if self._message is None else "a message begins before the one before it has ended"
 
-    def _take(self, first: int, payload: bytes, events: list[Event]) -> bool:
-        """Add a data frame's payload to its message; False where it is text that is not UTF-8."""
-        opcode, final = first & 0x0F, bool(first & _FIN)
-        if self._parts is None:
-            if final:  # binary: a whole text message in one frame does not come here
-                events.append((BINARY, payload))
-                return True
-            self._size = 0
-            if opcode == Opcode.TEXT:
-                self._parts, self._text = io.StringIO(newline=""), codecs.getincrementaldecoder("utf-8")()
-            else:
-                self._parts = bytearray()
-        self._size += len(payload)
-        if isinstance(self._parts, bytearray):
-            self._parts += payload
-        else:
-            assert self._text is not None
+    def _add(self, payload: bytes, final: bool, events: list[Event]) -> bool:
+        """Add a piece of a data frame's payload to its message; False where something is wrong with it."""
+        message = self._message
+        assert message is not None
+        if self._inflate is not None:
+            room = self.max_message_size - len(message) - len(self._character)
             try:
-                self._parts.write(self._text.decode(payload, final))
-            except UnicodeDecodeError:
+                payload = self._inflate.inflate(payload, room, final=final)
+            except DeflateError:
+                self._fail(events, 1007, "a compressed message is not deflate data")
                 return False
-        if final:
-            if isinstance(self._parts, bytearray):
-                events.append((BINARY, bytes(self._parts)))
+            if len(payload) > room:
+                self._too_large(events)
+                return False
+        if final and not message and not self._character:  # it is all there is: no need to gather it
+            if self._text:
+                try:
+                    events.append((TEXT, payload.decode()))
+                except UnicodeDecodeError:
+                    self._fail(events, 1007, _NOT_UTF_8)
+                    return False
             else:
-                events.append((TEXT, self._parts.getvalue()))
-            self._parts, self._text, self._size = None, None, 0
+                events.append((BINARY, payload))
+            self._message = self._inflate = None
+            return True
+        if self._text:
+            payload = self._character + payload
+            try:
+                size = utf_8_decode(payload, "strict", final)[1]
+            except UnicodeDecodeError:
+                self._fail(events, 1007, _NOT_UTF_8)
+                return False
+            self._character = payload[size:]
+            payload = payload[:size]
+        message += payload
+        if final:
+            events.append((TEXT, message.decode()) if self._text else (BINARY, bytes(message)))
+            self._message = self._inflate = None
         return True
 
-    def _wait(self, data: bytes, position: int, need: int) -> None:
-        self._partial = bytearray(memoryview(data)[position:])
-        self._need = need
+    def _wait(self, data: bytes | bytearray, position: int, need: int, events: list[Event]) -> list[Event]:
+        """Keep the beginning of a header or of a control frame until ``need`` bytes of it are there."""
+        self._head, self._need = bytes(data[position:]), need
+        self._buffer = None
+        self._idle = False
+        return events
+
+    def _keep(self, data: bytes | bytearray, position: int) -> None:
+        if self._buffer is None:
+            self._buffer = bytearray(memoryview(data)[position:])
+        else:
+            del self._buffer[:position]
+        self._idle = False
+
+    def _too_large(self, events: list[Event]) -> list[Event]:
+        return self._fail(events, 1009, f"a message is larger than {self.max_message_size} bytes")
 
     def _fail(self, events: list[Event], code: int, reason: str) -> list[Event]:
         self.failure = (code, reason)
-        self._parts = self._text = None
+        self._forget()
         return events
+
+    def _forget(self) -> None:
+        self._buffer = self._message = self._inflate = None
+        self._idle = False

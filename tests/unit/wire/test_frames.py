@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 import sys
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +19,7 @@ from fuzz.reference import (
     mask,
     pieces,
     read_by_triochan,
+    read_by_websockets,
     read_by_wsproto,
     settle,
 )
@@ -21,7 +28,15 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from triochan.wire.frames import BINARY, CONTROL, TEXT, FrameDecoder, Opcode, close_frame, encode
+from triochan.wire.deflate import MAX_STREAMS, Agreement, compress
+from triochan.wire.frames import (
+    BINARY,
+    TEXT,
+    FrameDecoder,
+    Opcode,
+    close_frame,
+    encode,
+)
 
 relaxed = settings(deadline=None)  # a busy machine is no failure
 CONT, T, B, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -215,6 +230,315 @@ def _read_as_client(data: bytes) -> list[str | bytes]:
     return messages
 
 
+AGREEMENT = Agreement()
+
+
+@st.composite
+def compressed_streams(draw: st.DrawFn, *, between: bool) -> tuple[list[bytes], list[tuple[Any, ...]]]:
+    """Messages, some of them compressed, by zlib in one of its ways, in fragments; and what they say.
+
+    Args:
+        between: control frames come between the fragments of compressed messages.
+    """
+    made: list[bytes] = []
+    said: list[tuple[Any, ...]] = []
+    for _ in range(draw(st.integers(0, 4))):
+        text = draw(st.booleans())
+        payload = draw(texts).encode() * draw(st.sampled_from([1, 1, 10])) if text else draw(blobs)
+        said.append(("text", payload.decode()) if text else ("binary", payload))
+        zipped = draw(st.booleans())
+        if zipped:
+            stream = zlib.compressobj(
+                draw(st.integers(0, 9)), zlib.DEFLATED, -draw(st.integers(9, 15)), 8, draw(st.integers(0, 4))
+            )
+            half = draw(st.integers(0, len(payload)))
+            payload = (
+                stream.compress(payload[:half])
+                + stream.flush(zlib.Z_SYNC_FLUSH)
+                + stream.compress(payload[half:])
+            )
+            payload = (payload + stream.flush(zlib.Z_FULL_FLUSH))[:-4]
+        parts = pieces(payload, draw(st.lists(st.integers(0, len(payload)), max_size=3))) or [b""]
+        if draw(st.booleans()):
+            parts.insert(draw(st.integers(0, len(parts))), b"")
+        message_said = said.pop()
+        for index, part in enumerate(parts):
+            if between or index == 0 or not zipped:
+                for kind, content in draw(st.lists(controls, max_size=2)):
+                    made.append(frame(kind, content, key=draw(keys)))
+                    said.append(("ping" if kind == PING else "pong", content))
+            made.append(
+                frame(
+                    CONT if index else T if text else B,
+                    part,
+                    fin=index == len(parts) - 1,
+                    reserved=0x40 if zipped and not index else 0,
+                    key=draw(keys),
+                )
+            )
+        said.append(message_said)
+    return made, said
+
+
+def zipped(payload: bytes, opcode: int = T, *, fin: bool = True) -> bytes:
+    """One compressed frame."""
+    return frame(opcode, compress(payload, AGREEMENT), reserved=0x40, fin=fin)
+
+
+class TestCompressed:
+    @relaxed
+    @given(compressed_streams(between=True), cut_places, limits)
+    def test_as_websockets_reads_it(
+        self, made: tuple[list[bytes], list[tuple[Any, ...]]], cuts: list[int], limit: int
+    ) -> None:
+        parts, said = made
+        data = b"".join(parts)
+        expected = Verdict(said)
+        assert read_by_triochan(pieces(data, cuts), 5000, limit, agreement=AGREEMENT) == expected
+        assert (
+            read_by_triochan([data[i : i + 1] for i in range(len(data))], 5000, agreement=AGREEMENT)
+            == expected
+        )
+        assert read_by_triochan(parts, 5000, short_cut=True, agreement=AGREEMENT) == expected
+        assert read_by_websockets(data, 5000) == expected
+
+    @relaxed
+    @given(compressed_streams(between=False), st.sampled_from([0, 5, 60, 130]))
+    def test_as_wsproto_reads_it_with_a_limit_on_the_inflated_size(
+        self, made: tuple[list[bytes], list[tuple[Any, ...]]], size: int
+    ) -> None:
+        parts, said = made
+        data = b"".join(parts)
+        assert read_by_wsproto(data, 5000, compression=True) == Verdict(said)
+        messages = [
+            len(value.encode() if name == "text" else value)
+            for name, value in said
+            if name in ("text", "binary")
+        ]
+        ours = read_by_triochan(parts, size, agreement=AGREEMENT)
+        assert (ours.refused == 1009) is any(each > size for each in messages)
+        assert ours.events == said[: len(ours.events)]
+
+    def test_every_byte_is_a_place_to_cut(self) -> None:
+        hello = compress(b"hello " * 9, AGREEMENT)
+        stream = frame(PING, b"p") + frame(T, hello[:5], fin=False, reserved=0x40)
+        stream += frame(PONG, b"q") + frame(CONT, hello[5:])
+        stream += zipped(b"\xff" * 300, B) + frame(T, b"plain")
+        whole = read_by_triochan([stream], 300, agreement=AGREEMENT)
+        assert [event[0] for event in whole.events] == ["ping", "pong", "text", "binary", "text"]
+        for cut in range(len(stream)):
+            assert read_by_triochan([stream[:cut], stream[cut:]], 300, agreement=AGREEMENT) == whole
+
+    @pytest.mark.parametrize(
+        ("wrong", "code"),
+        [
+            pytest.param(frame(PING, b"p", reserved=0x40), 1002, id="RSV1 on a ping"),
+            pytest.param(frame(CLOSE, b"\x03\xe8", reserved=0x40), 1002, id="RSV1 on a close frame"),
+            pytest.param(frame(T, b"a", fin=False) + frame(CONT, b"b", reserved=0x40), 1002, id="RSV1 later"),
+            pytest.param(zipped(b"a", fin=False) + frame(CONT, b"", reserved=0x40), 1002, id="RSV1 again"),
+            pytest.param(frame(T, b"a", reserved=0x20), 1002, id="RSV2"),
+            pytest.param(frame(T, b"a", reserved=0x60), 1002, id="RSV1 and RSV2"),
+            pytest.param(frame(T, b"a", reserved=0x50), 1002, id="RSV1 and RSV3"),
+            pytest.param(frame(3, b"a", reserved=0x40), 1002, id="reserved opcode"),
+            pytest.param(zipped(b"a", fin=False) + zipped(b"b"), 1002, id="a message within one"),
+            pytest.param(frame(T, b"\xff\xff", reserved=0x40), 1007, id="not deflate data"),
+            pytest.param(zipped(b"\xff"), 1007, id="not UTF-8 inside"),
+            pytest.param(zipped(b"\xc3"), 1007, id="half a character inside"),
+            pytest.param(zipped(b"\xff", fin=False), 1007, id="not UTF-8 in a first fragment"),
+            pytest.param(zipped(bytes(1001)), 1009, id="too large inside"),
+            pytest.param(zipped(bytes(1001), B, fin=False), 1009, id="too large in a first fragment"),
+        ],
+    )
+    def test_refusals(self, wrong: bytes, code: int) -> None:
+        data = zipped(b"before") + wrong + zipped(b"after")
+        expected = Verdict([("text", "before")], code)
+        assert read_by_triochan([data], 1000, agreement=AGREEMENT) == expected
+        assert (
+            read_by_triochan([data[i : i + 1] for i in range(len(data))], 1000, agreement=AGREEMENT)
+            == expected
+        )
+
+    def test_incomplete_deflate_data(self) -> None:
+        # websockets and wsproto give what there is of it.
+        cut = compress(b"Hello, hello, hello", AGREEMENT)[:-3]
+        assert read_by_triochan([frame(T, cut, reserved=0x40)], 99, agreement=AGREEMENT).refused == 1007
+
+    def test_the_reason_says_what_is_wrong(self) -> None:
+        decoder = FrameDecoder(10, AGREEMENT)
+        decoder.receive(frame(PING, reserved=0x40), 1)
+        assert decoder.failure == (1002, "a frame that does not begin a message is marked as compressed")
+
+    def test_large_messages_may_follow_each_other(self) -> None:
+        decoder = FrameDecoder(100_000, AGREEMENT)
+        payload = random.Random(1).randbytes(100_000)
+        for _ in range(3):
+            # Incompressible: larger than the limit on the wire, and not in what it says.
+            data = zipped(payload, B)
+            assert len(data) > 100_000
+            got = [
+                event
+                for chunk in pieces(data, range(0, len(data), 9000))
+                for event in decoder.receive(chunk, 9)
+            ]
+            assert got == [(BINARY, payload)]
+
+    def test_the_short_cut_leaves_compressed_messages_to_receive(self) -> None:
+        decoder = FrameDecoder(1000, AGREEMENT)
+        assert decoder.single_text(zipped(b"hello hello")) is None
+        assert decoder.receive(zipped(b"hello hello"), 1) == [(TEXT, "hello hello")]
+        assert decoder.single_text(frame(T, b"plain")) == "plain"
+
+    def test_a_bomb_costs_no_more_than_the_limit(self) -> None:
+        bomb = zipped(bytes(50_000_000), B)
+        for chunks in ([bomb], pieces(bomb, range(0, len(bomb), 1000))):
+            tracemalloc.start()
+            try:
+                decoder = FrameDecoder(100_000, AGREEMENT)
+                for chunk in chunks:
+                    assert decoder.receive(chunk, 64) == []
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert decoder.failure == (1009, "a message is larger than 100000 bytes")
+            assert peak < 600_000
+
+
+# RFC 3629 section 4; what an unfinished sequence may be
+_TAIL = rb"[\x80-\xbf]"
+_WHOLE = (
+    rb"[\x00-\x7f]|[\xc2-\xdf]%b|\xe0[\xa0-\xbf]%b|[\xe1-\xec\xee\xef]%b%b|\xed[\x80-\x9f]%b"
+    rb"|\xf0[\x90-\xbf]%b%b|[\xf1-\xf3]%b%b%b|\xf4[\x80-\x8f]%b%b"
+).replace(b"%b", _TAIL)
+_PART = (
+    rb"[\xc2-\xf4]|\xe0[\xa0-\xbf]|[\xe1-\xec\xee\xef]%b|\xed[\x80-\x9f]"
+    rb"|\xf0[\x90-\xbf]%b?|[\xf1-\xf3]%b%b?|\xf4[\x80-\x8f]%b?"
+).replace(b"%b", _TAIL)
+may_become_utf_8 = re.compile(rb"(?:%b)*(?:%b)?" % (_WHOLE, _PART), re.DOTALL).fullmatch
+
+
+class TestTextIsCheckedAsItComes:
+    @relaxed
+    @given(
+        st.one_of(
+            st.binary(max_size=12),
+            st.lists(
+                st.sampled_from(
+                    [
+                        0x41,
+                        0x7F,
+                        0x80,
+                        0x8F,
+                        0x90,
+                        0x9F,
+                        0xA0,
+                        0xBF,
+                        0xC0,
+                        0xC2,
+                        0xE0,
+                        0xE1,
+                        0xED,
+                        0xF0,
+                        0xF4,
+                        0xF5,
+                    ]
+                ),
+                max_size=8,
+            ).map(bytes),
+            st.builds(lambda text, end: text.encode() + end, st.text(max_size=8), st.binary(max_size=4)),
+        )
+    )
+    @example(b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited")  # as Autobahn 6.4.4
+    def test_it_is_refused_at_the_byte_that_shows_it(self, payload: bytes) -> None:
+        valid = max(size for size in range(len(payload) + 1) if may_become_utf_8(payload[:size]))
+        header = frame(T, bytes(len(payload) + 1), key=bytes(4))[: -len(payload) - 1]
+        in_one_frame: Callable[[bytes], bytes] = lambda byte: byte  # noqa: E731
+        for beginning, each in (
+            (header, in_one_frame),
+            (frame(T, fin=False), lambda byte: frame(CONT, byte, fin=False)),
+        ):
+            decoder = FrameDecoder(100)
+            assert decoder.receive(beginning, 64) == []
+            for index in range(len(payload)):
+                assert decoder.failure is None
+                assert decoder.receive(each(payload[index : index + 1]), 64) == []
+                if index == valid:
+                    assert decoder.failure == (1007, "a text message is not UTF-8")
+                    break
+
+    def test_in_a_compressed_message_too(self) -> None:
+        stream = zlib.compressobj(6, zlib.DEFLATED, -15)
+        first = stream.compress(b"ok \xf4") + stream.flush(zlib.Z_SYNC_FLUSH)
+        second = stream.compress(b"\x90") + stream.flush(zlib.Z_SYNC_FLUSH)
+        decoder = FrameDecoder(100, AGREEMENT)
+        header = frame(T, bytes(100), reserved=0x40, key=bytes(4))[:-100]
+        assert decoder.receive(header + first, 1) == []
+        assert decoder.failure is None
+        assert decoder.receive(second, 1) == []
+        assert decoder.failure == (1007, "a text message is not UTF-8")
+
+
+class TestWork:
+    """What bytes cost is linear: four times as many cost about four times as much, however they come."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            pytest.param(lambda n: _bytewise(frame(T, "é".encode() * (n // 2))), id="text byte by byte"),
+            pytest.param(
+                lambda n: _bytewise(zipped(random.Random(1).randbytes(n), B)), id="deflate byte by byte"
+            ),
+            pytest.param(
+                lambda n: [frame(T, fin=False) + frame(CONT, b"a", fin=False) * n], id="one-byte fragments"
+            ),
+            pytest.param(lambda n: [frame(B, fin=False) + frame(CONT, fin=False) * n], id="empty fragments"),
+            pytest.param(
+                lambda n: _bytewise(frame(T, fin=False) + frame(CONT, fin=False) * (n // 6)), id="in bytes"
+            ),
+            pytest.param(lambda n: [frame(PING) * n], id="pings"),
+            pytest.param(
+                lambda n: [frame(B, b"\x00\x00\x00\xff\xff" * n + b"\x00", reserved=0x40)],
+                id="empty deflate blocks",
+            ),
+        ],
+    )
+    def test_is_linear(self, make: Callable[[int], list[bytes]]) -> None:
+        few, many = make(4000), make(16_000)
+        assert min(_seconds(many) for _ in range(3)) < 12 * min(_seconds(few) for _ in range(3)) + 0.005
+
+    def test_what_a_limit_holds_back_is_not_copied_for_every_message(self) -> None:
+        def seconds(count: int) -> float:
+            decoder = FrameDecoder(100)
+            began = time.process_time()
+            taken = len(decoder.receive(frame(T) * count, 1))
+            while decoder.pending:
+                taken += len(decoder.receive(b"", 1))
+            assert taken == count
+            return time.process_time() - began
+
+        assert min(seconds(40_000) for _ in range(3)) < 12 * min(seconds(10_000) for _ in range(3)) + 0.005
+
+    def test_streams_that_end_and_begin_again_are_counted(self) -> None:
+        decoder = FrameDecoder(1 << 20, AGREEMENT)
+        assert decoder.receive(frame(B, b"\x03\x00" * 500_000, reserved=0x40), 1) == []
+        assert decoder.failure == (1007, "a compressed message is not deflate data")
+        decoder = FrameDecoder(1 << 20, AGREEMENT)
+        data = b"\x03\x00" * (MAX_STREAMS - 1) + b"\x00"
+        assert decoder.receive(frame(B, data, reserved=0x40), 1) == [(BINARY, b"")]
+
+
+def _bytewise(data: bytes) -> list[bytes]:
+    return [data[index : index + 1] for index in range(len(data))]
+
+
+def _seconds(chunks: list[bytes]) -> float:
+    decoder = FrameDecoder(1 << 20, AGREEMENT)
+    began = time.process_time()
+    for chunk in chunks:
+        decoder.receive(chunk, 1 << 20)
+    assert decoder.failure is None
+    return time.process_time() - began
+
+
 class TestReferences:
     """The reference is code too: it sees what it is there to see."""
 
@@ -304,9 +628,7 @@ class TestRefusals:
     def test_the_limit_is_on_the_message_not_on_the_frame(self) -> None:
         decoder = FrameDecoder(10)
         fragments = frame(B, b"12345", fin=False) + frame(CONT, b"67890", fin=False)
-        assert decoder.receive(fragments + frame(PING, bytes(125)), 64) == [
-            (CONTROL, frame(PING, bytes(125)))
-        ]
+        assert decoder.receive(fragments + frame(PING, bytes(125)), 64) == [(PING, bytes(125))]
         assert decoder.failure is None
         assert decoder.receive(frame(CONT, b"", fin=False), 64) == []
         assert decoder.failure is None
@@ -332,10 +654,11 @@ class TestRefusals:
 
     def test_nothing_is_decoded_after_a_close_frame(self) -> None:
         decoder = FrameDecoder(10)
-        close = frame(CLOSE, b"\x03\xe8")
-        assert decoder.receive(frame(T, b"a") + close + frame(T, b"b") + b"\xff\xff", 64) == [
+        assert decoder.receive(
+            frame(T, b"a") + frame(CLOSE, b"\x03\xe8") + frame(T, b"b") + b"\xff\xff", 64
+        ) == [
             (TEXT, "a"),
-            (CONTROL, close),
+            (CLOSE, b"\x03\xe8"),
         ]
         assert decoder.close_seen
         assert not decoder.pending
@@ -349,7 +672,7 @@ class TestLimitAndPending:
         data = frame(T, b"1") + frame(PING) + frame(B, b"2") + frame(T, b"3")
         assert decoder.receive(data, 1) == [(TEXT, "1")]
         assert decoder.pending
-        assert decoder.receive(b"", 2) == [(CONTROL, frame(PING)), (BINARY, b"2")]
+        assert decoder.receive(b"", 2) == [(PING, b""), (BINARY, b"2")]
         assert decoder.pending
         assert decoder.receive(b"", 2) == [(TEXT, "3")]
         assert not decoder.pending
@@ -392,16 +715,16 @@ class TestLimitAndPending:
 
 
 class TestControlFrames:
-    def test_are_handed_on_as_they_came_between_fragments_too(self) -> None:
+    def test_are_handed_on_unmasked_between_fragments_too(self) -> None:
         ping, pong = frame(PING, b"between", key=b"\1\2\3\4"), frame(PONG, b"x" * 125)
         decoder = FrameDecoder(10)
         data = frame(T, b"\xc3", fin=False) + ping + frame(CONT, b"", fin=False) + pong + frame(CONT, b"\xa9")
-        assert decoder.receive(data, 64) == [(CONTROL, ping), (CONTROL, pong), (TEXT, "é")]
+        assert decoder.receive(data, 64) == [(PING, b"between"), (PONG, b"x" * 125), (TEXT, "é")]
 
     def test_what_a_close_frame_says_is_not_this_module_s_business(self) -> None:
         for payload in (b"", b"\x03", b"\x03\xe8", b"\x00\x00", b"\x03\xed", b"\x03\xe8\xff"):
             decoder = FrameDecoder(10)
-            assert decoder.receive(frame(CLOSE, payload), 64) == [(CONTROL, frame(CLOSE, payload))]
+            assert decoder.receive(frame(CLOSE, payload), 64) == [(CLOSE, payload)]
             assert decoder.failure is None
             assert decoder.close_seen
 
