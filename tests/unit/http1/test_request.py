@@ -206,7 +206,11 @@ class TestCheckUpgrade:
         assert status != 426 or named[b"Sec-WebSocket-Version"] == b"13"
         assert status != 405 or named[b"Allow"] == b"GET"
 
-    @given(st.lists(st.sampled_from([b"chat", b"a b", b"a\tb", b"", b" ", b'"q"', b"x" * 50]), max_size=4))
+    @given(
+        st.lists(
+            st.sampled_from([b"chat", b"a b", b"a\tb", b"", b" ", b'"q"', b"x" * 50]), max_size=4, unique=True
+        )
+    )
     def test_the_reduced_head_is_a_request_whatever_was_offered(self, offered: list[bytes]) -> None:
         upgrade = check(handshake((b"Sec-WebSocket-Protocol", b",".join(offered).strip())))
         assert isinstance(upgrade, Upgrade)

@@ -31,8 +31,9 @@ def by_wsproto(payload: bytes) -> tuple[int, str] | int:
         [event] = protocol.received_frames()
     except ParseFailed as error:
         return int(error.code)
+    assert isinstance(event.payload, tuple)
     code, reason = event.payload
-    return int(code), reason  # type: ignore[call-overload, return-value]
+    return int(code), reason
 
 
 def by_websockets(payload: bytes) -> tuple[int, str] | int:

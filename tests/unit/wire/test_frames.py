@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -224,7 +225,7 @@ def _read_as_client(data: bytes) -> list[str | bytes]:
     for each in protocol.received_frames():
         parts.append(each.payload)
         if each.message_finished:
-            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))  # type: ignore[attr-defined]
+            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))
             parts = []
     assert not parts
     return messages
@@ -864,6 +865,7 @@ class TestEncode:
         protocol = FrameProtocol(client=True, extensions=[])
         protocol.receive_bytes(close_frame(code, reason))
         [event] = protocol.received_frames()
+        assert isinstance(event.payload, tuple)
         read_code, read_reason = event.payload
         assert read_code == code
         assert reason.startswith(read_reason)
@@ -874,3 +876,17 @@ class TestEncode:
 
     def test_opcodes_are_those_of_the_rfc(self) -> None:
         assert {each.name: int(each) for each in Opcode} == {each.name: int(each) for each in WsprotoOpcode}
+
+
+def test_frames_are_read_without_the_c_extension_too() -> None:
+    code = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from triochan.wire.frames import FrameDecoder, apply_mask\n"
+        "assert apply_mask.__module__ == 'websockets.utils', apply_mask.__module__\n"
+        "print(FrameDecoder(100).receive(bytes.fromhex(sys.argv[1]), 9))"
+    )
+    sent = frame(T, b"hello")
+    run = subprocess.run(
+        [sys.executable, "-c", code, sent.hex()], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{FrameDecoder(100).receive(sent, 9)}\n", "")
