@@ -72,6 +72,10 @@ client:
     node --test tests/client/*.test.js
     cd tests/client && npm install --silent --no-audit --no-fund && npm run check
 
+# write docs/conformance.md from the tests' marks
+conformance:
+    {{python}} tests/support/conformance.py
+
 # run every example of the README and of docs/
 docs:
     {{python}} -m pytest tests/real/test_docs.py

@@ -5,31 +5,26 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .auth import AnonymousUser, user_group
+from .auth import AnonymousUser, UserLoader, id_attribute, user_group
 from .exceptions import ImproperlyConfigured
 from .http.cookies import SameSite
 from .layers import Group
+from .origins import AllowedHosts, AllowedOrigins
 from .routing import Router, Routing, name_of
-from .security import AllowedHosts, AllowedOrigins
-from .sessions import MemorySessionStore, Session, SessionCookies, Sessions, SessionStore, SqliteSessionStore
-from .typed import make_converter, using
+from .running import serving
+from .sessions import MemorySessionStore, SessionCookies, Sessions, SessionStore, SqliteSessionStore
+from .typed import make_converter
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
-UserLoader = Callable[[Session], Awaitable[Any]]
-
 DEFAULT_SESSION_FILE = "triochan-sessions.sqlite3"
-
-
-def _id_attribute(user: Any) -> Any:
-    return getattr(user, "id", None)
 
 
 @attrs.frozen(init=False, eq=False)
@@ -80,7 +75,7 @@ class Application:
         channel_session_store: SessionStore | None = None,
         secrets: Sequence[str | bytes] = (),
         user_loader: UserLoader | None = None,
-        user_id: Callable[[Any], Any] = _id_attribute,
+        user_id: Callable[[Any], Any] = id_attribute,
         allowed_hosts: Iterable[str] | None = None,
         allowed_origins: Iterable[str] = (),
         cookie_name: str = "triochan_session",
@@ -166,7 +161,7 @@ class Application:
             for content_type in getattr(consumer, "content_types", tuple)():
                 content_type.prepare(self.converter)
         async with AsyncExitStack() as stack:
-            stack.enter_context(using(lambda: self.converter))
+            stack.enter_context(serving(self))
             await stack.enter_async_context(self.sessions.store.running())
             if self.sessions.channel_store is not None:
                 await stack.enter_async_context(self.sessions.channel_store.running())

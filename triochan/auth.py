@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
 from .content import decode_json, encode_json
 from .layers import Group
-from .message import Message
-from .security import application_of
-from .sessions.service import endpoint_of
+from .message import Message, application_of
+from .sessions import Session
+from .sessions.service import HasSessions, endpoint_of, sessions_of
 from .sessions.wrapping import LINK, link_sessions, open_channel_session, open_http_session, prepared_by
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+
+UserLoader = Callable[[Session], Awaitable[Any]]
+"""Makes a user of a session that holds something; None: nobody."""
 
 USER_ID = "user_id"
 """The name in a session under which :func:`login` keeps the user's id, and a ``user_loader`` finds it."""
@@ -45,6 +48,25 @@ class AnonymousUser:
 
     def __repr__(self) -> str:
         return "AnonymousUser()"
+
+
+def id_attribute(user: Any) -> Any:
+    """What identifies a user where the application does not say: ``user.id``."""
+    return getattr(user, "id", None)
+
+
+class HasUsers(HasSessions, Protocol):
+    """An application, as far as users go."""
+
+    @property
+    def user_loader(self) -> UserLoader | None: ...
+
+    @property
+    def user_id(self) -> Callable[[Any], Any]: ...
+
+
+def _users_of(message: Message) -> HasUsers:
+    return cast(HasUsers, application_of(message))
 
 
 # -- decorators
@@ -99,7 +121,7 @@ async def _user_of_http(message: Message) -> None:
 
 
 async def _load(message: Message, session: Any) -> Any:
-    loader = application_of(message).user_loader
+    loader = _users_of(message).user_loader
     user = await loader(session) if loader is not None and session else None
     return AnonymousUser() if user is None else user
 
@@ -123,7 +145,7 @@ async def _confirm(message: Message) -> None:
     http = message.http_session
     if http.session_key is None or USER_ID not in http:
         return
-    text = await application_of(message).sessions.store.load(http.session_key)
+    text = await sessions_of(message).store.load(http.session_key)
     if text is None or decode_json(text).get(USER_ID) != http[USER_ID]:
         await http.flush()
         if message.channel_session is not None:
@@ -222,7 +244,7 @@ async def _set_user(message: Message, user: Any) -> None:
     endpoint = endpoint_of(message)
     if endpoint is None or endpoint.outbox is None:
         return
-    user_id = None if isinstance(user, AnonymousUser) else application_of(message).user_id(user)
+    user_id = None if isinstance(user, AnonymousUser) else _users_of(message).user_id(user)
     group = None if user_id is None else user_group(user_id)
     followed = endpoint.local.of(_Followed)
     before = followed.group

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from .message import Message
+
 T = TypeVar("T")
 
 Decorator = Callable[[Any], Any]
@@ -50,6 +52,24 @@ def method_decorator(decorator: Decorator | Iterable[Decorator], name: str = "")
         return target
 
     return apply
+
+
+def message_among(args: tuple[Any, ...], name: str) -> Message:
+    """The message that a handler, or a method after its ``self``, is called with.
+
+    Args:
+        args: the positional arguments.
+        name: the decorator's.
+
+    Raises:
+        ValueError: neither of the first two arguments is one.
+    """
+    for each in args[:2]:
+        if isinstance(each, Message):
+            return each
+    raise ValueError(
+        f"{name} wraps handlers whose first argument is a Message; it was called with {args!r:.200}"
+    )
 
 
 def _decorated(method: Any, decorators: list[Decorator]) -> Any:

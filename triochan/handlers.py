@@ -1,55 +1,140 @@
-"""Running a handler in the task that has its message, and noticing when it first has to wait.
+"""Running a handler, and the one barrier around it.
 
-A handler that never waits costs no task and no switch. At its first real suspension ``on_suspend`` is called, which
-lets another task go on with what this one was doing; the handler then continues in the task that it began in.
+A handler's coroutine is begun by a plain call, in the task that has its message: one that never waits costs no task and
+no switch. At its first real suspension it is :class:`Held`: the task that began it awaits the rest, for a coroutine
+can't change tasks. Every step runs in a context of the message's own, so that a context variable set for one message is
+seen by no other.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
 from .message import Message
-from .routing import Consumer
+from .routing import Consumer, Match
+
+Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
+"""Makes the coroutine that handles a message with the routing's keyword arguments."""
 
 
-async def nothing(message: Message, **kwargs: Any) -> None:
-    """The consumer of a message that nobody has anything to do about; it need not be called."""
+class Bound(NamedTuple):
+    """A match of the router, with the function that begins the handler.
+
+    ``begin`` is None where nothing would happen: the consumer leaves all as it is.
+    """
+
+    consumer: Consumer
+    kwargs: dict[str, Any]
+    begin: Begin | None
 
 
-def start(
-    consumer: Consumer, message: Message, kwargs: dict[str, Any], timeout: float | None = None
-) -> Coroutine[Any, Any, object]:
-    """The coroutine that lets ``consumer`` handle ``message``: a class gets an instance for it.
+class Owner(Protocol):
+    """Whose handler it is."""
+
+    def hold(self, scope: trio.CancelScope) -> None:
+        """A task waits in the handler from now on; ``scope`` is the owner's to cancel until :meth:`release`.
+
+        Called between the handler's first suspension and the moment that Trio sees it: nothing may be rescheduled.
+        """
+
+    def release(
+        self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
+    ) -> None:
+        """It has ended: with ``result``, or by what it raised; a cancellation is an error here."""
+
+    def proceed(self) -> Held | None:
+        """Do what can be done now: a task is free."""
+
+    def internal_error(self, error: Exception) -> None:
+        """Something of ours raised in :meth:`proceed`: end, and touch nobody else."""
+
+
+class Held(NamedTuple):
+    """A handler that has begun to wait; whoever gets it from :func:`begin` has to await :meth:`finish` at once.
+
+    Between the two no other code may run: what the handler waits for has noted this task, and Trio does not know yet.
+    """
+
+    owner: Owner
+    consumer: Consumer
+    coroutine: Coroutine[Any, Any, object]
+    context: Context
+    trap: Any
+
+    async def finish(self, scope: trio.CancelScope) -> None:
+        """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well."""
+        owner = self.owner
+        owner.hold(scope)
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = await resume(self.coroutine, self.context, self.trap)
+        except BaseException as raised:
+            error = raised
+            mine, others = parted(raised)
+            if others is not None:
+                if mine is None:
+                    raise
+                raise others from None
+        finally:
+            owner.release(scope, self.consumer, result, error)
+
+
+def begin_of(consumer: Consumer, channel: str) -> Begin | None:
+    """How ``consumer`` begins to handle what comes on ``channel``; None where it would do nothing."""
+    plan = getattr(consumer, "begin_on", None) if isinstance(consumer, type) else None
+    if plan is not None:
+        found: Begin | None = plan(channel)
+        return found
+
+    def begin(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        coroutine: Coroutine[Any, Any, object] = consumer(message, **kwargs)
+        return coroutine
+
+    return begin
+
+
+def bind(match: Match, channel: str) -> Bound:
+    """``match`` with the function that begins its handler. Made for each connection anew, so that what is patched by
+    then is called."""
+    return Bound(*match, begin_of(match[0], channel))
+
+
+def begin(
+    owner: Owner, bound: Bound, message: Message, timeout: float | None = None
+) -> tuple[Held | None, object, BaseException | None]:
+    """Begin a handler: what is held, or its result, or what it raised.
 
     Args:
         timeout: seconds that it may take; then it raises TooSlowError.
     """
-    handler: Coroutine[Any, Any, object] = (
-        consumer.begin(message, kwargs) if isinstance(consumer, type) else consumer(message, **kwargs)  # type: ignore[attr-defined]
-    )
-    return handler if timeout is None else bounded(handler, timeout)
-
-
-async def run_inline(coroutine: Coroutine[Any, Any, object], on_suspend: Callable[[], None]) -> None:
-    """Run ``coroutine`` to its end in this task; a checkpoint only where the coroutine has one.
-
-    What it raises comes out; a cancellation reaches it as it would if it were awaited.
-    """
+    context = copy_context()
+    assert bound.begin is not None
     try:
-        trap = coroutine.send(None)
-    except StopIteration:
-        return
-    on_suspend()
-    await resume(coroutine, trap)
+        coroutine = bound.begin(message, bound.kwargs)
+        if timeout is not None:
+            coroutine = bounded(coroutine, timeout)
+        trap = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return None, stop.value, None
+    except BaseException as error:
+        if parted(error)[1] is not None:
+            raise
+        return None, None, error
+    return Held(owner, bound.consumer, coroutine, context, trap), None, None
 
 
 @types.coroutine
-def resume(coroutine: Coroutine[Any, Any, object], trap: Any) -> Generator[Any, Any, None]:
-    """Await the rest of ``coroutine``, which has stopped at ``trap``."""
+def resume(
+    coroutine: Coroutine[Any, Any, object], context: Context, trap: Any
+) -> Generator[Any, Any, object]:
+    """Await the rest of ``coroutine``, which has stopped at ``trap``, each step in ``context``; its result."""
+    run, send, throw = context.run, coroutine.send, coroutine.throw
     try:
         while True:
             try:
@@ -58,17 +143,46 @@ def resume(coroutine: Coroutine[Any, Any, object], trap: Any) -> Generator[Any, 
                 coroutine.close()
                 raise
             except BaseException as error:  # noqa: BLE001, ASYNC103 - it goes on into the coroutine
-                trap = coroutine.throw(error)
+                trap = run(throw, error)
             else:
-                trap = coroutine.send(value)
-    except StopIteration:
-        return
+                trap = run(send, value)
+    except StopIteration as stop:
+        result: object = stop.value
+        return result
 
 
-async def bounded(coroutine: Coroutine[Any, Any, object], seconds: float) -> None:
+async def run(coroutine: Coroutine[Any, Any, object], context: Context | None = None) -> object:
+    """Await ``coroutine`` from its beginning in a context of its own; a checkpoint only where it has one.
+
+    Args:
+        context: None: a copy of this task's.
+    """
+    context = context or copy_context()
+    try:
+        trap = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        result: object = stop.value
+        return result
+    return await resume(coroutine, context, trap)
+
+
+async def bounded(coroutine: Coroutine[Any, Any, object], seconds: float) -> object:
     """Await ``coroutine``; TooSlowError after ``seconds``."""
     with trio.fail_after(seconds):
-        await coroutine
+        return await coroutine
+
+
+def parted(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What of ``error`` the program raised, and what has to go on: a cancellation, KeyboardInterrupt.
+
+    A nursery whose child raises while it is cancelled raises both in one group.
+    """
+    if isinstance(error, Exception):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        mine, others = error.split(Exception)
+        return mine, others
+    return None, error
 
 
 def only(error: BaseException, kind: type[BaseException]) -> bool:

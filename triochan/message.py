@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol
+
+from .origins import AllowedHosts, AllowedOrigins
+from .typed import HasConverter
 
 _NAME = re.compile(r"[A-Za-z0-9\-_.]+\Z")
 _REPLY_NAME = re.compile(r"[A-Za-z0-9\-_.]+![A-Za-z0-9\-_.]+\Z")
@@ -43,6 +47,59 @@ class SendsReplies(Protocol):
     async def send(self, content: dict[str, Any], /) -> None: ...
 
 
+class MessageApplication(HasConverter, Protocol):
+    """What a message's ``application`` is; :class:`triochan.Application` is one."""
+
+    @property
+    def allowed_hosts(self) -> AllowedHosts | None: ...
+
+    @property
+    def allowed_origins(self) -> AllowedOrigins: ...
+
+    def id_of(self, user: Any) -> Any: ...
+
+    async def disconnect_user(self, user: Any, *, code: int = 3000, reason: str = "logged out") -> None: ...
+
+
+class LiveConnection(Protocol):
+    """What a message's ``connection`` is: the program's side of a live WebSocket."""
+
+    @property
+    def channel(self) -> SendsReplies: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def client(self) -> list[Any] | None: ...
+
+    @property
+    def state(self) -> SimpleNamespace: ...
+
+    @property
+    def application(self) -> MessageApplication: ...
+
+    @property
+    def ordering(self) -> Literal["strict", "slight"] | None: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def close_code(self) -> int | None: ...
+
+    @property
+    def close_reason(self) -> str: ...
+
+    async def send(self, data: str | bytes) -> None: ...
+
+    def send_nowait(self, data: str | bytes) -> bool: ...
+
+    def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], /, *args: Any) -> None: ...
+
+
 class Message:
     """What arrived on a channel: a mapping over ``content``, plus where it came from.
 
@@ -64,25 +121,26 @@ class Message:
         self,
         content: dict[str, Any],
         channel: SendsReplies,
-        reply_channel: Any = None,
-        connection: Any = None,
+        reply_channel: SendsReplies | None = None,
+        connection: LiveConnection | None = None,
     ) -> None:
         self.content = content
         self.channel = channel
-        self.reply_channel = reply_channel
-        self.connection = connection
+        # "| Any" for "or None": a handler whose channel always has one need not ask for it.
+        self.reply_channel: SendsReplies | Any = reply_channel
+        self.connection: LiveConnection | Any = connection
         self.channel_session: Any = None
         self.http_session: Any = None
         self.user: Any = None
 
     @property
-    def application(self) -> Any:
+    def application(self) -> MessageApplication | Any:
         # Set where there is no connection to ask: no message of a socket pays for it.
         own = getattr(self, "_application", None)
         return own if own is not None else getattr(self.connection, "application", None)
 
     @application.setter
-    def application(self, application: Any) -> None:
+    def application(self, application: MessageApplication | None) -> None:
         self._application = application
 
     def __getitem__(self, key: str) -> Any:
@@ -124,3 +182,18 @@ class Message:
     def __repr__(self) -> str:
         keys = ", ".join(f"{key}={value!r:.40}" for key, value in self.content.items() if key != "headers")
         return f"<Message on {self.channel.name} {keys}>"
+
+
+def application_of(message: Message) -> MessageApplication:
+    """The application that the message is for.
+
+    Raises:
+        RuntimeError: nothing says which; the message was made by hand.
+    """
+    application: MessageApplication | None = message.application
+    if application is None:
+        raise RuntimeError(
+            f"{message!r} belongs to no application, so there is no session store to look into; a server's messages "
+            "and a test client's have one, by hand it is message.application = Application(routing)"
+        )
+    return application

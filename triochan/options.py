@@ -171,6 +171,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         if field.name in SECTIONS:
             section = parser.add_argument_group(SECTIONS[field.name])
         unit = field.metadata["unit"]
+        if hints[field.name] is bool:
+            section.add_argument(
+                "--" + field.name.replace("_", "-"),
+                action=argparse.BooleanOptionalAction,
+                default=field.default,
+                help=f"{field.metadata['help']} (default: {'yes' if field.default else 'no'})",
+            )
+            continue
         kind, convert = _converter(hints[field.name], unit)
         default = _spell(field.default, unit)
         section.add_argument(

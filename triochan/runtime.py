@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from .application import Application
-from .handlers import nothing
-from .layers import Channel, ChannelLayer, MemoryLayer, running_layer
+from .handlers import Bound, bind
+from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message
+from .readers import Readers
 from .routing import Consumer, Match
 from .settings import Overflow, Settings
+from .timers import Timers
+from .wire.outbox import Flush
+
+if TYPE_CHECKING:
+    from .http1.protocol import HttpConnection
+    from .websocket.connection import Connection
 
 CONNECT, RECEIVE, DISCONNECT = map(
     Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect")
@@ -31,6 +38,7 @@ class Policy(NamedTuple):
     cancel_on_disconnect: bool
     overflow: Overflow
     outbox_limit: int
+    compression: bool
 
 
 class Matches(NamedTuple):
@@ -44,61 +52,29 @@ class Matches(NamedTuple):
     disconnect: Match | None
     policy: Policy
 
+    def bind_connect(self) -> Bound | None:
+        """Who takes ``connect``, if anybody: nobody means that the handshake is refused."""
+        return None if self.connect is None else bind(self.connect, CONNECT.name)
 
-class Pingable(Protocol):
-    def start_ping(self) -> None: ...
+    def bind_receive(self) -> Bound | None:
+        """Who takes every message; None where each has to be matched by itself."""
+        return None if self.receive is None else bind(self.receive, RECEIVE.name)
 
 
-class Closable(Protocol):
-    def close(self, code: int = 1000, reason: str = "") -> None: ...
-
-
-class Keepalive:
-    """Says when each connection is due for a ping: one task for all of them, and none for an idle one.
-
-    Every interval is the same, so the connections stand in the order in which they are due.
-    """
-
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._due: dict[Pingable, float] = {}
-        self._arrived = trio.Event()
-
-    def schedule(self, connection: Pingable) -> None:
-        """Ping ``connection`` one interval from now."""
-        if self._interval:
-            if not self._due:
-                self._arrived.set()
-            self._due.pop(connection, None)
-            self._due[connection] = trio.current_time() + self._interval
-
-    def forget(self, connection: Pingable) -> None:
-        self._due.pop(connection, None)
-
-    async def run(self) -> None:
-        """Start pings as they fall due, until cancelled."""
-        while True:
-            if not self._due:
-                self._arrived = trio.Event()
-                await self._arrived.wait()
-                continue
-            due = next(iter(self._due.values()))  # not the connection: it may go while this sleeps
-            if due > trio.current_time():
-                await trio.sleep_until(due)
-                continue
-            connection = next(iter(self._due))
-            del self._due[connection]
-            connection.start_ping()
-            del connection
+async def nothing(message: Message, **kwargs: Any) -> None:
+    """The consumer of a message that nobody has anything to do about."""
 
 
 class Runtime:
     """One server's application, settings and layer, and the connections that it holds.
 
     Attributes:
+        readers: the tasks that read and run handlers.
+        timers: what is due later.
+        flush: what the current turn has gathered.
         sockets: TCP connections held now.
         websockets: the accepted WebSockets among them.
-        idle: scopes of HTTP connections that wait for a request: cancelled, they end.
+        http: those that speak HTTP.
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
     """
@@ -108,10 +84,12 @@ class Runtime:
         self.router = application.router
         self.settings = settings
         self.layer = layer
-        self.keepalive = Keepalive(settings.ping_interval)
+        self.flush = Flush()
+        self.timers = Timers()
+        self.readers = Readers(self.flush)
         self.sockets = 0
-        self.websockets: dict[Closable, None] = {}
-        self.idle: set[trio.CancelScope] = set()
+        self.websockets: dict[Connection, None] = {}
+        self.http: set[HttpConnection] = set()
         self.draining = False
         self.deadline = math.inf
         self._policies: dict[tuple[Any, ...], Policy] = {}
@@ -127,14 +105,18 @@ class Runtime:
         cls, application: Application, settings: Settings, layer: ChannelLayer | None
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
-        running = running_layer.get(None)
-        async with application.running():
-            if running is not None and layer in (None, running):
-                yield cls(application, settings, running)
-                return
-            layer = layer or MemoryLayer(settings)
-            async with layer.running():
-                yield cls(application, settings, layer)
+        async with application.running(), share_layer(layer, lambda: MemoryLayer(settings)) as shared:
+            yield cls(application, settings, shared)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[trio.Nursery]:
+        """Run what all connections need for as long as the block lasts; what is started in the nursery, too."""
+        async with trio.open_nursery() as services:
+            await services.start(self.readers.run)
+            services.start_soon(self.timers.run)
+            services.start_soon(self.flush.run)
+            yield services
+            services.cancel_scope.cancel()
 
     def match(self, connect: Message) -> Matches:
         """Find the consumers of a connection, by its path alone where the routing looks at nothing else.
@@ -154,11 +136,8 @@ class Runtime:
         ]
         policy = self.policy(tuple(match[0] if match else None for match in matches))
         if any(matches):
-            # What has no consumer, or one that would do nothing, need not be called.
-            matches = [
-                match if match and not _is_idle(match[0], channel) else (nothing, {})
-                for match, channel in zip(matches, self._by_path, strict=True)
-            ]
+            # What has no consumer need not be refused, nor be called.
+            matches = [match or (nothing, {}) for match in matches]
         alike = list(self._by_path.values())
         found = Matches(
             matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy
@@ -185,11 +164,6 @@ class Runtime:
                 cancel_on_disconnect=any(asked("cancel_on_disconnect")),
                 overflow=next(iter(asked("overflow")), settings.overflow),
                 outbox_limit=next(iter(asked("outbox_limit")), settings.outbox_limit),
+                compression=next(iter(asked("compression")), settings.compression),
             )
         return policy
-
-
-def _is_idle(consumer: Consumer, channel: str) -> bool:
-    """A consumer class that overrides nothing of what happens on ``channel``."""
-    is_idle = getattr(consumer, "is_idle", None)
-    return is_idle is not None and bool(is_idle(channel))

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,20 @@ from typing import Any
 import trio
 
 from .application import Application
-from .http1.protocol import serve_connection
+from .http1.protocol import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
 from .wire.listeners import Address, open_listeners, start_tls
-from .wire.poller import open_poller
-from .wire.transport import SocketTransport
-from .workers import run_workers
+from .wire.transport import PolledStream, SocketTransport, Transport
+from .workers import Workers
 
 logger = logging.getLogger("triochan.server")
 
 _ACCEPT_BATCH = 64
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_ACCEPT = 0.1
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\n"
-    b"Content-Length: 32\r\nConnection: close\r\n\r\nthis server is full; come later\n"
-)
 
 
 class Server:
@@ -58,10 +54,12 @@ class Server:
         if ssl_context is not None:
             # A renegotiation would make a write wait for a read; TLS 1.3 has none.
             ssl_context.options |= ssl.OP_NO_RENEGOTIATION
-        self._poller = open_poller()
+        self._handshakes: set[trio.CancelScope] = set()
         self._stop = trio.Event()
         self.finished = trio.Event()
         """Everything has ended, and :meth:`run` returns."""
+        self.cut_short = False
+        """The shutdown's deadline came, or :meth:`abort`, before all had ended."""
         self._hard = trio.CancelScope(shield=True)
 
     def stop(self) -> None:
@@ -73,15 +71,18 @@ class Server:
         self._stop.set()
         self._hard.cancel()
 
+    @property
+    def stopping(self) -> bool:
+        """The shutdown has begun."""
+        return self._stop.is_set()
+
     async def run(self, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
         runtime = self.runtime
+        workers = Workers(runtime)
         with self._hard:
-            async with trio.open_nursery() as services:
-                services.start_soon(run_workers, runtime)
-                if self._poller is not None:
-                    services.start_soon(self._poller.run)
-                services.start_soon(runtime.keepalive.run)
+            async with runtime.serving() as services:
+                services.start_soon(workers.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         for listener in self._listeners:
@@ -90,8 +91,9 @@ class Server:
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
                     await self._drain()
-                services.cancel_scope.cancel()
+                await workers.drain()
         if self._hard.cancelled_caught:
+            self.cut_short = True
             logger.error("the shutdown was cut short: what still ran was cancelled")
         self.finished.set()
 
@@ -107,20 +109,23 @@ class Server:
                     self.stop()
 
     async def _drain(self) -> None:
-        """Close the sockets with 1001, spread over a time, so that their clients do not all come back at once."""
+        """Let each socket answer what it has received, and close it with 1001: spread over a time, so that their
+        clients do not all come back at once."""
         runtime = self.runtime
         settings = runtime.settings
         runtime.draining = True
         runtime.deadline = self._hard.deadline = trio.current_time() + settings.shutdown_timeout
-        for scope in runtime.idle:
+        for scope in self._handshakes:
             scope.cancel()
+        for http in list(runtime.http):
+            http.drain()
         websockets = list(runtime.websockets)
         if websockets:
             logger.info("shutdown: closing %d WebSockets", len(websockets))
         for index, connection in enumerate(websockets):
             if index:
                 await trio.sleep(settings.drain_spread / len(websockets))
-            connection.close(1001, "going away")
+            connection.drain()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -153,21 +158,25 @@ class Server:
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            limit = runtime.settings.max_connections
-            if limit is not None and runtime.sockets > limit:
-                await _turn_away(sock)
-                return
             if self._ssl_context is not None:
-                with trio.fail_after(runtime.settings.head_timeout):
-                    sock = await start_tls(sock, self._ssl_context)
-            await serve_connection(
-                SocketTransport(sock, self._poller),
-                runtime,
+                deadline = trio.current_time() + runtime.settings.head_timeout
+                with trio.CancelScope(deadline=deadline) as scope:
+                    self._handshakes.add(scope)
+                    try:
+                        sock = await start_tls(sock, self._ssl_context)
+                    finally:
+                        self._handshakes.discard(scope)
+                if scope.cancelled_caught:
+                    return
+            limit = runtime.settings.max_connections
+            await self._serve(
+                sock,
                 scheme="http" if self._ssl_context is None else "https",
                 client=_host_and_port(address),
                 server=_host_and_port(sock.getsockname()),
+                full=limit is not None and runtime.sockets > limit,
             )
-        except (OSError, trio.TooSlowError) as error:
+        except OSError as error:
             logger.debug("connection from %s: %s", address, error)
         except Exception:
             logger.exception("internal error on the connection from %s", address)
@@ -175,20 +184,17 @@ class Server:
             runtime.sockets -= 1
             sock.close()
 
+    def _serve(self, sock: socket.socket, **about: Any) -> Awaitable[None]:
+        runtime = self.runtime
+        poller = runtime.readers.poller
+        if poller is None:
+            # Without epoll, Trio's own streams serve. TLS is spoken by the socket already.
+            return serve_stream(PolledStream(sock), runtime, **about)
 
-async def _turn_away(sock: socket.socket) -> None:
-    """Answer 503 without a look at the request, and give the client a moment to read it."""
-    transport = SocketTransport(sock)
-    try:
-        with trio.move_on_after(1):
-            await transport.send_some(_BUSY)
-            transport.send_eof()
-            while await transport.receive_some():
-                pass
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass
-    finally:
-        transport.close()
+        def connect(source: Any) -> Transport:
+            return SocketTransport(sock, poller, source)
+
+        return serve_connection(connect, runtime, **about)
 
 
 def _host_and_port(address: Any) -> list[Any] | None:

@@ -47,6 +47,11 @@ def _overflow(instance: Settings, field: attrs.Attribute[Any], value: Any) -> No
         )
 
 
+def _switch(instance: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"Settings.{field.name} is True or False, not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What bounds a server. Sizes are in bytes, times in seconds.
@@ -67,11 +72,20 @@ class Settings:
     max_connections: int | None = _limit(
         None, "sockets held at once; more are answered 503 (none: no limit)", least=1, optional=True
     )
+    write_timeout: float = _limit(
+        30.0, "time for a client to take something of a response; then it is lost", unit="s"
+    )
 
     # WebSocket
     handshake_timeout: float = _limit(10.0, "time for connect to accept or refuse; then 503", unit="s")
     max_message_size: int = _limit(MIB, "inbound message; larger is closed with 1009", unit="bytes", least=1)
     close_timeout: float = _limit(5.0, "time for the closing handshake to complete", unit="s")
+    compression: bool = attrs.field(
+        default=False,
+        validator=_switch,
+        metadata={"help": "compress messages to clients that offer it (permessage-deflate)", "unit": ""},
+    )
+    compression_threshold: int = _limit(256, "message that is worth compressing", unit="bytes")
     ping_interval: float = _limit(20.0, "time between pings (0: no pings)", unit="s")
     ping_timeout: float = _limit(20.0, "time for a pong; then the connection is lost (1006)", unit="s")
 

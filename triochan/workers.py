@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import ConnectionClosed, LayerUnavailable
-from .handlers import only, start
+from .handlers import begin_of, bounded, only, parted, run
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -24,45 +24,89 @@ SOCKET_CHANNELS = frozenset(
 """Channels whose messages go from the socket to the consumer, through the connection's own inbox."""
 
 
-async def run_workers(runtime: Runtime) -> None:
-    """Run the consumers of every named channel in the routing, until cancelled."""
-    async with trio.open_nursery() as nursery:
-        for name in sorted(runtime.router.channels - SOCKET_CHANNELS):
-            for _ in range(runtime.settings.worker_tasks):
-                nursery.start_soon(_work, runtime, Channel(name, runtime.layer))
+class Workers:
+    """The consumers of every named channel in a routing.
 
+    Args:
+        runtime: the server's.
+    """
 
-async def _work(runtime: Runtime, channel: Channel) -> None:
-    while True:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waits: set[trio.CancelScope] = set()
+        self._stopping = False
+        self._ended = trio.Event()
+        self._names = sorted(runtime.router.channels - SOCKET_CHANNELS)
+
+    async def run(self) -> None:
+        """Run consumers until :meth:`drain`."""
+        runtime = self._runtime
         try:
-            content = await runtime.layer.receive(channel.name)
-        except LayerUnavailable as error:
-            logger.warning("channel %s: %s; trying again", channel.name, error)
-            await trio.sleep(_RETRY)
-            continue
-        await _handle(runtime, channel, content)
+            async with trio.open_nursery() as nursery:
+                for name in self._names:
+                    for _ in range(runtime.settings.worker_tasks):
+                        nursery.start_soon(self._work, Channel(name, runtime.layer))
+        finally:
+            self._ended.set()
 
+    async def drain(self) -> None:
+        """Take no more messages, and wait until what was begun has ended; what is left is counted and logged."""
+        self._stopping = True
+        for scope in self._waits:
+            scope.cancel()
+        await self._ended.wait()
+        for name in self._names:
+            left = self._runtime.layer.waiting(name)
+            if left:
+                logger.warning("shutdown: %d messages on channel %s were not handled", left, name)
 
-async def _handle(runtime: Runtime, channel: Channel, content: dict[str, Any]) -> None:
-    """Run one message's consumer. What it raises is logged with the message, and goes no further."""
-    consumer: Any = None
-    try:
-        reply = content.get("reply_channel")
-        reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
-        message = Message(content, channel, reply_channel)
-        message.application = runtime.application
-        match = runtime.router.match(message)
-        if match is None:
-            logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
-            return
-        consumer, kwargs = match
-        await start(consumer, message, kwargs, runtime.settings.handler_timeout)
-    except Exception as error:
-        if not only(error, ConnectionClosed):
-            logger.error(
-                "%s raised while handling a message on channel %s: %.500r",
-                name_of(consumer) if consumer is not None else "triochan",
-                channel.name,
-                content,
-                exc_info=error,
-            )
+    async def _work(self, channel: Channel) -> None:
+        while not self._stopping:
+            content: dict[str, Any] | None = None
+            with trio.CancelScope() as scope:
+                self._waits.add(scope)
+                try:
+                    content = await self._runtime.layer.receive(channel.name)
+                except LayerUnavailable as error:
+                    logger.warning("channel %s: %s; trying again", channel.name, error)
+                    await trio.sleep(_RETRY)
+                finally:
+                    self._waits.discard(scope)
+            if content is not None:
+                await self._handle(channel, content)
+
+    async def _handle(self, channel: Channel, content: dict[str, Any]) -> None:
+        """Run one message's consumer. What it raises is logged with the message, and goes no further."""
+        runtime = self._runtime
+        consumer: Any = None
+        try:
+            reply = content.get("reply_channel")
+            reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
+            message = Message(content, channel, reply_channel)
+            message.application = runtime.application
+            match = runtime.router.match(message)
+            if match is None:
+                logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
+                return
+            consumer, kwargs = match
+            begin = begin_of(consumer, channel.name)
+            if begin is None:
+                return
+            handler = begin(message, kwargs)
+            if runtime.settings.handler_timeout is not None:
+                handler = bounded(handler, runtime.settings.handler_timeout)
+            await run(handler)
+        except BaseException as error:
+            mine, others = parted(error)
+            if mine is not None and not only(mine, ConnectionClosed):
+                logger.error(
+                    "%s raised while handling a message on channel %s: %.500r",
+                    name_of(consumer) if consumer is not None else "triochan",
+                    channel.name,
+                    content,
+                    exc_info=mine,
+                )
+            if others is not None:
+                if mine is None:
+                    raise
+                raise others from None

@@ -15,7 +15,8 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull, ConnectionClosed
-from triochan.layers import ChannelLayer, Local, current_layer
+from triochan.layers import ChannelLayer, current_layer
+from triochan.running import Local
 from triochan.wire.frames import encode
 
 SETTINGS = Settings(
@@ -46,9 +47,9 @@ class FakeEndpoint:
 
     def __init__(self, layer: ChannelLayer, *, socket: bool = True) -> None:
         self.outbox: Any = FakeOutbox() if socket else None
-        self.local = Local()
         self.delivered: list[dict[str, Any]] = []
         self.at_once: list[dict[str, Any]] = []
+        self.local = Local()
         self.channel = layer.attach("websocket.send" if socket else "http.response", self)
 
     async def deliver(self, content: dict[str, Any], /) -> None:

@@ -82,10 +82,10 @@ class TestMemoryLayer(LayerContract):
 
 async def test_it_serves_only_while_it_runs() -> None:
     layer = MemoryLayer()
-    assert running_layer.get(None) is None
+    assert running_layer() is None
     async with layer.running():
-        assert running_layer.get() is layer
-    assert running_layer.get(None) is None
+        assert running_layer() is layer
+    assert running_layer() is None
 
 
 async def test_one_given_by_hand_needs_not_run() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from fuzz import frames, http_head
+from fuzz import frames, heads, http_head
 from fuzz import run as runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,22 @@ def test_frames_on_its_seeds() -> None:
 @given(st.binary(max_size=60))
 def test_frames_on_any_bytes(data: bytes) -> None:
     frames.check(data)
+
+
+def test_heads_on_its_seeds() -> None:
+    for seed in heads.seeds():
+        heads.check(seed)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*heads.WORDS, *http_head.WORDS, *heads.REQUESTS]) | st.binary(max_size=8), max_size=6
+    ).map(b"".join),
+    st.binary(min_size=3, max_size=3),
+)
+def test_heads_on_any_bytes(data: bytes, parameters: bytes) -> None:
+    heads.check(parameters + data)
 
 
 @pytest.mark.parametrize("request_", http_head.REQUESTS, ids=range(len(http_head.REQUESTS)))
@@ -51,6 +67,20 @@ class TestTheChecksThemselves:
         reserved_opcode = bytes((4, 3, 0, 0, 0x83, 0x80, 0, 0, 0, 0))
         with pytest.raises(AssertionError, match="wsproto"):
             frames.check(reserved_opcode)
+
+    def test_heads_sees_a_parser_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = b"\2\3\1POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"
+        heads.check(data)
+        monkeypatch.setattr("triochan.http1.parser.values", lambda headers, name: [b"5"])
+        with pytest.raises(AssertionError, match="h11"):
+            heads.check(data)
+
+    def test_heads_sees_a_writer_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = b"\2\3\0GET /? HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        heads.check(data)
+        monkeypatch.setattr("triochan.http1.writer.LAST_CHUNK", b"0\r\n")
+        with pytest.raises(Exception):  # noqa: B017 - h11's, or the check's own
+            heads.check(data)
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr("triochan.http1.protocol.start")

@@ -54,8 +54,6 @@ from triochan.http import text
 from triochan.layers import MemoryLayer
 from triochan.test import LiveServer
 from triochan.wire.listeners import Address
-from triochan.wire.poller import open_poller
-from triochan.wire.transport import SocketTransport
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -213,6 +211,7 @@ async def test_clients_that_vanish_within_http(reset: bool) -> None:
     """In the middle of a request, of a response, and of one that takes its time."""
 
     async def large(message: Message) -> None:
+        head: dict[str, Any] = {"status": 200}
         for _ in range(100):
             await message.reply_channel.send({**head, "content": b"x" * 65536, "more_content": True})
             head.clear()
@@ -221,7 +220,6 @@ async def test_clients_that_vanish_within_http(reset: bool) -> None:
         await trio.sleep(0.2)
         await message.reply_channel.send({"status": 200})
 
-    head: dict[str, Any] = {"status": 200}
     routing = [route("http.request", large, path="^/large"), route("http.request", slow, path="^/slow")]
     async with serving(routing) as address:
         for request in (
@@ -231,7 +229,6 @@ async def test_clients_that_vanish_within_http(reset: bool) -> None:
             b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nx",
             b"",
         ):
-            head["status"] = 200
             for wait in (True, False):
                 client = await RawClient.connect(address, receive_buffer=4096)
                 await client.send(request)
@@ -547,6 +544,8 @@ async def test_a_peer_that_closes_and_does_not_read(caplog: pytest.LogCaptureFix
 # -- other listeners
 
 
+@pytest.mark.rfc("9112", "9.7", "MUST send all as TLS application data")
+@pytest.mark.rfc("6455", "4.2.2", "MUST speak within TLS where the port is one of TLS")
 async def test_tls() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -732,6 +731,8 @@ async def test_many_messages_in_one_segment(piece: int | None, ordering: str | N
             assert await client.rest() == b""
 
 
+@pytest.mark.rfc("6455", "7.1.1", "closes the TCP connection in order, as the server, first")
+@pytest.mark.rfc("6455", "5.5.1", "MUST close the TCP connection at once when close frames went both ways")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [(None, ""), (1000, ""), (1000, "bye"), (1001, "gone"), (1003, ""), (1011, "x" * 123), (3000, "Grüße"),
@@ -749,6 +750,8 @@ async def test_closes_by_the_client(code: int | None, reason: str) -> None:
     assert accounting.codes == [(code or 1005, reason)]
 
 
+@pytest.mark.rfc("6455", "6.1", "MUST NOT send data on a connection that is not open")
+@pytest.mark.rfc("6455", "5.5.1", "MUST NOT send data behind its close frame")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -838,7 +841,7 @@ async def test_a_late_send_never_reaches_another_client() -> None:
         numbers: set[int] = set()
         for count in range(1, 31):
             client = await RawClient.websocket(address)
-            numbers.add(gone[-1][0].outbox.socket.fileno())
+            numbers.add(gone[-1][0].inbound.transport.socket.fileno())
             if count % 3 == 0:
                 client.reset()
             elif count % 3 == 1:
@@ -850,7 +853,7 @@ async def test_a_late_send_never_reaches_another_client() -> None:
             await accounting.settled(count)
         old = list(gone)
         fresh = [await RawClient.websocket(address) for _ in range(10)]
-        assert {entry[0].outbox.socket.fileno() for entry in gone[30:]} & numbers, (
+        assert {entry[0].inbound.transport.socket.fileno() for entry in gone[30:]} & numbers, (
             "the numbers are used again"
         )
         for connection, channel, consumer in old:
@@ -877,44 +880,6 @@ async def test_a_late_send_never_reaches_another_client() -> None:
         await accounting.settled(40)
         gone.clear()
         old.clear()
-
-
-async def test_a_number_that_another_process_still_holds() -> None:
-    """A forked process keeps a closed socket alive: what happens to it is not taken for its successor's."""
-    poller = open_poller()
-    if poller is None:
-        pytest.skip("this system has no epoll")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poller.run)
-        first, first_peer = socket.socketpair()
-        for sock in (first, first_peer):
-            sock.setblocking(False)
-        number = first.fileno()
-        copy = first.dup()  # what a fork does, within one process
-        SocketTransport(first, poller).close()
-        second, second_peer = socket.socketpair()
-        with second_peer, copy:
-            second.setblocking(False)
-            if second.fileno() != number:
-                os.dup2(second.fileno(), number)
-                second.detach()
-                second = socket.socket(fileno=number)
-            transport = SocketTransport(second, poller)
-            received: list[bytes] = []
-
-            async def receive() -> None:
-                received.append(await transport.receive_some())
-
-            nursery.start_soon(receive)
-            await wait_all_tasks_blocked()
-            first_peer.close()  # the end of the first
-            with trio.move_on_after(5):
-                await wait_all_tasks_blocked(0.02)  # and not: busy from now on
-                second_peer.send(b"for the second")
-                await until(lambda: received)
-            assert received == [b"for the second"]
-            transport.close()
-        nursery.cancel_scope.cancel()
 
 
 # -- the census itself

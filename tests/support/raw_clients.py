@@ -304,7 +304,12 @@ def server_tasks() -> Counter[str]:
         if task is not None:
             names.append(task.name)
             tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return Counter(name for name in names if name.startswith(("triochan.", "trio_websocket.")))
+    # The readers' workers are the server's: as many stay parked as handlers have waited at once.
+    return Counter(
+        name
+        for name in names
+        if name.startswith(("triochan.", "trio_websocket.")) and name != "triochan.readers.Readers._work"
+    )
 
 
 @asynccontextmanager

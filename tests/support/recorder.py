@@ -75,7 +75,8 @@ async def nothing_left(client: Client) -> None:
                 await trio.sleep(1)
     assert not client.runtime.websockets
     assert not client.runtime.layer._endpoints
-    assert not client.runtime.keepalive._due
+    assert not client.runtime.timers.pending
+    assert not client.runtime.http
     assert isinstance(client.runtime.layer, MemoryLayer)
     assert len(client.runtime.layer.groups) == 0
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from triochan import Channel, Group, Message
 from triochan.message import MAX_NAME_LENGTH, check_name
 
+OBJECT: Any = object()
+
 
 def message(**content: Any) -> Message:
-    return Message(content, Channel("websocket.receive"), Channel("websocket.send.x!1"), connection=object())
+    return Message(content, Channel("websocket.receive"), Channel("websocket.send.x!1"), connection=OBJECT)
 
 
 class TestMapping:
@@ -71,7 +73,7 @@ class TestCopy:
             object(),
             object(),
             object(),
-            object(),
+            OBJECT,
         )
         copied = made.copy()
         made["nested"] = {"channel": made.reply_channel}

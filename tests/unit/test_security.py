@@ -173,6 +173,9 @@ async def guarded(message: Message) -> bool:
 HOST = (b"host", b"example.com")
 
 
+@pytest.mark.rfc(
+    "6455", "4.2.2", "MUST answer with an error where it does not want a connection of that origin"
+)
 @pytest.mark.parametrize(
     ("scheme", "host", "origin", "same"),
     [

@@ -11,6 +11,7 @@ from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..message import Message, check_name
 from ..routing import name_of
 from ..sessions import channel_session
+from ..typed import HasConverter
 from ..typed.mistakes import MAX_DETAILS, said
 from .source import ACTIONS, CREATE, DELETE, UPDATE, ChangeRefused, Field, Source
 
@@ -317,7 +318,7 @@ def _check_all(
     fields: Mapping[str, Field],
     data: Mapping[str, Any],
     place: str,
-    application: Any,
+    application: HasConverter | None,
     required: Iterable[str] = (),
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}

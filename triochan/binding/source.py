@@ -12,7 +12,8 @@ import trio
 
 from ..exceptions import InvalidContent, TriochanError
 from ..layers import Group, running_layer
-from ..typed import ContentType
+from ..running import current_application
+from ..typed import ContentType, HasConverter
 
 logger = logging.getLogger("triochan.binding")
 
@@ -69,19 +70,19 @@ class Field:
     def _content_of_type(self) -> ContentType:
         return ContentType(self.type, f"field {self.name!r}")
 
-    def check(self, value: Any, place: str, application: Any = None) -> Any:
+    def check(self, value: Any, place: str, application: HasConverter | None = None) -> Any:
         """The field's value that ``value`` stands for; strictly, as for typed content (:mod:`triochan.typed`).
 
         Args:
             value: as it came out of JSON.
             place: what to call it, e.g. ``"$.data.title"``.
-            application: whose converter makes it.
+            application: whose converter makes it; None: the current one's.
 
         Raises:
             InvalidContent: it is none.
         """
         try:
-            made = self._content.structure(value, application)
+            made = self._content.structure(value, application or current_application())
         except InvalidContent as error:
             details = [
                 place + line.removeprefix("$") if line.startswith("$") else line for line in error.details
@@ -160,7 +161,7 @@ async def deliver(messages: Iterable[Delivery]) -> None:
     The change stands whether or not it can be told: an error here would look as if it had failed, and invite a second
     one. So it is logged. Where no server runs in this Trio run there is nobody to tell.
     """
-    if running_layer.get(None) is None:
+    if running_layer() is None:
         return
     waiting = list(messages)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS) as scope:

@@ -10,7 +10,10 @@ outermost transaction gives it to the database object to be sent, and a rollback
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 import sqlalchemy as sa
@@ -25,10 +28,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from .source import Before, Delivery, Observer, deliveries, look
-
-if TYPE_CHECKING:
-    from .sqlalchemy import Database
+from .source import Before, Delivery, Observer, Source, deliveries, look
 
 logger = logging.getLogger("triochan.binding")
 
@@ -40,6 +40,22 @@ _TRACKER = "triochan.binding"
 
 Key = Any
 """SQLAlchemy's identity key: class, primary key, token."""
+
+
+class Database(Protocol):
+    """Who is to be told of what a session commits; :class:`triochan.binding.sqlalchemy.Database` is one."""
+
+    @property
+    def sources(self) -> Mapping[Mapper[Any], Sequence[Source[Any]]]:
+        """By mapped class, whose observers are told."""
+
+    @property
+    def committed(self) -> deque[list[Delivery]]:
+        """Takes the messages of each commit."""
+
+    @property
+    def committing(self) -> threading.Lock:
+        """Held from before a commit until its messages are in ``committed``."""
 
 
 @attrs.frozen(eq=False)

@@ -11,6 +11,7 @@ from ..exceptions import ConnectionClosed, ImproperlyConfigured
 from ..generic.websockets import WebsocketMultiplexer
 from ..message import Message
 from ..routing import name_of
+from ..running import current_application
 from ..typed import to_plain
 from ..typed.mistakes import said
 from .base import Binding
@@ -72,11 +73,13 @@ class WebsocketBinding(Binding):
 
     def serialize_data(self, instance: Any) -> dict[str, Any]:
         """The ``data`` of a payload, in what JSON has a form for: the bound fields."""
-        return {name: to_plain(getattr(instance, name)) for name in self.bound}
+        application = current_application()
+        return {name: to_plain(getattr(instance, name), application) for name in self.bound}
 
     def _item(self, instance: Any) -> dict[str, Any]:
         assert self.model is not None
-        return {"pk": to_plain(self.model.pk_of(instance)), "data": self.serialize_data(instance)}
+        pk = to_plain(self.model.pk_of(instance), current_application())
+        return {"pk": pk, "data": self.serialize_data(instance)}
 
     @classmethod
     async def send_list(cls, message: Message, groups: Iterable[str]) -> None:
@@ -178,5 +181,5 @@ class WebsocketBindingWithMembers(WebsocketBinding):
                 raise TypeError(
                     f"{name_of(type(self))}.send_members: {path} is async; a member is a value or a method"
                 )
-            data[path.replace(".", "__")] = to_plain(member)
+            data[path.replace(".", "__")] = to_plain(member, current_application())
         return data

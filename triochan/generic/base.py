@@ -11,6 +11,8 @@ from ..message import Message
 from ..routing import route_class
 
 Handler = Callable[..., Awaitable[object]]
+Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
+"""Makes the coroutine that handles a message with the routing's keyword arguments."""
 
 DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
     "http_user_and_session": auth.channel_and_http_session_user_from_http,
@@ -36,8 +38,7 @@ class BaseConsumer:
         http_user_and_session: and that session in every handler
             (:func:`triochan.auth.channel_and_http_session_user_from_http`).
 
-    With any of these four, handshakes from other sites are refused (:mod:`triochan.security`). They are set in the
-    class body, or by ``as_route``.
+    With any of these four, handshakes from other sites are refused (:mod:`triochan.security`).
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {}
@@ -46,10 +47,7 @@ class BaseConsumer:
     http_user: ClassVar[bool] = False
     http_user_and_session: ClassVar[bool] = False
 
-    _decorate: ClassVar[Callable[[Handler], Handler] | None] = None
-    _decorated: ClassVar[dict[Any, Handler]] = {}
-    straight: ClassVar[bool] = True
-    """Nothing stands between the routing and the method (see :meth:`begin`)."""
+    _decorated: ClassVar[dict[Any, Handler]]
 
     def __init__(self, message: Message, **kwargs: Any) -> None:
         self.message = message
@@ -73,41 +71,57 @@ class BaseConsumer:
         consumer = type(cls.__name__, (cls,), {"__module__": cls.__module__, **attrs}) if attrs else cls
         return route_class(consumer, **filters)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        overridable = ("dispatch", "get_handler")
-        cls._decorated = {}
-        cls._decorate = next((each for name, each in DECORATING.items() if getattr(cls, name)), None)
-        cls.straight = cls._decorate is None and all(
-            getattr(getattr(cls, name), "__module__", "").startswith("triochan.generic.")
-            for name in overridable
-        )
+    @classmethod
+    def begin_on(cls, channel: str) -> Begin | None:
+        """What begins to handle a message on ``channel``: an instance is made, and dispatched to.
+
+        Where nothing of :meth:`dispatch` and :meth:`get_handler` is overridden, decorated or patched, and no session
+        or user is asked for, it is the method itself: the calls between cost a tenth of a small message's time. That
+        is decided by identity, for each connection anew.
+        """
+        if cls._is_straight():
+            name = cls.method_mapping[channel]
+
+            def straight(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+                coroutine: Coroutine[Any, Any, object] = getattr(cls(message, **kwargs), name)(
+                    message, **kwargs
+                )
+                return coroutine
+
+            return straight
+
+        def begin(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+            return cls(message, **kwargs).dispatch(message, **kwargs)
+
+        return begin
 
     @classmethod
-    def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-        """The coroutine that handles ``message``, with an instance made for it: what the server runs.
-
-        Where nothing of :meth:`dispatch` and :meth:`get_handler` is overridden or decorated, it is the method's own:
-        the calls between cost a tenth of a small message's time.
-        """
-        consumer = cls(message, **kwargs)
-        if cls.straight:
-            return getattr(consumer, cls.method_mapping[message.channel.name])(message, **kwargs)  # type: ignore[no-any-return]
-        return consumer.dispatch(message, **kwargs)
+    def _is_straight(cls) -> bool:
+        """Nothing of the program's stands between the routing and the method."""
+        return (
+            cls.dispatch is BaseConsumer.dispatch
+            and cls.get_handler is BaseConsumer.get_handler
+            and not any(getattr(cls, name) for name in DECORATING)
+        )
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""
         name = self.method_mapping[message.channel.name]
-        cls = type(self)
-        decorate = cls._decorate
+        decorate = next((each for attribute, each in DECORATING.items() if getattr(self, attribute)), None)
         if decorate is None:
             return getattr(self, name)  # type: ignore[no-any-return]
+        cls = type(self)
         method = getattr(cls, name)
-        if not isinstance(method, types.FunctionType):
+        if not isinstance(method, types.FunctionType) or name in self.__dict__:
             return decorate(getattr(self, name))
-        decorated = cls._decorated.get(method)  # once a class, not once a message
+        # Decorated once a class, not once a message.
+        made: dict[Any, Handler] | None = cls.__dict__.get("_decorated")
+        if made is None:
+            made = {}
+            cls._decorated = made
+        decorated = made.get((method, decorate))
         if decorated is None:
-            decorated = cls._decorated[method] = decorate(method)
+            decorated = made[method, decorate] = decorate(method)
         return types.MethodType(decorated, self)
 
     async def dispatch(self, message: Message, **kwargs: Any) -> None:

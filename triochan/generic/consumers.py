@@ -10,9 +10,10 @@ from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Group
 from ..message import Message
 from ..routing import name_of
+from ..running import current_application
 from ..settings import Overflow
 from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
-from .base import BaseConsumer
+from .base import BaseConsumer, Begin
 
 
 class WebsocketConsumer(BaseConsumer):
@@ -24,7 +25,8 @@ class WebsocketConsumer(BaseConsumer):
         groups: the groups that every connection is in, unless :meth:`connection_groups` is overridden.
         strict_ordering: one handler at a time, in the order of arrival.
         slight_ordering: ``connect`` has finished before any ``receive`` starts; receives may overlap.
-        max_overlap, overflow, outbox_limit: this consumer's own, instead of the :class:`triochan.Settings`.
+        max_overlap, overflow, outbox_limit, compression: this consumer's own, instead of the
+            :class:`triochan.Settings`.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
     """
@@ -44,43 +46,35 @@ class WebsocketConsumer(BaseConsumer):
     overflow: Overflow | None = None
     outbox_limit: int | None = None
 
-    _receives_straight: ClassVar[bool] = True
-    _receives_raw: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # On another channel, a message with a text is something else.
-        known = cls.straight and cls.method_mapping is WebsocketConsumer.method_mapping
-        cls._receives_straight = known and cls.raw_receive is WebsocketConsumer.raw_receive
-        cls._receives_raw = known and not cls._receives_straight
+    compression: bool | None = None
 
     @classmethod
-    def begin(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-        if cls._receives_straight:
-            content = message.content
-            if "text" in content:
-                return cls(message, **kwargs).receive(text=content["text"], **kwargs)
-        elif cls._receives_raw and "text" in message.content:
-            return cls(message, **kwargs).raw_receive(message, **kwargs)
-        return super().begin(message, kwargs)
-
-    @classmethod
-    def is_idle(cls, channel: str) -> bool:
-        """A message on ``channel`` would change nothing: the class leaves all that it calls as it is here."""
+    def begin_on(cls, channel: str) -> Begin | None:
+        """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
         base = WebsocketConsumer
-        raw, name = {
-            "websocket.connect": ("raw_connect", "connect"),
-            "websocket.disconnect": ("raw_disconnect", "disconnect"),
-        }.get(channel, ("", ""))
-        return (
-            bool(raw)
-            and cls.straight
+        begin = super().begin_on(channel)
+        raw = cls.method_mapping.get(channel)
+        if not cls._is_straight() or raw is None or getattr(cls, raw, None) is not getattr(base, raw, None):
+            return begin
+        if channel == "websocket.receive" and raw == "raw_receive":
+
+            def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+                text = message.content.get("text")
+                if text is None:
+                    return begin(message, kwargs)  # type: ignore[misc]
+                return cls(message, **kwargs).receive(text=text, **kwargs)
+
+            return receive
+        name = {"raw_connect": "connect", "raw_disconnect": "disconnect"}.get(raw)
+        idle = (
+            name is not None
             and not cls.groups
             and all(
                 getattr(cls, each) is getattr(base, each)
-                for each in (raw, name, "connection_groups", "_group_names", "__init__")
+                for each in (name, "connection_groups", "_group_names", "__init__")
             )
         )
+        return None if idle else begin
 
     @property
     def path(self) -> str:
@@ -300,7 +294,9 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     @classmethod
     async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
         """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
-        await WebsocketConsumer.group_send(name, text=encode_with(cls.encode_json, content), close=close)
+        await WebsocketConsumer.group_send(
+            name, text=encode_with(cls.encode_json, content, current_application()), close=close
+        )
 
     @classmethod
     def decode_json(cls, text: str) -> Any:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NoReturn
 from ..content import encode_json
 from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, SendNotAvailableOnDemultiplexer
 from ..layers import Channel, Group
-from ..message import Message, check_name
+from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
+from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_with, to_plain
 from .base import DECORATING, BaseConsumer
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer
@@ -40,7 +41,7 @@ class WebsocketMultiplexer:
         reply_channel: the connection's.
     """
 
-    def __init__(self, stream: str, reply_channel: Any) -> None:
+    def __init__(self, stream: str, reply_channel: SendsReplies) -> None:
         self.stream = stream
         self.reply_channel = reply_channel
 
@@ -69,8 +70,9 @@ class WebsocketMultiplexer:
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
-        plain = payload if payload.__class__ in PLAIN else to_plain(payload)
-        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain})}
+        application = current_application()
+        plain = payload if payload.__class__ in PLAIN else to_plain(payload, application)
+        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain}, application)}
 
     @classmethod
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:

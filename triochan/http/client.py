@@ -7,8 +7,9 @@ from importlib import resources
 
 from ..message import Message
 from ..routing import route
+from .conditions import precondition
 from .responses import text
-from .static import is_known, path_filter
+from .static import path_filter
 
 
 def client_route(path: str = "/triochan/client.js") -> route:
@@ -34,8 +35,8 @@ def client_route(path: str = "/triochan/client.js") -> route:
         reply = message.reply_channel
         if message["method"] not in ("GET", "HEAD"):
             await reply.send(text("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"}))
-        elif is_known(message, etag):
-            await reply.send({"status": 304, "headers": headers})
+        elif unmet := precondition(message["headers"], etag):
+            await reply.send({"status": unmet, "headers": headers})
         else:
             content = source if message["method"] == "GET" else b""
             await reply.send({"status": 200, "headers": [*headers, length], "content": content})

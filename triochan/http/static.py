@@ -7,6 +7,7 @@ import hashlib
 import mimetypes
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,26 @@ import trio
 from ..exceptions import ImproperlyConfigured
 from ..message import Message
 from ..routing import route
+from .conditions import NotSatisfiable, precondition, wanted_part
 from .responses import text
 
 _CHUNK = 256 * 1024
+_SETTLED_SECONDS = 2.0
+"""How long ago a file has to have changed, for another change to show in its time."""
+_COMPRESSED = {
+    "bzip2": "application/x-bzip2",
+    "compress": "application/x-compress",
+    "gzip": "application/gzip",
+    "xz": "application/x-xz",
+}
 
 
 def static_files(prefix: str, folder: str | os.PathLike[str], *, index: str = "index.html") -> route:
     """A route that serves the files of ``folder`` below the path ``prefix``, e.g. ``static_files("/static/", "web")``.
 
-    GET and HEAD only; ``ETag`` and ``Last-Modified`` let browsers revalidate; names that begin with a dot are
-    not served, and a link is followed only where it stays inside the folder.
+    GET and HEAD only; ``ETag`` and ``Last-Modified`` let browsers revalidate, and ranges are served one at a time
+    (RFC 9110 sections 13 and 14); a compressed file is sent as what it is; names that begin with a dot are not served,
+    and a link is followed only where it stays inside the folder.
 
     Args:
         index: the file that a folder's own path shows.
@@ -78,46 +89,71 @@ def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | No
     return path, status
 
 
-def is_known(message: Message, etag: bytes) -> bool:
-    """The client has what the ``ETag`` names (RFC 9110 section 13.1.2)."""
-    known = [value for name, value in message["headers"] if name == b"if-none-match"]
-    return any(
-        each.strip().removeprefix(b"W/") in (etag, b"*") for value in known for each in value.split(b",")
-    )
+def _kind(name: str) -> bytes:
+    """The media type of a file's name. What is compressed is sent as that, never as a coding that a browser undoes."""
+    kind, compression = mimetypes.guess_type(name)
+    if compression is not None:
+        kind = _COMPRESSED.get(compression)
+    if kind is None:
+        return b"application/octet-stream"
+    if kind.startswith("text/") or kind in ("application/javascript", "application/json"):
+        kind += "; charset=utf-8"
+    return kind.encode("ascii")
+
+
+def _etag(status: os.stat_result, now: float) -> bytes:
+    """Of a file's size and time; a weak one while the file may change again without either (RFC 9110 section 8.8.1)."""
+    digest = hashlib.blake2b(f"{status.st_mtime_ns}-{status.st_size}".encode(), digest_size=8)
+    weak = status.st_mtime > now - _SETTLED_SECONDS
+    return f'{"W/" if weak else ""}"{digest.hexdigest()}"'.encode("ascii")
 
 
 async def _send_file(message: Message, path: Path, status: os.stat_result) -> None:
-    digest = hashlib.blake2b(f"{status.st_mtime_ns}-{status.st_size}".encode(), digest_size=8)
-    etag = f'"{digest.hexdigest()}"'.encode()
-    kind, encoding = mimetypes.guess_type(path.name)
-    kind = kind or "application/octet-stream"
-    if kind.startswith("text/") or kind in ("application/javascript", "application/json"):
-        kind += "; charset=utf-8"
+    now = time.time()
+    etag = _etag(status, now)
+    modified = int(min(status.st_mtime, now))
     headers: list[tuple[bytes, bytes]] = [
-        (b"Content-Type", kind.encode()),
+        (b"Content-Type", _kind(path.name)),
         (b"ETag", etag),
-        (b"Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True).encode()),
+        (b"Last-Modified", email.utils.formatdate(modified, usegmt=True).encode("ascii")),
         (b"Cache-Control", b"no-cache"),
+        (b"Accept-Ranges", b"bytes"),
         (b"X-Content-Type-Options", b"nosniff"),
     ]
-    if encoding is not None:
-        headers.append((b"Content-Encoding", encoding.encode()))
     reply = message.reply_channel
-    if is_known(message, etag):
+    unmet = precondition(message["headers"], etag, modified)
+    if unmet == 304:
         await reply.send({"status": 304, "headers": headers})
         return
-    headers.append((b"Content-Length", str(status.st_size).encode()))
-    first: dict[str, Any] = {"status": 200, "headers": headers}
-    if message["method"] == "HEAD" or status.st_size == 0:
+    if unmet is not None:
+        await reply.send(text("Precondition Failed\n", unmet))
+        return
+    size = status.st_size
+    part = wanted_part(message["headers"], etag, size) if message["method"] == "GET" else None
+    if isinstance(part, NotSatisfiable):
+        await reply.send(text("Range Not Satisfiable\n", 416, {"Content-Range": f"bytes */{size}"}))
+        return
+    code = 200
+    start = 0
+    remaining = size
+    if part is not None:
+        code = 206
+        start, remaining = part
+        said = f"bytes {start}-{start + remaining - 1}/{size}"
+        headers.append((b"Content-Range", said.encode("ascii")))
+    headers.append((b"Content-Length", b"%d" % remaining))
+    first: dict[str, Any] = {"status": code, "headers": headers}
+    if message["method"] == "HEAD" or not remaining:
         await reply.send(first)
         return
-    remaining = status.st_size
     try:
         opened = await trio.open_file(path, "rb")
     except OSError:  # gone since it was found, or not for this user to read
         await reply.send(text("Not Found\n", 404))
         return
     async with opened as file:
+        if start:
+            await file.seek(start)
         while remaining:
             piece = await file.read(min(_CHUNK, remaining))
             if not piece:

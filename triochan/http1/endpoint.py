@@ -1,104 +1,222 @@
-"""What stands behind the reply channel of one HTTP request."""
+"""What stands behind the reply channel of one HTTP request: its consumer runs, and its response is made."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from ..exceptions import ConnectionClosed
+from ..handlers import Bound, Held, begin, only, parted
 from ..layers import ChannelLayer, Local
-from ..replies import HttpReply, parse_http
+from ..message import Message
+from ..replies import Refusal, parse_http
+from ..routing import Consumer, name_of
+from .writer import ResponseWriter
 
-_PIECES = 16
-"""Pieces of a response that may wait for the socket to take them."""
+logger = logging.getLogger("triochan.http")
 
 
-class ResponseEndpoint:
-    """One response in the making: pieces come in from wherever its consumer runs, and are written by one task.
+class Owner(Protocol):
+    """The HTTP connection, as far as one response needs it."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the response; never waits."""
+
+    async def room(self) -> None:
+        """Wait until the client has taken enough of them; ConnectionClosed where it is gone."""
+
+    def broke_off(self) -> None:
+        """The response can't be ended: the client has to see that it is not whole."""
+
+    def patient(self, seconds: float) -> None:
+        """Nobody answers yet: give up on it in ``seconds``."""
+
+    def responded(self) -> None:
+        """The response is complete, and its consumer has ended."""
+
+    def proceed(self) -> Held | None:
+        """Go on with the next request."""
+
+
+class Exchange:
+    """One request and its response in the making: pieces come in from wherever its consumer runs.
+
+    Args:
+        owner: the connection.
+        layer: gives it its reply channel.
+        writer: makes bytes of the response.
 
     Attributes:
         channel: its reply channel.
-        pieces: what the writer takes from.
         started, complete: the first piece has come; so has the last.
-        patience: the writer's wait for the first piece.
-        consumed: set when the consumer has returned; ``crashed`` tells how.
-        dropped: pieces of group sends that found no place.
+        dropped: pieces of group sends that could not be sent.
         on_start: called once with the first piece, returns it with what has to be in it; None: nothing has to.
+        running: the consumer has begun, and not ended.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_layer",
+        "_local",
+        "_owner",
+        "_path",
+        "_patience",
+        "_scope",
+        "_writer",
+        "channel",
+        "dropped",
+        "on_start",
+        "running",
+    )  # fmt: skip
 
     outbox = None
     close_code = None
     close_reason = "the response is over"
 
-    def __init__(self, layer: ChannelLayer) -> None:
-        self._send: trio.MemorySendChannel[HttpReply]
-        self.pieces: trio.MemoryReceiveChannel[HttpReply]
-        self._send, self.pieces = trio.open_memory_channel[HttpReply](_PIECES)
-        self.started = False
-        self.complete = False
-        self.patience = trio.CancelScope()
-        self.consumed = trio.Event()
-        self.crashed = False
-        self.dropped = 0
-        self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+    def __init__(self, owner: Owner, layer: ChannelLayer, writer: ResponseWriter) -> None:
+        self._owner = owner
+        self._layer = layer
+        self._writer = writer
+        self._path: object = None
         self._closed = False
         self._local: Local | None = None
+        self._scope: trio.CancelScope | None = None
+        self._patience = 0.0
+        self.dropped = 0
+        self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+        self.running = False
         self.channel = layer.attach("http.response", self)
 
     @property
     def local(self) -> Local:
+        """What rooms of the framework keep with the request."""
         if self._local is None:
             self._local = Local()
         return self._local
+
+    @property
+    def started(self) -> bool:
+        return self._writer.started
+
+    @property
+    def complete(self) -> bool:
+        return self._writer.complete
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Another request may follow on the connection; known once the response is complete."""
+        return self._writer.keep_alive
+
+    # -- its consumer
+
+    def begin(
+        self, bound: Bound, message: Message, timeout: float | None, response_timeout: float
+    ) -> Held | None:
+        """Run the consumer until it waits.
+
+        Args:
+            timeout: seconds that it may take; None: no limit.
+            response_timeout: seconds for another to answer, once it has returned without.
+        """
+        self._path = message.content["path"]
+        self._patience = response_timeout
+        self.running = True
+        held, _, error = begin(self, bound, message, timeout)
+        if held is None:
+            self._ended(bound.consumer, error)
+        return held
+
+    def hold(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+
+    def release(
+        self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
+    ) -> None:
+        self._scope = None
+        self._ended(consumer, error)
+
+    def proceed(self) -> Held | None:
+        return self._owner.proceed()
+
+    def internal_error(self, error: Exception) -> None:
+        self._owner.broke_off()
+
+    def end_by(self, deadline: float) -> None:
+        """The client is gone, or only listens: the consumer has until ``deadline``, on Trio's clock."""
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, deadline)
+
+    def cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _ended(self, consumer: Consumer, error: BaseException | None) -> None:
+        self.running = False
+        mine, others = (None, None) if error is None else parted(error)
+        crashed = mine is not None and not only(mine, ConnectionClosed)
+        if crashed:
+            logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
+        if self.complete or self._closed:
+            self._finish()
+        elif self.started and (crashed or others is not None):
+            self._owner.broke_off()
+        elif crashed or others is not None:
+            self.answer(Refusal(500, "Internal Server Error"))
+        elif not self.started:
+            self._owner.patient(self._patience)
+
+    # -- pieces
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         if self.on_start is not None and not self.started:
             parse_http(content, started=False)  # one that can't be sent is not the first
             on_start, self.on_start = self.on_start, None
             content = await on_start(content)
-        try:
-            await self._send.send(self._parse(content))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionClosed(1006, "the client has gone, or the response broke off") from None
+        self._send(content)
+        await self._owner.room()
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
-        if self._closed or self.complete:
-            return
-        if self._send.statistics().current_buffer_used < _PIECES:
+        if not (self._closed or self.complete):
             try:
-                self._send.send_nowait(self._parse(content))
+                self._send(content)
                 return
-            except (ValueError, trio.ClosedResourceError):
+            except (ValueError, ConnectionClosed):
                 pass  # what fits one response that is under way does not fit another; that fails no group send
-        self.dropped += 1
+            self.dropped += 1
 
-    def consumer_done(self, crashed: bool, response_timeout: float) -> None:
-        """The consumer has returned: if it has not begun to answer, another may, for a while."""
-        self.consumed.set()
-        self.crashed = crashed
-        if crashed and not self.complete:
-            if self.started:
-                self._send.close()  # the writer writes what came, and then breaks off
-            else:
-                self.patience.cancel()
-        elif not self.started:
-            self.patience.deadline = trio.current_time() + response_timeout
+    def answer(self, refusal: Refusal) -> None:
+        """A response of the server's own, in the place of one that does not come."""
+        self._owner.write(self._writer.refuse(refusal))
+        self._finish()
 
     def close(self) -> None:
-        """The response is over, one way or the other: later sends raise ConnectionClosed."""
+        """The response is over, one way or the other: later sends raise ConnectionClosed. Again is no error."""
         self._closed = True
-        self.pieces.close()
+        self._layer.detach(self)
 
-    def _parse(self, content: dict[str, Any]) -> HttpReply:
-        if self.complete:
+    def _send(self, content: dict[str, Any]) -> None:
+        writer = self._writer
+        if writer.complete:
             raise ValueError("the response is complete: a piece without more_content=True is its last")
         if self._closed:
-            raise ConnectionClosed(1006, "the client has gone")
-        reply = parse_http(content, started=self.started)
-        if not self.started:
-            self.patience.deadline = float("inf")
-        self.started = True
-        self.complete = not reply.more_content
-        return reply
+            raise ConnectionClosed(1006, "the client has gone, or the response broke off")
+        reply = parse_http(content, started=writer.started)
+        try:
+            data = writer.write(reply)
+        except ValueError as error:
+            if self.started:
+                logger.error("the response on %r can't be sent as it is: %s", self._path, error)
+                self._owner.broke_off()
+            raise
+        self._owner.write(data)
+        if self.complete:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.running:
+            self.close()
+            self._owner.responded()

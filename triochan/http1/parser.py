@@ -16,6 +16,7 @@ import attrs
 
 from ..headers import Head, Headers, members, values
 from ..replies import Refusal
+from ..wire.handshake import wants_upgrade
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 """What a client that asked with ``Expect: 100-continue`` waits for (RFC 9110 section 10.1.1)."""
@@ -64,7 +65,7 @@ _NOT_SERVED = {
 _ON_HEAD, _ON_BODY, _ON_CHUNK, _ON_CHUNK_DATA, _ON_CHUNK_END, _ON_TRAILERS, _OVER = range(7)
 
 
-@attrs.define(eq=False)
+@attrs.define
 class Request:
     """A whole request.
 
@@ -329,10 +330,9 @@ class RequestParser:
             )
         if found[1] not in (b"1.1", b"1.0"):
             return self._refuse(505, f"this server speaks HTTP/1.1, not HTTP/{found[1].decode()}")
-        for line in rest.split(b"\r\n"):
-            if line and not _FIELD_LINE.fullmatch(line + b"\r\n"):
-                return self._refuse(400, f"not HTTP: {_what_is_wrong(line)}: {line!r:.100}")
-        raise AssertionError(f"nothing is wrong with {head!r}")
+        lines = rest.split(b"\r\n")
+        wrong = next(line for line in lines if line and not _FIELD_LINE.fullmatch(line + b"\r\n"))
+        return self._refuse(400, f"not HTTP: {_what_is_wrong(wrong)}: {wrong!r:.100}")
 
     def _check_host(self, fields: dict[bytes, bytes], headers: Headers, minor: bytes) -> Refusal | None:
         """Exactly one Host that is an authority; none is needed in HTTP/1.0 (RFC 9112 section 3.2)."""
@@ -387,13 +387,11 @@ class RequestParser:
                 return self._refuse(400, "a request has Content-Length or Transfer-Encoding, not both")
             if old:
                 return self._refuse(400, "HTTP/1.0 has no Transfer-Encoding")
-            codings = members(headers, b"transfer-encoding")
-            if codings != [b"chunked"]:
-                if codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
-                    return self._refuse(
-                        400, "a request's last transfer coding is chunked, which is applied once"
-                    )
-                return self._refuse(501, "this server knows the transfer coding chunked alone")
+            if [coding.lower() for coding in values(headers, b"transfer-encoding")] != [b"chunked"]:
+                codings = members(headers, b"transfer-encoding")
+                if codings[-1:] == [b"chunked"] and codings.count(b"chunked") == 1 and len(codings) > 1:
+                    return self._refuse(501, "this server knows the transfer coding chunked alone")
+                return self._refuse(400, "a request's last transfer coding is chunked, which is applied once")
         elif b"content-length" in fields:
             lengths = values(headers, b"content-length")
             if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
@@ -402,19 +400,16 @@ class RequestParser:
             if len(digits) > 18 or int(digits) > self._max_body_size:
                 return self._too_large_body()
             length = int(digits)
-        if b"upgrade" in fields:
-            request.upgrade = b"websocket" in members(headers, b"upgrade") and b"upgrade" in members(
-                headers, b"connection"
-            )
-            if request.upgrade:
-                if length or chunked:
-                    return self._refuse(400, "a WebSocket handshake has no body")
-                return request
         expects = False
         if b"expect" in fields and not old:  # RFC 9110 section 10.1.1
             if any(each != b"100-continue" for each in members(headers, b"expect")):
                 return self._refuse(417, "the only expectation that this server knows is 100-continue")
             expects = True
+        if b"upgrade" in fields and wants_upgrade(request.head):
+            if length or chunked or expects:
+                return self._refuse(400, "a WebSocket handshake has no body, and does not expect to send one")
+            request.upgrade = True
+            return request
         if not chunked and not length:
             if not request.keep_alive:
                 self._state = _OVER
@@ -529,6 +524,8 @@ class RequestParser:
                         return True
                     if not _FIELD_LINE.fullmatch(line):
                         return self._refuse(400, f"not HTTP: {_what_is_wrong(line[:-2])}: {line!r:.100}")
+                    if line.partition(b":")[0].lower() in _FRAMING:
+                        return self._refuse(400, f"a trailer field says nothing of framing: {line!r:.100}")
             return False
         finally:
             if self._state != _OVER:

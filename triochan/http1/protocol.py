@@ -1,384 +1,472 @@
-"""HTTP/1.1 on one TCP connection, by h11: request after request, until one becomes a WebSocket.
+"""HTTP/1.1 on one connection: request after request, until one becomes a WebSocket.
 
-Requests become ``http.request`` messages; their consumers answer through a reply channel, from wherever they run. Only
-the connection's own task writes.
+A reader feeds the parser and runs the consumer of each request inline; a response goes out through the connection's
+outbox. There is no task for a request, but the reader's that a consumer waits in.
 """
 
 from __future__ import annotations
 
-import email.utils
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
-import h11
 import trio
 
-from ..closing import LINGER_SECONDS
-from ..connection import Connection
-from ..exceptions import ConnectionClosed
-from ..handlers import only, start
-from ..headers import Head, Headers
-from ..http.responses import reason_phrase
+from ..connection_task import ConnectionTask
+from ..handlers import Held, bind
 from ..layers import Channel
 from ..message import Message
-from ..replies import HttpReply, Refusal
-from ..routing import Match, name_of
+from ..replies import Refusal
 from ..runtime import Runtime
-from ..wire.handshake import check_upgrade, wants_upgrade
-from ..wire.transport import Transport
-from .endpoint import ResponseEndpoint
-from .request import handshake_head, head_content
+from ..timers import Timer
+from ..websocket.connection import LINGER_SECONDS, Connection
+from ..wire.handshake import check_upgrade
+from ..wire.outbox import Outbox
+from ..wire.transport import Source, StreamTransport, Transport
+from .endpoint import Exchange
+from .parser import CONTINUE, Request, RequestParser
+from .writer import ResponseWriter
 
 logger = logging.getLogger("triochan.http")
 
 REQUEST = Channel("http.request")
-_BODILESS = {204, 304}
+FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
+_REQUESTS = 16
+"""Requests of one connection before others have their turn."""
 
 
 class HttpConnection:
-    """One TCP connection.
+    """One connection.
 
     Args:
-        transport: its bytes.
         runtime: the server's.
+        task: the connection's own.
+        connect: makes the transport, given what stands behind it.
         scheme: ``"http"`` or ``"https"``.
         client, server: ``[host, port]``, or None where the socket has no such address.
+        full: the server holds all it can: refuse what comes.
     """
+
+    __slots__ = (
+        "_client", "_deadline", "_exchange", "_expired", "_lingers", "_listening_only", "_outbox_sent", "_parser",
+        "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used", "_write_timer", "outbox", "over",
+        "transport",
+    )  # fmt: skip
+
+    asks = False
 
     def __init__(
         self,
-        transport: Transport,
         runtime: Runtime,
+        task: ConnectionTask,
+        connect: Callable[[Source], Transport],
         *,
         scheme: str = "http",
         client: list[Any] | None = None,
         server: list[Any] | None = None,
+        full: bool = False,
     ) -> None:
-        self._transport = transport
+        settings = runtime.settings
         self._runtime = runtime
+        self._task = task
+        task.stage = self
         self._scheme = scheme
         self._client = client
         self._server = server
-        self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=runtime.settings.max_head_size)
-        self._received = 0
-        self._rest = b""
-        self._head_only = False
-        self._outgoing: list[bytes] = []
+        self._parser = RequestParser(settings.max_head_size, settings.max_body_size, scheme=scheme)
+        self._exchange: Exchange | None = None
+        self._used = False
+        self._paused = False
+        self._listening_only = False
+        self._lingers = False
+        self.over = False
+        # One timer for whatever is awaited; it is not moved for each request, but looks again when it fires.
+        self._timer: Timer | None = None
+        self._deadline = math.inf
+        self._expired: Callable[[], None] = self.lost
+        self._write_timer: Timer | None = None
+        self._outbox_sent = 0
+        self.transport = connect(self)
+        self.outbox = Outbox(self.transport, runtime.flush, self, limit=settings.outbox_limit)
+        self.outbox.release()
+        self.outbox.opened()
+        runtime.http.add(self)
+        if full:
+            self._refuse(FULL)
+        else:
+            self._await(settings.head_timeout, self._no_head)
 
-    async def run(self) -> Connection | None:
-        """Serve requests until the connection ends, or return the WebSocket that it becomes."""
+    # -- for a reader
+
+    def readable(self) -> Held | None:
+        """Read, and answer what it brings until a consumer waits."""
+        if self._paused and not self.transport.ended:
+            return None
         try:
-            while True:
-                websocket = await self._next_request()
-                if websocket is not None:
-                    return websocket
-                states = (self._protocol.our_state, self._protocol.their_state)
-                if states != (h11.DONE, h11.DONE) or self._runtime.draining:
-                    break
-                self._protocol.start_next_cycle()
-            await self._linger()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+            data = self.transport.read()
+        except OSError:
+            self.lost()
+            return None
+        if data is None:
+            return None
+        if not data:
+            return self._end_of_stream()
+        if self.transport.more():
+            self._runtime.readers.again(self)
+        if self._lingers:
+            return None
+        parser = self._parser
+        parser.receive(data)
+        if self._exchange is None:
+            return self._next()
+        if parser.buffered > self._runtime.settings.max_head_size and not self._listening_only:
+            self._paused = True
+            self.transport.pause()
         return None
 
-    async def _next_request(self) -> Connection | None:
-        """Answer one request, or return the WebSocket that it asked for."""
-        try:
-            request = await self._receive_head()
+    def writable(self) -> None:
+        self.outbox.writable()
+
+    def proceed(self) -> Held | None:
+        """Go on: with a request that waits, or with what has come meanwhile."""
+        if self.over:
+            return None
+        if self._exchange is None and not self._lingers:
+            held = self._next()
+            if held is not None or self.over:
+                return held
+        return self.readable() if self.transport.more() else None
+
+    def internal_error(self, error: Exception) -> None:
+        self.lost()
+
+    def _next(self) -> Held | None:
+        """Answer the requests that are whole; note what is awaited then."""
+        parser, settings = self._parser, self._runtime.settings
+        for _ in range(_REQUESTS):
+            request = parser.next()
             if request is None:
+                if parser.take_continue():
+                    self.write(CONTINUE)
+                if parser.in_body:
+                    if self._expired != self._no_body:
+                        self._await(settings.body_timeout, self._no_body)
+                elif parser.begun:
+                    if self._expired != self._no_head:
+                        self._await(settings.head_timeout, self._no_head)
+                elif self._used:
+                    self._await(settings.keep_alive_timeout, self._idle)
                 return None
-            self._head_only = request.method == b"HEAD"
-            content = head_content(as_head(request), self._scheme, self._client, self._server)
-            if isinstance(content, Refusal):
-                await self._refuse(content)
+            if isinstance(request, Refusal):
+                self._refuse(request)
                 return None
-            hosts = self._runtime.application.allowed_hosts
-            if hosts is not None and not hosts.allows_headers(request.headers):
-                await self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+            held = self._take(request)
+            if held is not None or self._exchange is not None or self.over or self._lingers:
+                return held
+            if self._task.stage is not self:
                 return None
-            if isinstance(request, Head) or wants_upgrade(as_head(request)):
-                if isinstance(request, h11.Request):
-                    self._protocol.next_event()  # the end of the request: what follows are frames
-                    self._rest = self._protocol.trailing_data[0]
-                upgrade = check_upgrade(as_head(request), content, self._rest)
-                if not isinstance(upgrade, Refusal):
-                    return Connection(upgrade, self._transport, self._runtime)
-                await self._refuse(upgrade)
-                return None
-            body = await self._receive_body(request)
-            if isinstance(body, Refusal):
-                await self._refuse(body)
-                return None
-            await self._respond({**content, "method": request.method.decode("ascii"), "body": body})
-        except h11.RemoteProtocolError as error:
-            status = error.error_status_hint
-            limit = self._runtime.settings.max_head_size
-            text = (
-                f"the request's head is larger than {limit} bytes" if status == 431 else f"not HTTP: {error}"
-            )
-            await self._refuse(Refusal(status, text))
+        self._runtime.readers.again(self)
         return None
 
-    # -- receiving
-
-    async def _receive_head(self) -> h11.Request | Head | None:
-        """The next request; None where the client has gone, or was sent away for taking too long."""
-        settings = self._runtime.settings
-        first = self._received == 0
-        self._head_only = False
-        before = self._received - len(self._protocol.trailing_data[0])
-        patience = settings.head_timeout if first else settings.keep_alive_timeout
-        idle = self._runtime.idle
-        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
-            idle.add(scope)
-
-            def begun() -> None:
-                if scope in idle:
-                    idle.discard(scope)
-                    if not first:
-                        scope.deadline = trio.current_time() + settings.head_timeout
-
-            try:
-                event = await self._next_event(begun)
-            finally:
-                waited = scope in idle
-                idle.discard(scope)
-        if scope.cancelled_caught:
-            if self._runtime.draining and waited:
-                return None
-            if first or not waited:
-                await self._refuse(
-                    Refusal(408, f"no whole request head came within {settings.head_timeout:g} s")
-                )
-            return None
-        if isinstance(event, Head):
-            return event
-        if not isinstance(event, h11.Request):
-            return None
-        size = self._received - len(self._protocol.trailing_data[0]) - before
-        if size > settings.max_head_size:  # h11 lets a larger head through when it comes in one piece
-            await self._refuse(
-                Refusal(431, f"the request's head is larger than {settings.max_head_size} bytes")
-            )
-            return None
-        return event
-
-    async def _receive_body(self, request: h11.Request | Head) -> bytes | Refusal:
-        settings = self._runtime.settings
-        too_large = Refusal(413, f"the request's body is larger than {settings.max_body_size} bytes")
-        lengths = [int(value) for name, value in request.headers if name == b"content-length"]
-        if lengths and lengths[0] > settings.max_body_size:
-            return too_large
-        pieces: list[bytes] = []
-        size = 0
-        with trio.move_on_after(settings.body_timeout):
-            while True:
-                if self._protocol.they_are_waiting_for_100_continue:
-                    self._hold_back(h11.InformationalResponse(status_code=100, headers=[]))
-                    await self._flush()
-                event = await self._next_event()
-                if isinstance(event, h11.EndOfMessage):
-                    return b"".join(pieces)
-                if not isinstance(event, h11.Data):
-                    raise trio.BrokenResourceError("the client went in the middle of a request")
-                pieces.append(bytes(event.data))
-                size += len(event.data)
-                if size > settings.max_body_size:
-                    return too_large
-        return Refusal(408, f"no whole request body came within {settings.body_timeout:g} s")
-
-    async def _next_event(self, begun: Callable[[], None] | None = None) -> Any:
-        while True:
-            event = self._protocol.next_event()
-            if event is not h11.NEED_DATA:
-                return event
-            if begun is not None and self._protocol.trailing_data[0]:
-                begun()
-            data = await self._transport.receive_some()
-            if not self._received and len(data) <= self._runtime.settings.max_head_size:
-                handshake = handshake_head(data)
-                if handshake is not None:
-                    head, self._rest = handshake
-                    return head
-            self._received += len(data)
-            self._protocol.receive_data(data)
-
-    # -- responding
-
-    async def _respond(self, content: dict[str, Any]) -> None:
+    def _take(self, request: Request) -> Held | None:
+        """Answer one request, or become the WebSocket that it asks for."""
         runtime = self._runtime
-        endpoint = ResponseEndpoint(runtime.layer)
-        message = Message(content, REQUEST, endpoint.channel)
+        self._used = True
+        self._deadline = math.inf
+        self._expired = self.lost
+        hosts = runtime.application.allowed_hosts
+        if hosts is not None and not hosts.allows_headers(request.headers):
+            self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+            return None
+        content = request.content(self._scheme, self._client, self._server)
+        if request.upgrade:
+            return self._upgrade(request, content)
+        content["method"] = request.method
+        content["body"] = request.body
+        writer = ResponseWriter(
+            request.method,
+            request.http_version,
+            request.keep_alive and not runtime.draining and not self._listening_only,
+        )
+        exchange = self._exchange = Exchange(self, runtime.layer, writer)
+        message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
             match = runtime.router.match(message)
-            if match is None:
-                await self._answer(Refusal(404, "Not Found"))
-                return
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, endpoint, nursery.cancel_scope)
-                nursery.start_soon(self._consume, match, message, endpoint)
-                await self._write_response(endpoint)
-                endpoint.close()
-                await endpoint.consumed.wait()
-                nursery.cancel_scope.cancel()
-        finally:
-            endpoint.close()
-            runtime.layer.detach(endpoint)
+        except Exception:
+            logger.exception("a route raised in http.request on %r", request.path)
+            exchange.answer(Refusal(500, "Internal Server Error"))
+            return None
+        bound = None if match is None else bind(match, REQUEST.name)
+        if bound is None or bound.begin is None:
+            exchange.answer(Refusal(404, "Not Found"))
+            return None
+        settings = runtime.settings
+        return exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
 
-    async def _consume(self, match: Match, message: Message, endpoint: ResponseEndpoint) -> None:
-        consumer, kwargs = match
-        settings = self._runtime.settings
-        crashed = False
-        try:
-            await start(consumer, message, kwargs, settings.handler_timeout)
-        except Exception as error:
-            crashed = not only(error, ConnectionClosed)
-            if crashed:
-                path = message["path"]
-                logger.error("%s raised in http.request on %r", name_of(consumer), path, exc_info=error)
-        finally:
-            endpoint.consumer_done(crashed, settings.response_timeout)
+    def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
+        upgrade = check_upgrade(request.head, content, self._parser.take_rest())
+        if isinstance(upgrade, Refusal):
+            self._refuse(upgrade)
+            return None
+        self._leave()
+        connection = Connection(upgrade, self.transport, self._runtime, self._task)
+        self._task.stage = connection
+        return connection.open(upgrade)
 
-    async def _watch(self, endpoint: ResponseEndpoint, scope: trio.CancelScope) -> None:
-        """Read ahead while a response is made: when the client goes, its consumer gets no more than the time
-        that ``disconnect_timeout`` gives.
+    # -- told by the response
 
-        A client that has only finished sending looks the same, so the response is still written to it in that time.
-        """
-        ahead = 0
-        while ahead <= self._runtime.settings.max_head_size:
-            try:
-                data = await self._transport.receive_some()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-                endpoint.close()
-            self._received += len(data)
-            self._protocol.receive_data(data)
-            if not data:
-                scope.deadline = trio.current_time() + self._runtime.settings.disconnect_timeout
-                return
-            ahead += len(data)
-
-    async def _write_response(self, endpoint: ResponseEndpoint) -> None:
-        """Write the pieces as they come, to the last; or an answer of our own where the first does not come."""
-        with endpoint.patience:
-            try:
-                reply = await endpoint.pieces.receive()
-                await self._begin(reply)
-                while reply.more_content:
-                    reply = await endpoint.pieces.receive()
-                    await self._continue(reply)
-                return
-            except trio.EndOfChannel:
-                pass  # its consumer raised in the middle
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
-                return  # the client has gone
-            except h11.LocalProtocolError as error:
-                logger.error("a response can't be sent as it is: %s", error)
-        if self._protocol.our_state is not h11.SEND_RESPONSE:
-            self._transport.close()  # it broke off in the middle, and the client has to see that
-            return
-        crashed = endpoint.crashed or not endpoint.patience.cancelled_caught
-        try:
-            await self._answer(
-                Refusal(500, "Internal Server Error") if crashed else Refusal(503, "No answer came in time")
+    def write(self, data: bytes) -> None:
+        outbox = self.outbox
+        if not outbox.send_direct(data):
+            outbox.put_control(data)
+        if outbox.size and self._write_timer is None:
+            self._outbox_sent = outbox.sent
+            self._write_timer = self._runtime.timers.after(
+                self._runtime.settings.write_timeout, self._check_writing
             )
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # nobody to answer to
 
-    async def _begin(self, reply: HttpReply) -> None:
-        assert reply.status is not None
-        headers = [*_own_headers(reply.headers), *reply.headers]
-        if not reply.more_content and reply.status not in _BODILESS and not _has(headers, b"content-length"):
-            headers.append((b"Content-Length", b"%d" % len(reply.content)))
-        self._hold_back(_response(reply.status, headers))
-        await self._continue(reply)
+    async def room(self) -> None:
+        await self.outbox.room()
 
-    async def _continue(self, reply: HttpReply) -> None:
-        if reply.content and not self._head_only:
-            self._hold_back(h11.Data(data=reply.content))
-        if not reply.more_content:
-            self._hold_back(h11.EndOfMessage())
-        await self._flush()
+    def broke_off(self) -> None:
+        self._close(clean=False)
 
-    async def _answer(self, refusal: Refusal) -> None:
-        """A response of the server's own, in plain text."""
-        body = refusal.text.encode() + b"\n"
-        headers = [
-            *_own_headers([]),
-            (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", b"%d" % len(body)),
-            *refusal.headers,
-        ]
-        self._hold_back(_response(refusal.status, headers))
-        if not self._head_only:
-            self._hold_back(h11.Data(data=body))
-        self._hold_back(h11.EndOfMessage())
-        await self._flush()
+    def patient(self, seconds: float) -> None:
+        if self._listening_only:
+            seconds = min(seconds, self._runtime.settings.disconnect_timeout)
+        self._await(seconds, self._no_answer)
 
-    async def _refuse(self, refusal: Refusal) -> None:
+    def responded(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if self.over:
+            self._task.wake()
+            return
+        if exchange is None:
+            return
+        settings = self._runtime.settings
+        if not exchange.keeps_alive or self._listening_only or self._runtime.draining:
+            self._see_off()
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resume()
+        if self._parser.buffered:
+            self._runtime.readers.again(self)
+        else:
+            self._await(settings.keep_alive_timeout, self._idle)
+
+    # -- told by the outbox
+
+    def overflowed(self) -> None:
+        """Nothing overflows: what a response sends waits."""
+
+    def drained(self) -> None:
+        self.outbox.watched = False
+        self._linger()
+
+    def broken(self) -> None:
+        self.lost()
+
+    # -- the end
+
+    def drain(self) -> None:
+        """A shutdown: a request under way is answered, and no other one is taken."""
+        if self._exchange is None and not self._lingers:
+            if self._parser.begun or self._parser.in_body:
+                self._await(min(self._runtime.settings.close_timeout, self._left()), self._expired)
+            else:
+                self._close()
+
+    def lost(self) -> None:
+        """The client is gone."""
+        self._close(clean=False)
+
+    def _end_of_stream(self) -> Held | None:
+        """The client sends no more. It may still listen: a response under way is written to it."""
+        if self._lingers:
+            self._close()
+            return None
+        self._listening_only = True
+        if self._exchange is not None:
+            limit = self._runtime.settings.disconnect_timeout
+            self._exchange.end_by(trio.current_time() + limit)
+            if self._exchange.running:
+                self._await(limit, _nothing)
+            else:
+                self._await(min(limit, self._left()), self._expired)
+            return None
+        refusal = self._parser.eof()
+        if refusal is not None:
+            self._refuse(refusal)
+        else:
+            self._see_off()
+        return None
+
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer, and end the connection: what comes next can't be told from the rest of this request."""
-        if self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [*refusal.headers, (b"Connection", b"close")]
-            with trio.move_on_after(self._runtime.settings.close_timeout):
-                await self._answer(Refusal(refusal.status, refusal.text, headers))
+        method = b"" if self._parser.begun else self._parser.method  # not that of the request before
+        writer = ResponseWriter(method, b"1.1", False)
+        self.write(writer.refuse(refusal))
+        self._see_off()
 
-    def _hold_back(self, event: Any) -> None:
-        """Frame an event, to leave with the next flush: a small response is one write."""
-        self._outgoing.append(self._protocol.send(event) or b"")
+    def _see_off(self) -> None:
+        """Let the client read the last response before what it has sent beyond it makes a reset of the close."""
+        if self.over:
+            return
+        self._lingers = True
+        if self._paused:
+            self._paused = False
+            self.transport.resume()
+        if self.outbox.size:
+            self.outbox.watched = True
+            self._await(math.inf, self.lost)  # write_timeout bounds it
+        else:
+            self._linger()
 
-    async def _flush(self) -> None:
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
-        while data:
-            data = data[await self._transport.send_some(data) :]
+    def _linger(self) -> None:
+        if self._listening_only:
+            self._close()
+            return
+        self.transport.send_eof()
+        self._await(LINGER_SECONDS, self._close)
 
-    async def _linger(self) -> None:
-        """Let the client read the last response before what it sent beyond its request makes a reset of the close."""
-        self._transport.send_eof()
-        with trio.move_on_after(LINGER_SECONDS):
-            while await self._transport.receive_some():
-                pass
+    def _leave(self) -> None:
+        """This is a WebSocket from now on, or nothing."""
+        self._runtime.http.discard(self)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._write_timer = None
+        self._expired = _nothing
+        self.outbox.detach()
+
+    def _close(self, *, clean: bool = True) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._leave()
+        self.outbox.close(1006, "the client has gone")
+        self.transport.close(clean=clean)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.close()
+            exchange.end_by(trio.current_time() + self._runtime.settings.disconnect_timeout)
+        self._task.wake()
+
+    # -- time
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - trio.current_time())
+
+    def _await(self, seconds: float, expired: Callable[[], None]) -> None:
+        """Call ``expired`` in ``seconds``, unless something else is awaited by then."""
+        self._expired = expired
+        if seconds == math.inf:
+            self._deadline = math.inf
+            return
+        self._deadline = trio.current_time() + seconds
+        timer = self._timer
+        if timer is None or timer.due > self._deadline:
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._runtime.timers.at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadline == math.inf:
+            return
+        if trio.current_time() < self._deadline:
+            self._timer = self._runtime.timers.at(self._deadline, self._look)
+        else:
+            self._deadline = math.inf
+            self._expired()
+
+    def _check_writing(self) -> None:
+        """A client that takes nothing for ``write_timeout`` is lost."""
+        outbox = self.outbox
+        self._write_timer = None
+        if not outbox.size:
+            return
+        if outbox.sent == self._outbox_sent:
+            logger.debug(
+                "a client takes nothing of its response for %g s", self._runtime.settings.write_timeout
+            )
+            self.lost()
+        else:
+            self._outbox_sent = outbox.sent
+            self._write_timer = self._runtime.timers.after(
+                self._runtime.settings.write_timeout, self._check_writing
+            )
+
+    def _no_head(self) -> None:
+        limit = self._runtime.settings.head_timeout
+        self._refuse(Refusal(408, f"no whole request head came within {limit:g} s"))
+
+    def _no_body(self) -> None:
+        limit = self._runtime.settings.body_timeout
+        self._refuse(Refusal(408, f"no whole request body came within {limit:g} s"))
+
+    def _idle(self) -> None:
+        self._see_off()
+
+    def _no_answer(self) -> None:
+        if self._exchange is not None and not self._exchange.started:
+            self._exchange.answer(Refusal(503, "No answer came in time"))
+        else:
+            self._close(clean=False)
+
+    # -- its own task
+
+    async def attend(self) -> None:
+        """Nothing needs a task."""
+
+    async def finish(self) -> None:
+        """See the consumer off."""
+        exchange = self._exchange
+        if not self.over:  # cancelled from outside
+            if exchange is not None:
+                exchange.cancel()
+            self._close(clean=False)
+        while exchange is not None and exchange.running:
+            await self._task.park()
+        self._runtime.http.discard(self)
+
+
+def _nothing() -> None:
+    """Something else bounds what is awaited."""
 
 
 async def serve_connection(
-    transport: Transport,
+    connect: Callable[[Source], Transport],
     runtime: Runtime,
     *,
     scheme: str = "http",
     client: list[Any] | None = None,
     server: list[Any] | None = None,
+    full: bool = False,
 ) -> None:
-    """Serve one connection to its end, as HTTP and, where a request asks for it, as a WebSocket; closes the transport.
+    """Serve one connection to its end, as HTTP and, where a request asks for it, as a WebSocket.
 
     Args: as :class:`HttpConnection`.
     """
-    try:
-        websocket = await HttpConnection(
-            transport, runtime, scheme=scheme, client=client, server=server
-        ).run()
-        if websocket is not None:
-            await websocket.run()
-    finally:
-        await transport.aclose()
+    task = ConnectionTask()
+    HttpConnection(runtime, task, connect, scheme=scheme, client=client, server=server, full=full)
+    await task.live()
 
 
-def as_head(request: h11.Request | Head) -> Head:
-    if isinstance(request, Head):
-        return request
-    return Head(request.method, request.target, list(request.headers), request.http_version)
+async def serve_stream(stream: trio.abc.Stream, runtime: Runtime, **about: Any) -> None:
+    """The same for any stream, which is closed with the connection.
 
+    Args:
+        about: as :func:`serve_connection` takes it.
+    """
+    async with trio.open_nursery() as pump:
 
-def _response(status: int, headers: Headers) -> h11.Response:
-    return h11.Response(status_code=status, headers=headers, reason=reason_phrase(status).encode())
+        def connect(source: Any) -> Transport:
+            transport = StreamTransport(stream, runtime.readers.again, source)
+            pump.start_soon(transport.pump)
+            return transport
 
-
-def _own_headers(given: Headers) -> Headers:
-    own = [(b"Date", email.utils.formatdate(usegmt=True).encode()), (b"Server", b"triochan")]
-    return [pair for pair in own if not _has(given, pair[0].lower())]
-
-
-def _has(headers: Headers, name: bytes) -> bool:
-    return any(each.lower() == name for each, _ in headers)
+        await serve_connection(connect, runtime, **about)

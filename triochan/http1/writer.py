@@ -117,8 +117,6 @@ class ResponseWriter:
         """A whole response of the server's own, in plain text."""
         content = refusal.text.encode() + b"\n"
         headers: Headers = [(b"Content-Type", b"text/plain; charset=utf-8"), *refusal.headers]
-        if refusal.status == 426:  # RFC 9110 section 15.5.22
-            headers.append((b"Upgrade", b"websocket"))
         return self.write(HttpReply(refusal.status, headers, content, False), now)
 
     def _begin(self, status: int, reply: HttpReply, now: float) -> bytes:
@@ -161,7 +159,7 @@ class ResponseWriter:
             left = 0
         elif length is not None:
             framing = b"Content-Length: %d\r\n" % length
-            if not self._silent:
+            if not self._silent or (content and not reply.more_content):
                 left = length - len(content)
                 _check_left(left, reply.more_content)
         elif not reply.more_content:

@@ -1,8 +1,9 @@
 """Channel layers: how messages get from a sender to whoever is addressed by a channel's or a group's name."""
 
+from ..running import Local
 from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
-from .local import Local
 from .memory import MemoryLayer
+from .sharing import share_layer
 
 __all__ = [
     "Channel",
@@ -15,4 +16,5 @@ __all__ = [
     "ReplyChannel",
     "current_layer",
     "running_layer",
+    "share_layer",
 ]

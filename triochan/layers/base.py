@@ -9,15 +9,30 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Protocol
 
-import trio
+import attrs
 
 from ..exceptions import ConnectionClosed
-from ..message import check_name
+from ..message import SendsReplies, check_name
+from ..running import Local, run_local
 from ..wire.outbox import Outbox
-from .local import Local
 
-running_layer: trio.lowlevel.RunVar[ChannelLayer | None] = trio.lowlevel.RunVar("triochan.layer")
-"""The layer of the server, or of the test client, that runs in this Trio run."""
+SECOND_LAYER = "a channel layer serves this Trio run already; give both servers the same layer=…"
+
+
+@attrs.define(eq=False)
+class _Serving:
+    """The layer of the servers, or of the test clients, of one Trio run."""
+
+    layer: ChannelLayer | None = None
+
+
+def running_layer() -> ChannelLayer | None:
+    """The layer that serves this Trio run; None where none does.
+
+    Raises:
+        RuntimeError: this is not called from within Trio.
+    """
+    return run_local().of(_Serving).layer
 
 
 def current_layer() -> ChannelLayer:
@@ -26,7 +41,7 @@ def current_layer() -> ChannelLayer:
     Raises:
         RuntimeError: none does, or this is not called from within Trio.
     """
-    layer = running_layer.get(None)
+    layer = running_layer()
     if layer is None:
         raise RuntimeError(
             "no channel layer is running here: Channel and Group work while triochan.serve (or a test client) "
@@ -151,11 +166,11 @@ class Group:
     def layer(self) -> ChannelLayer:
         return self._layer or current_layer()
 
-    async def add(self, channel: Channel | str, /) -> None:
+    async def add(self, channel: SendsReplies | str, /) -> None:
         """Put a channel into the group; again is no error, nor is a connection that is gone by now."""
         await self.layer.group_add(self.name, _channel_name(channel))
 
-    async def discard(self, channel: Channel | str, /) -> None:
+    async def discard(self, channel: SendsReplies | str, /) -> None:
         """Take a channel out of the group; one that is not in it is no error."""
         await self.layer.group_discard(self.name, _channel_name(channel))
 
@@ -263,6 +278,10 @@ class ChannelLayer(ABC):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
 
+    def waiting(self, channel: str) -> int:
+        """Messages that wait in a named channel, as far as this process knows."""
+        return 0
+
     @abstractmethod
     async def group_add(self, group: str, channel: str) -> None: ...
 
@@ -281,18 +300,20 @@ class ChannelLayer(ABC):
     async def running(self) -> AsyncIterator[None]:
         """Serve this Trio run for as long as the block lasts; a layer's own tasks live within it.
 
+        Servers share one block (:func:`triochan.layers.sharing.share_layer`). They wait until it has been left, so a
+        layer bounds what it does then, in time.
+
         Raises:
             RuntimeError: another layer serves it already.
         """
-        if running_layer.get(None) is not None:
-            raise RuntimeError(
-                "a channel layer serves this Trio run already; give both servers the same layer=…"
-            )
-        token = running_layer.set(self)
+        serving = run_local().of(_Serving)
+        if serving.layer is not None:
+            raise RuntimeError(SECOND_LAYER)
+        serving.layer = self
         try:
             yield
         finally:
-            running_layer.reset(token)
+            serving.layer = None
 
 
 def _check_content(content: object) -> None:
@@ -300,5 +321,7 @@ def _check_content(content: object) -> None:
         raise TypeError(f"the content of a message is a dict, not {type(content).__name__}")
 
 
-def _channel_name(channel: Channel | str) -> str:
-    return channel.name if isinstance(channel, Channel) else check_name("channel", channel, reply=True)
+def _channel_name(channel: SendsReplies | str) -> str:
+    if isinstance(channel, Channel):
+        return channel.name
+    return check_name("channel", getattr(channel, "name", channel), reply=True)

@@ -11,7 +11,6 @@ import trio
 from ..exceptions import ChannelFull
 from ..replies import parse_websocket
 from ..settings import Settings, by_glob
-from ..wire.frames import encode
 from ..wire.outbox import broadcast
 from .base import Channel, ChannelLayer, Endpoint
 from .groups import GroupRegistry
@@ -82,6 +81,10 @@ class MemoryLayer(ChannelLayer):
             if not self._has_expired(channel, waiting):
                 return waiting[1]
 
+    def waiting(self, channel: str) -> int:
+        pair = self._channels.get(channel)
+        return 0 if pair is None else pair[1].statistics().current_buffer_used
+
     def _drop_expired(self, channel: str) -> bool:
         """Make room in a full channel, nobody waiting for it; False where nothing in it has expired."""
         receiving = self._open(channel)[1]
@@ -135,7 +138,7 @@ class MemoryLayer(ChannelLayer):
             if reply.accept is not None:
                 raise ValueError("a group send can't accept or refuse a handshake; send to the reply channel")
             if reply.data is not None:
-                broadcast(encode(reply.data), outboxes)  # type: ignore[arg-type]
+                broadcast(reply.data, outboxes)  # type: ignore[arg-type]
             if reply.close is not None:
                 for member in members:
                     member.deliver_nowait({"close": reply.close, "reason": reply.reason})  # type: ignore[union-attr]

@@ -5,8 +5,9 @@ Two kinds, of one class. ``message.http_session`` is the browser's: it is found 
 """
 
 from .cookies import SessionCookies
-from .decorators import channel_and_http_session, channel_session, enforce_ordering, http_session
+from .decorators import channel_and_http_session, channel_session, http_session
 from .memory import MemorySessionStore
+from .ordering import enforce_ordering
 from .service import Sessions
 from .session import Session
 from .sqlite import SqliteSessionStore

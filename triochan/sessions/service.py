@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import attrs
 
 from ..exceptions import ConnectionClosed
 from ..headers import check_headers
 from ..layers import Departed, Endpoint
-from ..message import Message
+from ..message import Message, MessageApplication, application_of
 from .cookies import SessionCookies
 from .session import Session
 from .store import SessionStore
@@ -159,9 +159,25 @@ class _Response(Protocol):
     """Called once with the first piece, returns it with what has to be in it."""
 
 
+class HasSessions(MessageApplication, Protocol):
+    """An application, as far as sessions go."""
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+
+def sessions_of(message: Message) -> Sessions:
+    """The sessions of the message's application.
+
+    Raises:
+        RuntimeError: the message belongs to no application.
+    """
+    return cast(HasSessions, application_of(message)).sessions
+
+
 def endpoint_of(message: Message) -> Endpoint | Departed | None:
     """What stands behind the message's reply channel in this process; None where nothing does."""
-    endpoint: Endpoint | Departed | None = message.connection
-    if endpoint is None:
-        endpoint = getattr(message.reply_channel, "endpoint", None)
+    if message.connection is not None:
+        return cast(Endpoint, message.connection)  # a live connection is what stands behind its reply channel
+    endpoint: Endpoint | Departed | None = getattr(message.reply_channel, "endpoint", None)
     return endpoint

@@ -9,10 +9,12 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from ..decorators import message_among
 from ..exceptions import SessionStoreUnavailable
-from ..message import Message
+from ..message import Message, application_of
 from ..routing import check_consumer, name_of
-from ..security import application_of, check_same_origin, message_among
+from ..security import check_same_origin
+from .service import sessions_of
 from .session import Session
 
 logger = logging.getLogger("triochan.sessions")
@@ -105,12 +107,12 @@ async def _save(message: Message, sessions: list[Session]) -> None:
 
 async def open_channel_session(message: Message) -> None:
     if message.channel_session is None:
-        message.channel_session = await application_of(message).sessions.of_connection(message)
+        message.channel_session = await sessions_of(message).of_connection(message)
 
 
 async def open_http_session(message: Message) -> None:
     if message.http_session is None and _has_head(message):
-        message.http_session = await application_of(message).sessions.from_cookie(message)
+        message.http_session = await sessions_of(message).from_cookie(message)
 
 
 _HEADED = ("http.request", "websocket.connect")
@@ -148,4 +150,4 @@ async def link_sessions(message: Message) -> None:
             message.channel_session[LINK] = {"key": message.http_session.session_key}
     else:
         link = message.channel_session.get(LINK) or {}
-        message.http_session = await application_of(message).sessions.by_key(link.get("key"))
+        message.http_session = await sessions_of(message).by_key(link.get("key"))

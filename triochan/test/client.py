@@ -29,13 +29,12 @@ from ..application import Application
 from ..content import decode_json, encode_json
 from ..exceptions import ConnectionClosed, TriochanError
 from ..http.cookies import parse_cookies
-from ..http1.protocol import serve_connection
+from ..http1.protocol import serve_stream
 from ..layers import ChannelLayer
 from ..routing import Routing
 from ..runtime import Runtime
 from ..settings import Settings
-from ..wire.transport import StreamTransport
-from ..workers import run_workers
+from ..workers import Workers
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]
 T = TypeVar("T")
@@ -230,13 +229,11 @@ class Client(_Managed["Client"]):
     async def _run(self) -> AsyncIterator[Self]:
         async with Runtime.open(self.application, self.settings, self._layer) as self.runtime:
             with _unwrapped():
-                async with trio.open_nursery() as services:
-                    services.start_soon(run_workers, self.runtime)
-                    services.start_soon(self.runtime.keepalive.run)
+                async with self.runtime.serving() as services:
+                    services.start_soon(Workers(self.runtime).run)
                     async with trio.open_nursery() as self._nursery:
                         yield self
                         self._nursery.cancel_scope.cancel()
-                    services.cancel_scope.cancel()
 
     def connect(self) -> trio.abc.Stream:
         """The client's end of a new connection, for bytes of the test's own."""
@@ -245,8 +242,8 @@ class Client(_Managed["Client"]):
         theirs: trio.abc.Stream
         ours, theirs = make_pair()
         serving = partial(
-            serve_connection,
-            StreamTransport(theirs),
+            serve_stream,
+            theirs,
             self.runtime,
             scheme=self._scheme,
             client=["192.0.2.1", 50000],

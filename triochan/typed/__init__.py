@@ -5,10 +5,8 @@ cattrs does it; it is imported when the first consumer asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from .annotations import content_annotation
@@ -21,20 +19,25 @@ if TYPE_CHECKING:
 __all__ = [
     "PLAIN",
     "ContentType",
+    "HasConverter",
     "InvalidContent",
     "content_annotation",
-    "current_converter",
     "encode_with",
     "make_converter",
     "to_plain",
-    "using",
 ]
 
 PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 """What is encoded as it is, unless there turns out to be an object in it; the attempt costs an object's ``repr``."""
 
-_source: ContextVar[Callable[[], Converter]] = ContextVar("triochan.converter")
 _default: list[Converter] = []
+
+
+class HasConverter(Protocol):
+    """An application, as far as contents go."""
+
+    @property
+    def converter(self) -> Converter: ...
 
 
 def make_converter(*, forbid_extra_keys: bool = True) -> Converter:
@@ -48,37 +51,24 @@ def make_converter(*, forbid_extra_keys: bool = True) -> Converter:
     return make_converter(forbid_extra_keys=forbid_extra_keys)
 
 
-@contextmanager
-def using(source: Callable[[], Converter]) -> Iterator[None]:
-    """Within the block, and in tasks started in it, :func:`current_converter` is what ``source`` gives."""
-    token = _source.set(source)
-    try:
-        yield
-    finally:
-        _source.reset(token)
-
-
-def current_converter() -> Converter:
-    """The converter of the application that runs here; one of nobody's where none does."""
-    source = _source.get(None)
-    if source is not None:
-        return source()
+def _converter_of(application: HasConverter | None) -> Converter:
+    if application is not None:
+        return application.converter
     if not _default:
         _default.append(make_converter())
     return _default[0]
 
 
-def to_plain(content: Any, application: Any = None) -> Any:
+def to_plain(content: Any, application: HasConverter | None = None) -> Any:
     """``content`` with every object in it made into what JSON has a form for; what has none stays as it is.
 
     Args:
-        application: whose converter makes it; None: that of the one that runs.
+        application: whose converter makes it (:func:`triochan.running.current_application`); None: one without hooks.
     """
-    converter: Converter = current_converter() if application is None else application.converter
-    return converter.unstructure(content)
+    return _converter_of(application).unstructure(content)
 
 
-def encode_with(encode: Callable[[Any], str], content: Any, application: Any = None) -> str:
+def encode_with(encode: Callable[[Any], str], content: Any, application: HasConverter | None = None) -> str:
     """``encode(content)``; where it has no form for something, of the content in plain values.
 
     Args:
@@ -122,17 +112,17 @@ class ContentType:
         self._hook = structure_hook(converter, self.annotation, self.place)
         self._converter = converter
 
-    def structure(self, value: Any, application: Any = None) -> Any:
+    def structure(self, value: Any, application: HasConverter | None = None) -> Any:
         """``value``, as JSON has it, made into what the annotation says.
 
         Args:
-            application: whose converter makes it; None: that of the one that runs.
+            application: as :func:`to_plain` takes it.
 
         Raises:
             InvalidContent: it does not fit.
             ImproperlyConfigured: the annotation itself is wrong.
         """
-        converter: Converter = current_converter() if application is None else application.converter
+        converter = _converter_of(application)
         if converter is not self._converter:
             self.prepare(converter)
         try:

@@ -1,83 +1,172 @@
 """One connection's bounded outbound buffer: who waits, who is cut off, and the fast way past it.
 
-There is one writer at a time. While nothing waits, a frame goes straight to the non-blocking socket in the
-caller's task; what the socket does not take is the backlog, written by a flusher task that is started on demand
-and ends when the backlog is empty. A cancelled write may have left half a frame on the wire, so it ends
-the connection.
+There is one writer: whoever puts a frame writes it to the non-blocking transport, in its own task. The first frame of
+a turn leaves at once; what else the same turn sends is gathered, and leaves in one write at the turn's end
+(:class:`Flush`). What the transport does not take is the backlog: it is written when the transport says that it has
+room, and it is what limits and overflow policies look at. What is gathered has not been refused by the peer, so no
+policy looks at it before it was tried.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 
 from ..exceptions import ConnectionClosed
 from ..settings import Overflow
-from .transport import BLOCKED, Transport
+from .deflate import Agreement
+from .frames import encode, encode_compressed
+from .transport import BLOCKED
 
-_CHUNK = 65536
+CHUNK = 65536
+"""Bytes that are gathered, or joined, at the most before they are written."""
 _CONTROL = 0x08
+
+
+class Sink(Protocol):
+    """What an outbox needs of its transport."""
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """Write without waiting, as :meth:`socket.socket.send`; one of ``BLOCKED`` where there is no room."""
+
+    def watch_writable(self) -> None:
+        """Call :meth:`Outbox.writable` when there is room again."""
+
+
+class Owner(Protocol):
+    """What an outbox tells its connection."""
+
+    def overflowed(self) -> None:
+        """The policy ``"close"`` applies; told once."""
+
+    def broken(self) -> None:
+        """The transport is lost; told once."""
+
+    def drained(self) -> None:
+        """Nothing waits any more; told where :attr:`Outbox.watched` is set."""
+
+
+class Flush:
+    """The outboxes that have sent something in this turn of Trio's loop; one for all that runs in a Trio run.
+
+    Whoever runs many handlers in one step calls :meth:`flush` at its end. For everybody else :meth:`run`, a task,
+    does it in the turn that follows.
+    """
+
+    def __init__(self) -> None:
+        self._touched: list[Outbox] = []
+        self.touch: Callable[[Outbox], None] = self._touched.append
+        """Note that an outbox has sent in this turn; :meth:`arm` has to follow."""
+        self.stepping = False
+        """Somebody will call :meth:`flush` at the end of its step."""
+        self._task: trio.lowlevel.Task | None = None
+        self._due = False
+
+    @property
+    def pending(self) -> bool:
+        """Something may have been gathered."""
+        return bool(self._touched)
+
+    def flush(self) -> None:
+        """Write what was gathered. Never waits, never raises."""
+        if self._touched:
+            touched = self._touched.copy()
+            self._touched.clear()
+            for outbox in touched:
+                outbox.end_turn()
+
+    def arm(self) -> None:
+        """Flush in the turn that follows this one, unless somebody does so at the end of its step."""
+        if not self.stepping and not self._due:
+            self._due = True
+            if self._task is not None:
+                trio.lowlevel.reschedule(self._task)
+                self._task = None
+
+    async def run(self) -> None:
+        """Flush when it is due, until cancelled."""
+        while True:
+            if not self._due:
+                self._task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+            else:
+                await trio.lowlevel.checkpoint()
+            self._due = False
+            self.flush()
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Outbox:
     """Frames on their way to one peer. They are held until :meth:`release`, behind the handshake's response.
 
     Args:
-        transport: where frames go.
-        start_soon: starts the flusher in the connection's own nursery.
+        sink: where frames go.
+        flush: the turn's.
+        owner: is told of the end.
         limit: bytes that may wait.
         overflow: what :meth:`offer` does beyond it.
-        on_overflow: called once when the policy ``"close"`` applies.
-        on_broken: called once when the transport is lost.
 
     Attributes:
-        direct: the socket's ``send`` while nothing waits and a frame may go straight to it, else None. An attribute,
-            not a question, for a group send looks at it once for each member.
-        size: bytes that wait.
+        direct: the transport's ``send`` while a frame may go straight to it, else None. An attribute, not a question,
+            for a group send looks at it once for each member.
+        size: bytes that wait, gathered ones included.
+        sent: bytes that the transport has taken, to see that a slow peer makes progress.
         dropped: messages that the overflow policy dropped.
+        agreement: what was agreed on compression; None: nothing.
+        threshold: bytes from which a message is compressed.
+        watched: :meth:`Owner.drained` is wanted.
     """
 
     __slots__ = (
-        "_chunk", "_corked", "_dead", "_flushing", "_frames", "_held", "_on_broken", "_on_overflow",
-        "_refusal", "_start_soon", "_transport", "_waiting", "direct", "dropped", "limit", "overflow",
-        "size", "socket",
+        "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_opening", "_owner", "_refusal",
+        "_send", "_sink", "_waiting", "agreement", "direct", "dropped", "flush", "limit", "overflow", "sent", "size",
+        "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
-        self,
-        transport: Transport,
-        start_soon: Callable[..., None],
-        *,
-        limit: int,
-        overflow: Overflow,
-        on_overflow: Callable[[], None],
-        on_broken: Callable[[], None],
+        self, sink: Sink, flush: Flush, owner: Owner, *, limit: int, overflow: Overflow = "close"
     ) -> None:
-        self._transport = transport
-        self.socket: Any = transport.socket
-        self._start_soon = start_soon
+        self._sink = sink
+        self._send = sink.send
+        self.flush = flush
+        self._owner: Owner | None = owner
         self.limit = limit
-        self.overflow = overflow
-        self._on_overflow = on_overflow
-        self._on_broken = on_broken
+        self.overflow: Overflow = overflow
+        self.agreement: Agreement | None = None
+        self.threshold = 0
         # The piece being written, of which nothing can be dropped any more; behind it, whole frames.
         self._chunk: bytes = b""
         self._frames: deque[bytes] | None = None
         self.size = 0
+        self.sent = 0
         self.dropped = 0
         self.direct: Callable[[bytes], int] | None = None
-        self._corked = False
         self._held = True
-        self._flushing = False
+        # What groups send while connect runs waits by itself: who is refused must not have heard it.
+        self._opening = True
+        self._early: list[bytes] | None = None
+        self._early_size = 0
+        self._blocked = False
+        self.watched = False
         # Messages are refused with this; control frames still go until the transport is dead.
         self._refusal: ConnectionClosed | None = None
         self._dead = False
         self._waiting: trio.lowlevel.ParkingLot | None = None
 
     # -- messages
+
+    def encode(self, data: str | bytes) -> bytes:
+        """One message as a frame, compressed where that was agreed on and is worth it."""
+        if self.agreement is not None and len(data) >= self.threshold:
+            return encode_compressed(data, self.agreement).frame
+        return encode(data)
 
     async def put(self, frame: bytes) -> None:
         """Send a message, or queue it, waiting while the limit is reached. No checkpoint where nothing waits.
@@ -87,19 +176,32 @@ class Outbox:
         """
         if self.send_direct(frame):
             return
+        if self.size + len(frame) > self.limit:
+            self.end_turn()  # what was only gathered is no reason to wait
         while self._refusal is None and self.size and self.size + len(frame) > self.limit:
-            self.uncork()
-            if self.size:
-                await self._park()
+            await self._park()
         if self._refusal is not None:
             raise ConnectionClosed(self._refusal.code, self._refusal.reason)
         self._queue(frame)
 
+    async def room(self) -> None:
+        """Wait while the limit is reached; no checkpoint where it is not.
+
+        Raises:
+            ConnectionClosed: the connection is gone, or goes while this waits.
+        """
+        while self.size > self.limit and not self._dead:
+            await self._park()
+        if self._dead:
+            assert self._refusal is not None
+            raise ConnectionClosed(self._refusal.code, self._refusal.reason)
+
     def send_direct(self, frame: bytes) -> bool:
-        """Send a message straight to the socket, if nothing waits; False: it was not taken."""
+        """Send a message straight to the transport, if nothing waits; False: it was not taken."""
         direct = self.direct
         if direct is None:
             return False
+        self._touch()
         try:
             sent = direct(frame)
         except BLOCKED:
@@ -118,24 +220,46 @@ class Outbox:
         """
         if self._refusal is not None:
             return
-        # Before the handshake's response is out, nothing can leave, and that is not the peer's fault.
-        limit = 2 * self.limit if self._held else self.limit
-        if self.size and self.size + len(frame) > limit:
-            if self.overflow == "drop_oldest":
-                self._drop_oldest(limit - len(frame))
-            if self.size and self.size + len(frame) > limit:
-                self.dropped += 1
-                if self.overflow == "close":
-                    self._on_overflow()
-                return
-        self._queue(frame)
+        if self._opening:
+            # Before connect has returned nothing of it can leave, and that is not the peer's fault.
+            if self._early is None:
+                self._early = []
+            if self._early_size + len(frame) <= 2 * self.limit:
+                self._early.append(frame)
+                self._early_size += len(frame)
+            else:
+                self._overflow()
+            return
+        if self.size + len(frame) > self.limit and self._full(len(frame)):
+            self._overflow()
+            return
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = deque()
+        frames.append(frame)
+        self.size += len(frame)
+        if self.size >= CHUNK:
+            self.end_turn()
+
+    def _full(self, size: int) -> bool:
+        """There is no room for ``size`` bytes, even when what was gathered has been tried and policy has dropped."""
+        if not self._blocked:
+            self.end_turn()
+        if self.overflow == "drop_oldest" and self.size + size > self.limit:
+            self._drop_oldest(self.limit - size)
+        return bool(self.size) and self.size + size > self.limit
+
+    def _overflow(self) -> None:
+        self.dropped += 1
+        if self.overflow == "close" and self._owner is not None:
+            self._owner.overflowed()
 
     def keep(self, frame: bytes, sent: int) -> None:
-        """Queue what the socket did not take of ``frame``, which was sent past the queue."""
-        self.direct = None
+        """Queue what the transport did not take of ``frame``, which was sent past the queue."""
+        self.sent += sent
         self._chunk = frame[sent:]
         self.size = len(self._chunk)
-        self._start_flusher()
+        self._block()
 
     def broken(self) -> None:
         """A frame sent past the queue failed: the transport is lost."""
@@ -144,14 +268,17 @@ class Outbox:
     # -- the protocol's own bytes
 
     def put_control(self, frame: bytes) -> None:
-        """Queue a control frame behind the messages, past every limit.
+        """Queue a control frame behind the messages, past every limit, and write what can be written.
 
-        Raises:
-            ConnectionClosed: the transport is gone.
+        Where the transport is gone, nothing happens.
         """
         if self._dead:
-            raise ConnectionClosed
-        self._queue(frame)
+            return
+        if self._frames is None:
+            self._frames = deque()
+        self._frames.append(frame)
+        self.size += len(frame)
+        self.end_turn()
 
     def put_first(self, data: bytes) -> None:
         """Queue the handshake's response, ahead of messages that wait for it."""
@@ -159,17 +286,6 @@ class Outbox:
             self._frames = deque()
         self._frames.appendleft(data)
         self.size += len(data)
-
-    async def drained(self) -> None:
-        """Wait until nothing is queued; a checkpoint only where it has to wait.
-
-        Raises:
-            ConnectionClosed: the transport is gone.
-        """
-        while self.size and not self._dead:
-            await self._park()
-        if self._dead:
-            raise ConnectionClosed
 
     def seal(self, code: int, reason: str, *, discard: bool = False) -> None:
         """Refuse messages from now on: those that wait for room get ConnectionClosed.
@@ -180,6 +296,7 @@ class Outbox:
         if self._refusal is None:
             self._refusal = ConnectionClosed(code, reason)
         self.direct = None
+        self._early = None
         if discard and self._frames:
             self.size -= sum(map(len, self._frames))
             self.dropped += len(self._frames)
@@ -190,109 +307,127 @@ class Outbox:
         """Nothing more goes, and nothing waits any longer."""
         self._dead = True
         self._frames = None
+        self._early = None
         self._chunk = b""
         self.size = 0
         self.seal(code, reason)
 
     def detach(self) -> None:
         """The connection is over for good: let go of what refers back to it."""
-        self._start_soon = self._on_overflow = self._on_broken = _never
+        self._owner = None
 
-    def reopen(self) -> None:
-        """Take the protocol's bytes again, after :meth:`close`: a refused handshake still has to be answered."""
-        self._dead = False
-
-    # -- batches
-
-    def cork(self) -> None:
-        """Hold frames back until :meth:`uncork`, so that the answers to a batch leave in one write."""
-        self._corked = True
-        self.direct = None
-
-    def uncork(self) -> None:
-        """Write what was held back."""
-        if self._corked:
-            self._corked = False
-            self._write()
+    # -- the handshake
 
     def release(self) -> None:
         """Let the first bytes go: the handshake's response is in its place."""
         self._held = False
-        self._write()
+        self.end_turn()
+
+    def opened(self) -> None:
+        """``connect`` has returned, and the socket stays open: what groups have sent meanwhile may leave."""
+        self._opening = False
+        if self._early:
+            if self._frames is None:
+                self._frames = deque()
+            self._frames.extend(self._early)
+            self.size += self._early_size
+        self._early = None
+        self._early_size = 0
+        self.end_turn()
 
     # -- underneath
 
+    def hold_turn(self) -> None:
+        """Gather from the first frame on, until :meth:`end_turn`: several messages came at once."""
+        if self.direct is not None:
+            self._touch()
+
+    def _touch(self) -> None:
+        self.direct = None
+        self.flush.touch(self)
+        self.flush.arm()
+
+    def end_turn(self) -> None:
+        """Write what was gathered, as far as the transport takes it now."""
+        if self._frames:
+            if not self._blocked:
+                self._write()
+        elif self._refusal is None and not self._held and not self._blocked and not self._opening:
+            self.direct = self._send
+
+    def writable(self) -> None:
+        """The transport has room again."""
+        if self._blocked:
+            self._blocked = False
+            self._write()
+
     def _queue(self, frame: bytes) -> None:
-        if self._frames is None:
-            self._frames = deque()
-        self._frames.append(frame)
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = deque()
+        frames.append(frame)
         self.size += len(frame)
-        self._write()
+        if self._opening or self._blocked or self.size >= CHUNK:
+            self.end_turn()
+        elif self.direct is not None:  # put() had to wait: the turn is another one by now
+            self._touch()
 
     def _write(self) -> None:
-        """Write what is queued as far as the socket takes it now; the flusher gets the rest."""
-        if self._corked or self._held or self._flushing or self._dead:
+        """Write what is queued until the transport is full."""
+        if self._held or self._dead:
             return
-        while self.size and self.socket is not None:
-            data = self._chunk or self._next_chunk()
+        send = self._send
+        frames = self._frames
+        while self._chunk or frames:
+            data, taken = (self._chunk, 0) if self._chunk else self._head()
             try:
-                sent = self.socket.send(data)
+                sent = send(data)
             except BLOCKED:
-                sent = 0
+                self._block()  # nothing of it has begun to leave: it may still be dropped
+                break
             except OSError:
-                self._chunk = data
                 self._break()
                 return
-            self._chunk = data[sent:]
+            if taken:
+                assert frames is not None
+                if taken == len(frames):
+                    frames.clear()
+                else:
+                    for _ in range(taken):
+                        frames.popleft()
+            self.sent += sent
             self.size -= sent
+            self._chunk = data[sent:]
             if self._chunk:
+                self._block()
                 break
-        if self.size:
-            self._start_flusher()
         else:
-            if self.socket is not None and self._refusal is None:
-                self.direct = self.socket.send
-            self._wake()
+            if self._refusal is None and not self._opening:
+                self.direct = send
+            if self.watched and self._owner is not None:
+                self._owner.drained()
+        self._wake()
 
-    def _start_flusher(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._start_soon(self._flush)
+    def _block(self) -> None:
+        self.direct = None
+        self._blocked = True
+        self._sink.watch_writable()
 
-    async def _flush(self) -> None:
-        whole = False
-        try:
-            while self.size:
-                chunk = self._chunk or self._next_chunk()
-                self._chunk = chunk
-                sent = await self._transport.send_some(chunk)
-                if self._dead:
-                    break
-                self._chunk = chunk[sent:]
-                self.size -= sent
-                self._wake()
-            whole = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        finally:
-            self._flushing = False
-            if not whole:
-                self._break()
-            else:
-                self._write()
-
-    def _next_chunk(self) -> bytes:
-        """The queue's head, joined up to a chunk's size; :attr:`size` counts it until it has left."""
+    def _head(self) -> tuple[bytes, int]:
+        """The queue's head, joined up to a chunk's size, and how many frames it is made of."""
         frames = self._frames
         assert frames
         if len(frames) == 1:
-            return frames.popleft()
+            return frames[0], 1
+        if self.size <= CHUNK:
+            return b"".join(frames), len(frames)
         pieces, length = [], 0
-        while frames and length < _CHUNK:
-            piece = frames.popleft()
+        for piece in frames:
             pieces.append(piece)
             length += len(piece)
-        return b"".join(pieces)
+            if length >= CHUNK:
+                break
+        return b"".join(pieces), len(pieces)
 
     def _drop_oldest(self, size: int) -> None:
         """Drop messages, the oldest first, until no more than ``size`` bytes wait."""
@@ -311,7 +446,8 @@ class Outbox:
     def _break(self) -> None:
         if not self._dead:
             self.close(1006, "")
-            self._on_broken()
+            if self._owner is not None:
+                self._owner.broken()
 
     async def _park(self) -> None:
         if self._waiting is None:
@@ -323,19 +459,28 @@ class Outbox:
             self._waiting.unpark_all()
 
 
-def _never(*_: object) -> None:
-    """What a detached outbox calls, which it does not: it is closed."""
-
-
-def broadcast(frame: bytes, outboxes: Iterable[Outbox]) -> None:
+def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
     """Give the same bytes object to every outbox, without waiting for any of them.
 
-    The loop is written out, for it is what a group send costs.
+    A message is encoded once, and compressed once for all that have agreed on the same. The loop is written out, for it
+    is what a group send costs.
     """
-    size = len(frame)
+    plain = frame = encode(data)
+    length = len(data)
+    compressed: dict[Agreement, bytes] = {}
     for outbox in outboxes:
+        agreement = outbox.agreement
+        if agreement is None or length < outbox.threshold:
+            frame = plain
+        else:
+            found = compressed.get(agreement)
+            if found is None:
+                found = compressed[agreement] = encode_compressed(data, agreement).frame
+            frame = found
         direct = outbox.direct
         if direct is not None:
+            outbox.direct = None
+            outbox.flush.touch(outbox)
             try:
                 sent = direct(frame)
             except BLOCKED:
@@ -343,7 +488,9 @@ def broadcast(frame: bytes, outboxes: Iterable[Outbox]) -> None:
             except OSError:
                 outbox.broken()
                 continue
-            if sent != size:
+            if sent != len(frame):
                 outbox.keep(frame, sent)
         else:
             outbox.offer(frame)
+    for flush in {outbox.flush for outbox in outboxes}:
+        flush.arm()

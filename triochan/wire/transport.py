@@ -1,5 +1,8 @@
 """The bytes below a connection: a non-blocking socket, plain or TLS, or any stream of Trio's.
 
+Reading and writing never wait here. A socket is watched by the server's epoll; a stream is pumped by two tasks of its
+connection. Both tell the connection, their source, when there is something to read or room to write.
+
 Sockets are the standard library's, kept as objects: a ``send`` after ``close`` fails with EBADF, where a bare file
 descriptor would by then be another client's.
 """
@@ -8,167 +11,333 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import trio
 
-from .poller import Poller, Readiness
+from .poller import Poller
 
-RECEIVE_SIZE = 65536
+READ_SIZE = 65536
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+CLOSE_SECONDS = 1.0
+"""How long a stream's last bytes may take to leave when it is closed."""
+
+
+class Source(Protocol):
+    """What stands behind a transport: told what has happened to it, by whoever reads."""
+
+    def readable(self) -> object:
+        """There may be something to read. What it returns is for the reader."""
+
+    def writable(self) -> None:
+        """There is room to write."""
 
 
 class Transport(Protocol):
-    """What a connection needs of its stream."""
+    """What a connection needs of its stream.
+
+    Attributes:
+        ended: the stream's end, or an error, lies behind what can be read: reading on never blocks.
+    """
+
+    ended: bool
 
     @property
-    def socket(self) -> socket.socket | None:
-        """The non-blocking socket that ``send`` may be called on at any time; None where there is none."""
+    def send(self) -> Callable[[bytes], int]:
+        """Write a part of some bytes, without waiting: how much; one of ``BLOCKED``, or an OSError where it is lost."""
 
-    async def receive_some(self) -> bytes:
-        """At least one byte, ``b""`` at the end; always a checkpoint. BrokenResourceError where it is lost."""
+    def read(self) -> bytes | None:
+        """What has come, ``b""`` at the end, None where nothing has; an OSError where the stream is lost."""
 
-    async def send_some(self, data: bytes) -> int:
-        """Write a part of ``data``, waiting for room; how much. A cancelled one may have written any part."""
+    def more(self) -> bool:
+        """The last :meth:`read` may have left something."""
+
+    def pause(self) -> None:
+        """What comes is not read for now; sources are still told of the end."""
+
+    def resume(self) -> None:
+        """It is read again: the source is told of what has come meanwhile."""
+
+    def watch_writable(self) -> None:
+        """Tell the source when there is room to write."""
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes, where the transport can."""
 
-    def close(self) -> None:
-        """Nothing comes or goes any more: waiting tasks get ClosedResourceError. Again is no error."""
+    def hand_over(self, source: Source) -> None:
+        """From now on ``source`` is told."""
 
-    async def aclose(self) -> None:
-        """Close, and give back what the transport holds; no checkpoint where it is a socket."""
+    def close(self, *, clean: bool = True) -> None:
+        """Nothing comes any more, and nothing goes but what was taken already. Again is no error.
+
+        Args:
+            clean: over TLS, say that this is the end (RFC 8446 section 6.1); what broke off must not end so.
+        """
 
 
-class SocketTransport(Readiness):
+class SocketTransport:
     """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.wire.listeners.start_tls`.
 
     Args:
         sock: the socket, which is the transport's from now on.
-        poller: the server's; None: Trio's own waits serve. Not for TLS, where bytes that were read from the network
-            may wait in the TLS layer.
+        poller: the server's.
+        source: what stands behind it, see :meth:`hand_over`.
     """
 
-    __slots__ = ("_closed", "_full", "_pending", "_poller", "socket")
+    __slots__ = (
+        "_full",
+        "_notified",
+        "_paused",
+        "_pending",
+        "_poller",
+        "_receive",
+        "ended",
+        "send",
+        "socket",
+    )
 
-    def __init__(self, sock: socket.socket, poller: Poller | None = None) -> None:
-        super().__init__()
-        self.socket: socket.socket = sock
-        self._closed = False
-        # A read that filled the buffer has probably left something. After any other, trying before the socket
-        # is readable again would cost a failed system call and an exception.
+    def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
+        self.socket = sock
+        self.send: Callable[[bytes], int] = sock.send
+        self._receive: Callable[[int], bytes] = sock.recv
+        self._pending: Callable[[], int] | None = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+        self._poller: Poller[Any] | None = poller
+        self.ended = False
+        # A read that filled the buffer has probably left something.
         self._full = False
-        self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
-        self._poller = poller if self._pending is None else None
+        self._paused = False
+        self._notified = False
+        poller.register(sock, source, edges=self._pending is None)
+
+    def hand_over(self, source: Source) -> None:
+        """From now on ``source`` is told."""
         if self._poller is not None:
-            self._poller.register(sock, self)
+            self._poller.replace(self.socket, source)
 
-    async def receive_some(self) -> bytes:
+    def read(self) -> bytes | None:
         try:
-            while True:
-                if self._full or (self._pending is not None and self._pending()):
-                    await trio.lowlevel.checkpoint()
-                elif self._poller is not None:
-                    await self.wait()
-                else:
-                    await trio.lowlevel.wait_readable(self.socket)
-                try:
-                    data = self.socket.recv(RECEIVE_SIZE)
-                except BLOCKED:
-                    self._full = self.ended = False
-                else:
-                    self._full = len(data) == RECEIVE_SIZE
-                    return data
-        except (OSError, ValueError) as error:
-            raise self._gone(error) from error
+            data = self._receive(READ_SIZE)
+        except BLOCKED:
+            self._full = self.ended = False
+            return None
+        self._full = len(data) == READ_SIZE
+        return data
 
-    async def send_some(self, data: bytes) -> int:
-        try:
-            while True:
-                await trio.lowlevel.wait_writable(self.socket)
-                try:
-                    return self.socket.send(data)
-                except BLOCKED:
-                    continue
-        except (OSError, ValueError) as error:
-            raise self._gone(error) from error
+    def more(self) -> bool:
+        return self._full or self.ended or (self._pending is not None and bool(self._pending()))
+
+    def pause(self) -> None:
+        # Edges may come and are passed over; levels would not stop to.
+        if self._pending is not None and self._poller is not None and not self._paused:
+            self._poller.watch(self.socket, edges=False, readable=False, writable=False)
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused and self._poller is not None:
+            self._paused = False
+            self._poller.watch(self.socket, edges=self._pending is None, writable=False)
+
+    def watch_writable(self) -> None:
+        if self._poller is not None:
+            self._poller.watch(
+                self.socket, edges=self._pending is None, readable=not self._paused, writable=True
+            )
 
     def send_eof(self) -> None:
+        self._notify_close()
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer is gone already
 
-    def close(self) -> None:
-        if self._closed:
+    def close(self, *, clean: bool = True) -> None:
+        poller, self._poller = self._poller, None
+        if poller is None:
             return
-        self._closed = True
-        if self._poller is not None:
-            self._poller.forget(self.socket)
-        trio.lowlevel.notify_closing(self.socket)
-        if isinstance(self.socket, ssl.SSLSocket):
-            try:
-                self.socket.unwrap()  # say so to the peer, without waiting for what it says
-            except (OSError, ValueError):
-                pass
+        poller.forget(self.socket)
+        self.send = self._receive = _closed
+        if clean:
+            self._notify_close()
         self.socket.close()
 
-    async def aclose(self) -> None:
-        self.close()
+    def _notify_close(self) -> None:
+        """Over TLS, say that nothing more comes, once, without waiting for what the peer says."""
+        if isinstance(self.socket, ssl.SSLSocket) and not self._notified:
+            self._notified = True
+            try:
+                self.socket.unwrap()
+            except (OSError, ValueError):
+                pass
 
-    def _gone(self, error: Exception) -> Exception:
-        if self._closed:
-            return trio.ClosedResourceError("this side closed the socket")
-        return trio.BrokenResourceError(f"the socket is lost: {error}")
+
+def _closed(_: object) -> Any:
+    raise OSError("this side closed the socket")
 
 
 class StreamTransport:
-    """Any :class:`trio.abc.Stream`: what tests use, and programs with streams of their own."""
+    """Any :class:`trio.abc.Stream`: what tests use, systems without epoll, and programs with streams of their own.
 
-    __slots__ = ("_closed", "_scopes", "_stream", "socket")
+    It behaves as a socket whose buffer holds one write. Its two tasks run in :meth:`pump`.
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.socket = None
+    Args:
+        stream: the stream, which is the transport's from now on.
+        told: called with a source that can read again, and may be in any task's turn.
+        source: what stands behind it.
+    """
+
+    __slots__ = (
+        "_closed", "_come", "_end", "_lost", "_outgoing", "_paused", "_read", "_room", "_source", "_stream", "_taken",
+        "_told", "_written", "ended",
+    )  # fmt: skip
+
+    def __init__(self, stream: trio.abc.Stream, told: Callable[[Any], None], source: Source) -> None:
         self._stream = stream
+        self._told = told
+        self._source = source
+        self.ended = False
+        self._come: bytes | None = None
+        self._taken = trio.Event()
+        self._paused = False
+        self._outgoing = b""
+        self._room = trio.Event()
+        self._written = trio.Event()
+        self._lost = False
         self._closed = False
-        self._scopes: set[trio.CancelScope] = set()
+        self._end = trio.Event()
 
-    async def receive_some(self) -> bytes:
-        with self._until_closed():
-            return bytes(await self._stream.receive_some(RECEIVE_SIZE))
-        raise trio.ClosedResourceError("this side closed the stream")
+    def hand_over(self, source: Source) -> None:
+        self._source = source
 
-    async def send_some(self, data: bytes) -> int:
-        with self._until_closed():
-            await self._stream.send_all(data)
-            return len(data)
-        raise trio.ClosedResourceError("this side closed the stream")
+    def read(self) -> bytes | None:
+        data, self._come = self._come, None
+        if data is not None:
+            if data:
+                self._taken.set()
+            return data
+        if self._lost:
+            raise OSError("the stream is lost")
+        return b"" if self.ended else None
+
+    def more(self) -> bool:
+        return self.ended or self._come is not None
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._come is not None or self.ended:
+                self._told(self._source)
+
+    def send(self, data: bytes) -> int:
+        if self._closed or self._lost:
+            raise OSError("the stream is closed")
+        if self._outgoing:
+            raise BlockingIOError
+        self._outgoing = bytes(data)
+        self._room.set()
+        return len(data)
+
+    def watch_writable(self) -> None:
+        pass  # the writing task always says so
 
     def send_eof(self) -> None:
         pass
 
-    def close(self) -> None:
-        self._closed = True
-        for scope in self._scopes:
-            scope.cancel()
+    def close(self, *, clean: bool = True) -> None:
+        if not self._closed:
+            self._closed = True
+            self._room.set()
+            self._end.set()
+
+    async def pump(self) -> None:
+        """Read and write until the transport is closed; then close the stream, when the last bytes have left."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pump_in)
+                nursery.start_soon(self._pump_out)
+                await self._end.wait()
+                if self._outgoing:
+                    nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
+                    await self._written.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+                await trio.aclose_forcefully(self._stream)
+            del self._source
+
+    async def _pump_in(self) -> None:
+        while not self.ended:
+            try:
+                self._come = bytes(await self._stream.receive_some(READ_SIZE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._lost = True
+                self.ended = True
+            else:
+                self.ended = not self._come
+            self._taken = trio.Event()
+            if not self._paused or self.ended:
+                self._told(self._source)
+            if not self.ended:
+                await self._taken.wait()
+
+    async def _pump_out(self) -> None:
+        while not self._lost:
+            if not self._outgoing:
+                self._room = trio.Event()
+                await self._room.wait()
+                continue
+            try:
+                await self._stream.send_all(self._outgoing)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._lost = self.ended = True
+                self._told(self._source)
+            self._outgoing = b""
+            self._written.set()
+            self._written = trio.Event()
+            if not self._closed:
+                self._source.writable()
+
+
+class PolledStream(trio.abc.Stream):
+    """A non-blocking socket, plain or TLS, as a stream on Trio's own waits: for systems without epoll."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        sock = self._socket
+        try:
+            while True:
+                if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+                    await trio.lowlevel.wait_readable(sock)
+                else:
+                    await trio.lowlevel.checkpoint()
+                try:
+                    return sock.recv(max_bytes or READ_SIZE)
+                except BLOCKED:
+                    continue
+        except (OSError, ValueError) as error:
+            raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                await trio.lowlevel.wait_writable(self._socket)
+                try:
+                    view = view[self._socket.send(view) :]
+                except BLOCKED:
+                    continue
+        except (OSError, ValueError) as error:
+            raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self._socket)
 
     async def aclose(self) -> None:
-        """Shielded and bounded: a stream that does not let go is left behind."""
-        self.close()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-            await trio.aclose_forcefully(self._stream)
-
-    @contextmanager
-    def _until_closed(self) -> Iterator[None]:
-        """A block that :meth:`close` leaves; what comes after it is what the close makes of it."""
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                if self._closed:
-                    scope.cancel()
-                yield
-            finally:
-                self._scopes.discard(scope)
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+        await trio.lowlevel.checkpoint()

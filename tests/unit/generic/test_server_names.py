@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,15 +39,12 @@ async def an_application(handler: Any) -> tuple[Application, str]:
 
 
 @pytest.mark.parametrize("decorator", [channel_and_http_session, channel_and_http_session_user_from_http])
-async def test_headers_in_a_payload_do_not_replace_the_session(
-    decorator: Callable[[Any], Any],
-) -> None:
-    @decorator
+async def test_headers_in_a_payload_do_not_replace_the_session(decorator: Any) -> None:
     async def flag(message: Message) -> None:
         answer = {"banned": message.http_session.get("banned", False), "keys": sorted(message.content)}
         await message.reply_channel.send(WebsocketDemultiplexer.encode("flag", answer))
 
-    application, cookie = await an_application(flag)
+    application, cookie = await an_application(decorator(flag))
     async with Client(application) as client:
         headers = {"Cookie": cookie, "Origin": "http://testserver"}
         async with client.websocket("/", headers=headers) as socket:
@@ -80,9 +76,9 @@ async def test_the_servers_names_are_left_out_and_the_log_says_so(caplog: pytest
 
 async def test_a_streams_own_consumer_sees_what_the_server_knows() -> None:
     class Inner(JsonWebsocketConsumer):
-        async def receive(self, content: Any, multiplexer: Any = None, **kwargs: Any) -> None:
+        async def receive(self, content: Any, **kwargs: Any) -> None:
             known = {"path": self.path, "order": self.message["order"], "headers": "headers" in self.message}
-            await multiplexer.send({"content": content, **known})
+            await kwargs["multiplexer"].send({"content": content, **known})
 
     class Outer(WebsocketDemultiplexer):
         consumers = {"inner": Inner}

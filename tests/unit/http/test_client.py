@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 
+import pytest
+
 from triochan.http import client_route
 from triochan.test import Client
 
@@ -32,6 +34,14 @@ async def test_it_is_revalidated() -> None:
             assert (response.status, response.body) == (status, b"" if status == 304 else SOURCE)
             assert response.header("etag") == etag
             assert response.header("cache-control") == "no-cache"
+
+
+@pytest.mark.rfc("9110", "13.1.5", "MUST ignore If-Range where there are no ranges to be had")
+async def test_there_are_no_ranges() -> None:
+    async with Client([client_route()]) as client:
+        headers = {"Range": "bytes=0-1", "If-Range": '"other"'}
+        response = await client.get("/triochan/client.js", headers=headers)
+        assert (response.status, response.body) == (200, SOURCE)
 
 
 async def test_nothing_else_is() -> None:

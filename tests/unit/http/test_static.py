@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from triochan import Channel, Message
 from triochan.exceptions import ImproperlyConfigured
 from triochan.http import static, static_files
+from triochan.http.conditions import http_date
 from triochan.replies import parse_http
 
 SECRET = b"SECRET"
+MODIFIED = 784111777
+"""Sun, 06 Nov 1994 08:49:37 GMT: when the folder's files were."""
 
 
 class Replies:
@@ -64,6 +68,8 @@ def folder(tmp_path: Path) -> Path:
     (web / ".git").mkdir()
     (web / ".git" / "config").write_bytes(SECRET)
     (web / "sub" / ".env").write_bytes(SECRET)
+    for path in web.rglob("*.*"):
+        os.utime(path, (MODIFIED, MODIFIED))
     return web
 
 
@@ -121,6 +127,8 @@ class TestServes:
         head = await answer(folder, "/static/app.js", method="HEAD")
         assert (head.status, head.headers, head.body) == (200, got.headers, b"")
 
+    @pytest.mark.rfc("9110", "15.5.6", "MUST send Allow with 405")
+    @pytest.mark.rfc("9110", "10.2.1", "MUST send Allow with 405")
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", "PROPFIND"])
     async def test_other_methods_are_405(self, folder: Path, method: str) -> None:
         replies = await answer(folder, "/static/app.js", method=method)
@@ -182,10 +190,22 @@ class TestRevalidation:
     async def test_an_etag_that_is_known_is_304(self, folder: Path) -> None:
         etag = (await answer(folder, "/static/app.js")).headers[b"etag"]
         for known in (etag, b"W/" + etag, b'"x", ' + etag, b'"x",W/' + etag + b' , "y"', b"*"):
-            replies = await answer(folder, "/static/app.js", headers=[(b"if-none-match", known)])
-            assert (replies.status, replies.body) == (304, b"")
-            assert replies.headers[b"etag"] == etag
-            assert b"content-length" not in replies.headers
+            for method in ("GET", "HEAD"):
+                replies = await answer(
+                    folder, "/static/app.js", method=method, headers=[(b"if-none-match", known)]
+                )
+                assert (replies.status, replies.body) == (304, b"")
+                assert replies.headers[b"etag"] == etag
+                assert b"content-length" not in replies.headers
+
+    @pytest.mark.rfc(
+        "9110", "15.4.5", "MUST send with 304 the ETag, Date, Cache-Control and the like of the 200"
+    )
+    async def test_304_has_what_the_200_has(self, folder: Path) -> None:
+        whole = (await answer(folder, "/static/app.js")).headers
+        del whole[b"content-length"]
+        replies = await answer(folder, "/static/app.js", headers=[(b"if-none-match", b"*")])
+        assert (replies.status, replies.headers) == (304, whole)
 
     async def test_another_is_not(self, folder: Path) -> None:
         for known in (b'"x"', b"", b'"' + b"0" * 16 + b'"', b'"*"'):
@@ -196,10 +216,134 @@ class TestRevalidation:
         (folder / "app.js").write_text("let b!\n")
         assert (await answer(folder, "/static/app.js")).headers[b"etag"] != before
 
+    @pytest.mark.rfc("9110", "8.8.3", "MUST mark an entity tag as weak that is no strong validator")
+    async def test_a_file_that_may_change_unnoticed_has_a_weak_etag(self, folder: Path) -> None:
+        (folder / "app.js").write_text("let b\n")
+        etag = (await answer(folder, "/static/app.js")).headers[b"etag"]
+        assert etag.startswith(b'W/"')
+        condition = [(b"if-none-match", etag)]
+        assert (await answer(folder, "/static/app.js", headers=condition)).status == 304
+        assert (await answer(folder, "/static/app.js", headers=[(b"if-match", etag)])).status == 412
+        parts = [(b"range", b"bytes=0-0"), (b"if-range", etag)]
+        assert (await answer(folder, "/static/app.js", headers=parts)).status == 200
+        os.utime(folder / "app.js", (MODIFIED, MODIFIED))
+        assert not (await answer(folder, "/static/app.js")).headers[b"etag"].startswith(b"W/")
+
     async def test_last_modified_is_a_date(self, folder: Path) -> None:
         os.utime(folder / "app.js", (0, 0))
         replies = await answer(folder, "/static/app.js")
         assert replies.headers[b"last-modified"] == b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+    @pytest.mark.rfc("9110", "8.8.2.1", "MUST NOT send a Last-Modified that is later than Date")
+    async def test_a_file_from_the_future(self, folder: Path) -> None:
+        os.utime(folder / "app.js", (time.time() + 9000, time.time() + 9000))
+        replies = await answer(folder, "/static/app.js")
+        said = http_date(replies.headers[b"last-modified"].decode())
+        assert said is not None
+        assert said <= time.time()
+        assert replies.headers[b"etag"].startswith(b"W/")
+
+    async def test_dates(self, folder: Path) -> None:
+        date = b"Sun, 06 Nov 1994 08:49:37 GMT"
+        assert (await answer(folder, "/static/app.js")).headers[b"last-modified"] == date
+        assert (await answer(folder, "/static/app.js", headers=[(b"if-modified-since", date)])).status == 304
+        earlier = date.replace(b":37", b":36")
+        for name, status in ((b"if-modified-since", 200), (b"if-unmodified-since", 412)):
+            assert (await answer(folder, "/static/app.js", headers=[(name, earlier)])).status == status
+
+    @pytest.mark.rfc("9110", "13.1.1", "MUST NOT do what is asked where If-Match is not met")
+    @pytest.mark.rfc("9110", "13.1.4", "MUST NOT do what is asked where If-Unmodified-Since is not met")
+    async def test_412(self, folder: Path) -> None:
+        etag = (await answer(folder, "/static/app.js")).headers[b"etag"]
+        assert (await answer(folder, "/static/app.js", headers=[(b"if-match", etag)])).status == 200
+        replies = await answer(folder, "/static/app.js", headers=[(b"if-match", b'"x"')])
+        assert (replies.status, b"let a" in replies.body) == (412, False)
+
+    @pytest.mark.rfc("9110", "13.2.1", "MUST ignore conditions where the answer without them would be no 2xx")
+    @pytest.mark.rfc("9110", "13.2.1", "MUST ignore conditions of methods that select nothing")
+    @pytest.mark.rfc(
+        "9110", "13.2.1", "MUST look at conditions behind all other checks, and before what is asked is done"
+    )
+    async def test_conditions_of_what_is_not_served(self, folder: Path) -> None:
+        for name in (b"if-none-match", b"if-match"):
+            for value in (b"*", b'"x"'):
+                headers = [(name, value), (b"range", b"bytes=0-0")]
+                assert (await answer(folder, "/static/missing", headers=headers)).status == 404
+                assert (
+                    await answer(folder, "/static/app.js", method="OPTIONS", headers=headers)
+                ).status == 405
+
+
+class TestRanges:
+    @pytest.mark.rfc("9110", "15.3.7.1", "MUST send Content-Range and that part with 206")
+    @pytest.mark.rfc(
+        "9110", "15.3.7", "MUST send with 206 the ETag, Date, Cache-Control and the like of the 200"
+    )
+    @pytest.mark.parametrize(
+        ("asked", "said", "body"),
+        [
+            (b"bytes=0-2", b"bytes 0-2/6", b"let"),
+            (b"bytes=4-4", b"bytes 4-4/6", b"a"),
+            (b"bytes=4-", b"bytes 4-5/6", b"a\n"),
+            (b"bytes=-2", b"bytes 4-5/6", b"a\n"),
+            (b"bytes=-99", b"bytes 0-5/6", b"let a\n"),
+            (b"Bytes=4-99999999999999999999999", b"bytes 4-5/6", b"a\n"),
+        ],
+    )
+    async def test_one(self, folder: Path, asked: bytes, said: bytes, body: bytes) -> None:
+        whole = await answer(folder, "/static/app.js")
+        replies = await answer(folder, "/static/app.js", headers=[(b"range", asked)])
+        assert (replies.status, replies.body) == (206, body)
+        length = b"%d" % len(body)
+        assert replies.headers == {**whole.headers, b"content-range": said, b"content-length": length}
+        assert whole.headers[b"accept-ranges"] == b"bytes"
+
+    async def test_behind_the_end(self, folder: Path) -> None:
+        for asked in (b"bytes=6-", b"bytes=99999999999999999999999-", b"bytes=-0"):
+            replies = await answer(folder, "/static/app.js", headers=[(b"range", asked)])
+            assert (replies.status, replies.headers[b"content-range"]) == (416, b"bytes */6")
+            assert b"let" not in replies.body
+
+    @pytest.mark.rfc("9110", "14.2", "MUST ignore Range with methods that it is not for")
+    async def test_not_with_head(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/app.js", method="HEAD", headers=[(b"range", b"bytes=0-0")])
+        assert (replies.status, replies.headers[b"content-length"]) == (200, b"6")
+
+    @pytest.mark.rfc("9110", "14.4", "MUST ignore Content-Range in requests of methods that it is not for")
+    async def test_content_range_in_a_request(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/app.js", headers=[(b"content-range", b"bytes 0-1/6")])
+        assert (replies.status, replies.body) == (200, b"let a\n")
+
+    async def test_of_a_large_file(self, folder: Path) -> None:
+        content = os.urandom(600_000)
+        (folder / "large.bin").write_bytes(content)
+        replies = await answer(folder, "/static/large.bin", headers=[(b"range", b"bytes=100-400099")])
+        assert replies.body == content[100:400_100]
+        assert len(replies.pieces) == 2
+
+
+@pytest.mark.rfc("9110", "8.4", "MUST list in Content-Encoding the codings that were applied: here, none")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.tar.gz", b"application/gzip"),
+        ("a.js.gz", b"application/gzip"),
+        ("a.tgz", b"application/gzip"),
+        ("a.txt.bz2", b"application/x-bzip2"),
+        ("a.svgz", b"application/gzip"),
+        ("a.txt.xz", b"application/x-xz"),
+        ("a.txt.br", b"application/octet-stream"),
+        ("a.unknown-kind", b"application/octet-stream"),
+        ("a.json", b"application/json; charset=utf-8"),
+        ("a.png", b"image/png"),
+    ],
+)
+async def test_kinds(folder: Path, name: str, kind: bytes) -> None:
+    """A browser that is told of a coding undoes it, and saves an archive that is none."""
+    (folder / name).write_bytes(b"x")
+    replies = await answer(folder, f"/static/{name}")
+    assert replies.headers[b"content-type"] == kind
+    assert b"content-encoding" not in replies.headers
 
 
 class TestNoWayOut:

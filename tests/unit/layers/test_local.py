@@ -11,9 +11,9 @@ import trio.testing
 
 from triochan import Application, Message, route
 from triochan.exceptions import ConnectionClosed
-from triochan.http1.endpoint import ResponseEndpoint
-from triochan.layers import Departed, Local, MemoryLayer
+from triochan.layers import Departed, MemoryLayer
 from triochan.message import Message as AMessage
+from triochan.running import Local
 from triochan.sessions import channel_session
 from triochan.test import WSClient
 
@@ -54,7 +54,8 @@ async def test_a_connections_objects_go_with_it() -> None:
     kept: list[weakref.ref[Visits]] = []
 
     async def connect(message: Message) -> None:
-        local = message.connection.local
+        connection: Any = message.connection
+        local = connection.local
         kept.append(weakref.ref(local.of(Visits)))
         assert local.of(Visits) is kept[0]()
 

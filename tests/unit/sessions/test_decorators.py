@@ -21,7 +21,8 @@ from triochan.exceptions import (
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
-from triochan.layers import Local
+from triochan.message import MessageApplication
+from triochan.running import Local
 from triochan.sessions import (
     MemorySessionStore,
     Session,
@@ -49,7 +50,7 @@ def a_message(
     content: dict[str, Any] | None = None,
     channel: str = "test",
     reply: Any = "test.reply!1",
-    application: Application | None = None,
+    application: MessageApplication | None = None,
 ) -> Message:
     """A message by hand, its channel sessions in a store, as a worker of another process sees it."""
     message = Message(content or {}, Channel(channel), Channel(reply) if isinstance(reply, str) else reply)

@@ -41,8 +41,9 @@ from triochan import Application, Group, route_class
 from triochan.content import decode_json, encode_json
 from triochan.exceptions import ImproperlyConfigured, InvalidContent
 from triochan.generic.websockets import JsonWebsocketConsumer
+from triochan.running import current_application
 from triochan.test import Client, WSClient
-from triochan.typed import ContentType, content_annotation, current_converter, make_converter, to_plain
+from triochan.typed import ContentType, content_annotation, make_converter, to_plain
 from triochan.typed.annotations import name_of_type
 from triochan.typed.mistakes import MAX_DETAILS
 
@@ -840,8 +841,8 @@ async def test_consumers_use_their_own_applications_converter() -> None:
         await socket.send("21.5")
         assert await socket.receive_json() == 21.5
         assert await socket.receive_json() == 21.5
-        assert current_converter() is hooked.converter
-    assert current_converter() is not hooked.converter
+        assert current_application() is hooked
+    assert current_application() is None
     async with WSClient([route_class(Station)]) as socket:
         await socket.send('{"degrees": 1}')
         assert await socket.receive_json() == {"degrees": 1.0}

@@ -76,6 +76,8 @@ class TestParseClose:
         assert may_come(code)
         assert parse_close(code.to_bytes(2, "big") + "größer".encode()) == (code, "größer")
 
+    @pytest.mark.rfc("6455", "7.4.2", "MUST NOT take codes below 1000")
+    @pytest.mark.rfc("6455", "7.4.1", "MUST NOT take, or send, 1005, 1006 and 1015 in a close frame")
     @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
     def test_codes_that_may_not(self, code: int) -> None:
         assert not may_come(code)
@@ -84,6 +86,7 @@ class TestParseClose:
         assert caught.value.code == 1002
         assert caught.value.reason == str(caught.value)
 
+    @pytest.mark.rfc("6455", "7.4.1", "MUST NOT take, or send, 1005, 1006 and 1015 in a close frame")
     @given(st.integers(0, 65535))
     def test_what_may_come_is_what_a_program_may_send(self, code: int) -> None:
         try:
@@ -93,11 +96,14 @@ class TestParseClose:
         else:
             assert may_come(code)
 
+    @pytest.mark.rfc("6455", "7.4.1", "takes a close frame without a code for 1005")
     def test_none_is_1005(self) -> None:
         assert parse_close(b"") == (1005, "")
 
 
 class TestTakeControl:
+    @pytest.mark.rfc("6455", "5.5.3", "MUST give a ping's data back in its pong")
+    @pytest.mark.rfc("6455", "5.5.2", "MUST answer a ping with a pong")
     @given(st.binary(max_size=125))
     def test_a_ping_is_answered_with_its_payload(self, payload: bytes) -> None:
         assert take_control(PING, payload) == Outcome(pong_frame(payload))
@@ -107,6 +113,7 @@ class TestTakeControl:
     def test_a_pong_is_not_answered(self, payload: bytes) -> None:
         assert take_control(PONG, payload) == Outcome(pong=payload)
 
+    @pytest.mark.rfc("6455", "5.5.1", "MUST answer a close frame with one")
     @given(payloads)
     @example(b"")
     def test_a_close_frame_is_answered_with_one_that_a_client_can_read(self, payload: bytes) -> None:

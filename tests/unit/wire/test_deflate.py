@@ -52,6 +52,17 @@ def offers(*values: str) -> list[Offer]:
 
 
 class TestNegotiate:
+    @pytest.mark.rfc("7692", "7.1.1.2", "may ask for client_no_context_takeover, whatever is offered")
+    @pytest.mark.rfc("7692", "7.1.2.2", "MUST NOT answer client_max_window_bits to an offer without it")
+    @pytest.mark.rfc(
+        "7692",
+        "7.1.2.1",
+        "MUST answer server_max_window_bits of the offer's size or less where it is offered and accepted",
+    )
+    @pytest.mark.rfc(
+        "7692", "7.1.1.1", "MUST answer server_no_context_takeover where it is offered and accepted"
+    )
+    @pytest.mark.rfc("7692", "5", "MUST answer with an agreement that the client offered")
     @pytest.mark.parametrize(
         ("offer", "bits", "response"),
         [
@@ -91,6 +102,13 @@ class TestNegotiate:
         assert agreement is not None
         assert agreement.response.decode() == response
 
+    @pytest.mark.rfc("7692", "7.1.2.2", "MUST decline window sizes other than 8 to 15, and leading zeros")
+    @pytest.mark.rfc("7692", "7.1.2.1", "MUST decline window sizes other than 8 to 15, and leading zeros")
+    @pytest.mark.rfc(
+        "7692",
+        "7.1",
+        "MUST decline an offer with a parameter that is unknown, repeated, or has a value that is none",
+    )
     @pytest.mark.parametrize(
         "parameters",
         [
@@ -109,6 +127,9 @@ class TestNegotiate:
         assert negotiate(offers(f"permessage-deflate; {parameters}")) is None
         assert negotiate(offers(f"permessage-deflate; {parameters}", "permessage-deflate")) == Agreement()
 
+    @pytest.mark.rfc("6455", "9.1", "MUST NOT accept extensions that the client did not ask for")
+    @pytest.mark.rfc("6455", "4.2.2", "MUST NOT list extensions that the client did not")
+    @pytest.mark.rfc("7692", "5", "MUST NOT agree on what was not offered")
     def test_nothing_is_agreed_on_without_an_offer(self) -> None:
         assert negotiate([]) is None
         assert negotiate(offers("permessage-bzip2, Permessage-Deflate")) is None
@@ -128,6 +149,7 @@ class TestNegotiate:
         assert {asked: 1}[plain] == 1
         assert Agreement(12) != plain != TAKEOVER
 
+    @pytest.mark.rfc("7692", "7.1", "answers with parameters that a client takes")
     @pytest.mark.parametrize("server_anew", [False, True])
     @pytest.mark.parametrize("client_anew", [False, True])
     @pytest.mark.parametrize("server_bits", [None, 9, 12, 15])
@@ -172,6 +194,9 @@ windows = st.integers(9, 15)
 
 
 class TestCompress:
+    @pytest.mark.rfc(
+        "7692", "7.2.1", "compresses with a window of the agreed size, and takes 00 00 ff ff from the end"
+    )
     @relaxed
     @given(messages, windows)
     @example(b"", 15)
@@ -183,6 +208,7 @@ class TestCompress:
         assert read_as(client(agreement), compressed) == payload
         assert zlib.decompressobj(-bits).decompress(compressed + b"\0\0\xff\xff") == payload
 
+    @pytest.mark.rfc("7692", "7.2.1", "MUST NOT use a history that the client does not keep")
     @relaxed
     @given(st.lists(messages, max_size=6), windows)
     def test_with_a_history_too_in_the_order_of_sending(self, payloads: list[bytes], bits: int) -> None:
@@ -211,6 +237,7 @@ class TestCompress:
         with pytest.raises(ValueError, match="server_no_context_takeover"):
             compress(b"x", Agreement(), b"y")
 
+    @pytest.mark.rfc("7692", "7.2.3.6", "sends an empty message as a compressed one")
     def test_the_smallest_message_is_one_byte(self) -> None:
         assert compress(b"", Agreement()) == b"\x00"
 
@@ -227,6 +254,7 @@ class TestEncodeCompressed:
         assert frame[start:] == compressed
         assert int.from_bytes(frame[2:start], "big") == len(compressed)
 
+    @pytest.mark.rfc("7692", "6.1", "MUST set RSV1 on the first frame of a compressed message")
     def test_text_and_binary(self) -> None:
         assert encode_compressed("é" * 50, Agreement()).frame[0] == 0xC1
         assert encode_compressed(b"x" * 50, Agreement()).frame[:1] == b"\xc2"
@@ -278,6 +306,9 @@ def _deflate(parts: list[bytes], level: int, strategy: int, bits: int, flush: in
 
 
 class TestInflate:
+    @pytest.mark.rfc(
+        "7692", "7.2.2", "MUST be able to decompress what a client compresses, in whatever blocks"
+    )
     @relaxed
     @given(deflated, st.lists(st.integers(0, 500), max_size=5))
     def test_whatever_a_client_s_compressor_does(self, made: tuple[bytes, bytes], cuts: list[int]) -> None:
@@ -305,6 +336,7 @@ class TestInflate:
         )  # 7.2.3.5
         assert inflate(b"\x00", 0) == b""  # 7.2.3.6
 
+    @pytest.mark.rfc("7692", "7.2.2", "MUST be able to decompress blocks that say to be the last")
     def test_a_final_block_may_be_the_end_of_the_message(self) -> None:
         final = bytes.fromhex("f348cdc9c90700")
         for cuts in ([], [3], [7], [1, 2, 3, 4, 5, 6, 7]):

@@ -135,6 +135,9 @@ sizes = st.sampled_from([1, 5, 60, 130, 1000])
 
 
 class TestAgainstWsproto:
+    @pytest.mark.rfc("6455", "6.2", "MUST take the mask away, and put fragments together")
+    @pytest.mark.rfc("6455", "5.3", "MUST take the mask away")
+    @pytest.mark.rfc("6455", "5.4", "MUST be able to receive messages in fragments, and whole")
     @relaxed
     @given(streams(), cut_places, limits)
     def test_a_valid_stream_gives_the_same_messages(
@@ -204,11 +207,14 @@ class TestAgainstWsproto:
             assert read_by_triochan(pieces(data, cuts), 100_000) == Verdict([(kind, payload)])
         assert read_by_wsproto(data, 100_000) == Verdict([(kind, payload)])
 
+    @pytest.mark.rfc("6455", "6.1", "MUST send data in frames, of its own opcode, the last with FIN")
+    @pytest.mark.rfc("6455", "5.1", "MUST NOT mask frames that it sends")
     @relaxed
     @given(st.one_of(st.text(), st.binary()))
     def test_encode_is_read_back_by_a_client(self, data: str | bytes) -> None:
         assert _read_as_client(encode(data)) == [data]
 
+    @pytest.mark.rfc("6455", "5.2", "MUST state a length in as few bytes as it takes")
     @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537])
     @pytest.mark.parametrize("unit", ["x", b"x"])
     def test_encode_uses_the_shortest_length(self, size: int, unit: Any) -> None:
@@ -287,6 +293,7 @@ def zipped(payload: bytes, opcode: int = T, *, fin: bool = True) -> bytes:
 
 
 class TestCompressed:
+    @pytest.mark.rfc("7692", "6.2", "MUST inflate the payloads of all of a message's frames as one")
     @relaxed
     @given(compressed_streams(between=True), cut_places, limits)
     def test_as_websockets_reads_it(
@@ -330,6 +337,11 @@ class TestCompressed:
         for cut in range(len(stream)):
             assert read_by_triochan([stream[:cut], stream[cut:]], 300, agreement=AGREEMENT) == whole
 
+    @pytest.mark.rfc(
+        "7692",
+        "6.1",
+        "MUST fail the connection on RSV1 in a control frame, or in a fragment that is not the first",
+    )
     @pytest.mark.parametrize(
         ("wrong", "code"),
         [
@@ -418,6 +430,8 @@ may_become_utf_8 = re.compile(rb"(?:%b)*(?:%b)?" % (_WHOLE, _PART), re.DOTALL).f
 
 
 class TestTextIsCheckedAsItComes:
+    @pytest.mark.rfc("6455", "8.1", "MUST fail the connection on text that is not UTF-8")
+    @pytest.mark.rfc("6455", "5.6", "MUST NOT take text that is not UTF-8")
     @relaxed
     @given(
         st.one_of(
@@ -557,6 +571,15 @@ class TestReferences:
 
 
 class TestRefusals:
+    @pytest.mark.rfc("6455", "8.1", "MUST fail the connection on text that is not UTF-8")
+    @pytest.mark.rfc("6455", "5.5", "MUST NOT take control frames in fragments, or of more than 125 bytes")
+    @pytest.mark.rfc("6455", "5.4", "MUST NOT take control frames in fragments, or a message within another")
+    @pytest.mark.rfc(
+        "6455",
+        "5.2",
+        "MUST fail the connection on reserved bits, unknown opcodes, and lengths that are negative or too long",
+    )
+    @pytest.mark.rfc("6455", "5.1", "MUST close on a frame that is not masked")
     @pytest.mark.parametrize(
         ("wrong", "code"),
         [
@@ -644,6 +667,7 @@ class TestRefusals:
             (TEXT, "x" * 10)
         ]
 
+    @pytest.mark.rfc("6455", "7.1.7", "MUST NOT go on with what comes behind a failure")
     def test_nothing_is_decoded_after_a_failure(self) -> None:
         decoder = FrameDecoder(10)
         decoder.receive(frame(T, b"a", key=None), 64)
@@ -716,6 +740,7 @@ class TestLimitAndPending:
 
 
 class TestControlFrames:
+    @pytest.mark.rfc("6455", "5.4", "MUST be able to take control frames in the middle of a message")
     def test_are_handed_on_unmasked_between_fragments_too(self) -> None:
         ping, pong = frame(PING, b"between", key=b"\1\2\3\4"), frame(PONG, b"x" * 125)
         decoder = FrameDecoder(10)
@@ -848,6 +873,7 @@ def _weight(decoder: FrameDecoder) -> int:
 
 
 class TestEncode:
+    @pytest.mark.rfc("6455", "6.1", "MUST send data in frames, of its own opcode, the last with FIN")
     def test_text_and_binary_have_their_opcodes(self) -> None:
         assert encode("é") == b"\x81\x02\xc3\xa9"
         assert encode(b"\xc3\xa9") == b"\x82\x02\xc3\xa9"
@@ -858,6 +884,7 @@ class TestEncode:
         with pytest.raises(UnicodeEncodeError):
             encode("\ud800")
 
+    @pytest.mark.rfc("6455", "5.5.1", "MUST begin a close frame's body with a code of two bytes")
     @given(st.sampled_from([1000, 1001, 1011, 1013, 3000, 4999]), st.text(max_size=150))
     @example(1000, "é" * 62)
     @example(1000, "x" * 124)

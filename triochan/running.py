@@ -1,0 +1,91 @@
+"""What runs here: one place that holds what belongs to this Trio run, and which application's code is running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from .typed import HasConverter
+
+T = TypeVar("T")
+
+
+class Local:
+    """Objects that belong to one connection, or to one Trio run, and end with it: one of each class.
+
+    A class is its own name: what one room keeps, no other room can take for its own.
+    """
+
+    __slots__ = ("_objects",)
+
+    def __init__(self) -> None:
+        self._objects: dict[type, Any] = {}
+
+    def of(self, kind: type[T]) -> T:
+        """The object of the class ``kind``; made by ``kind()`` when it is first asked for."""
+        found: T | None = self._objects.get(kind)
+        if found is None:
+            found = self._objects[kind] = kind()
+        return found
+
+
+_run: trio.lowlevel.RunVar[Local] = trio.lowlevel.RunVar("triochan")
+
+
+def run_local() -> Local:
+    """What belongs to this Trio run.
+
+    Raises:
+        RuntimeError: this is not called from within Trio.
+    """
+    try:
+        return _run.get()
+    except LookupError:
+        local = Local()
+        _run.set(local)
+        return local
+
+
+@attrs.define(eq=False)
+class _Applications:
+    """The applications that are served in a Trio run, in the order in which they began."""
+
+    served: list[HasConverter] = attrs.field(factory=list)
+
+
+# Of several servers in one run, the one whose task asks. The run alone could not tell them apart.
+_own: ContextVar[HasConverter | None] = ContextVar("triochan.application", default=None)
+
+
+@contextmanager
+def serving(application: HasConverter) -> Iterator[None]:
+    """Within the block this Trio run serves ``application``; tasks that are started in it are the application's."""
+    served = run_local().of(_Applications).served
+    served.append(application)
+    token = _own.set(application)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+        served.remove(application)
+
+
+def current_application() -> HasConverter | None:
+    """The application whose task this is.
+
+    In a task beside the servers, the application that began first of those that this Trio run serves; None where it
+    serves none, and outside Trio.
+    """
+    own = _own.get()
+    if own is not None:
+        return own
+    try:
+        served = run_local().of(_Applications).served
+    except RuntimeError:
+        return None
+    return served[0] if served else None

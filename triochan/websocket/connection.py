@@ -1,0 +1,509 @@
+"""One WebSocket: the program's side of it, and what its life orders.
+
+Its own task, one for each connection, waits for the end and then does what is owed: handlers and tasks end,
+``disconnect`` runs, and nothing is left. What comes in is read and handled by the server's readers
+(:mod:`triochan.websocket.inbound`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
+
+import trio
+
+from ..connection_task import ConnectionTask
+from ..exceptions import ConnectionClosed
+from ..handlers import Bound, Held, bind, only, parted, run
+from ..layers import Channel, Local
+from ..message import Message
+from ..replies import check_close, parse_websocket
+from ..routing import Consumer, name_of
+from ..timers import Timer
+from ..wire.frames import close_frame, ping_frame
+from ..wire.handshake import Upgrade
+from ..wire.outbox import Outbox
+from ..wire.transport import Transport
+from .inbound import Inbound
+from .life import Event, Life, Order, State
+from .opening import Opening
+
+if TYPE_CHECKING:
+    from ..application import Application
+    from ..runtime import Runtime
+
+logger = logging.getLogger("triochan.connection")
+
+Ts = TypeVarTuple("Ts")
+
+DISCONNECT = Channel("websocket.disconnect")
+LINGER_SECONDS = 2.0
+"""How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
+and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
+
+
+class Connection:
+    """A live WebSocket, as ``message.connection`` and ``self.connection`` show it.
+
+    Attributes:
+        over: nothing comes or goes any more.
+        channel: its reply channel.
+        path: the request's path, percent-decoded.
+        client: the peer's address, ``[host, port]``, or None.
+        life: where it stands.
+        outbox: what is on its way to the peer.
+        inbound: what comes from it.
+    """
+
+    __slots__ = (
+        "__weakref__", "_disconnect", "_idle_until", "_local", "_namespace", "_new_tasks", "_nursery", "_opening",
+        "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel", "client", "inbound",
+        "life", "outbox", "over", "path",
+    )  # fmt: skip
+
+    def __init__(
+        self, upgrade: Upgrade, transport: Transport, runtime: Runtime, task: ConnectionTask
+    ) -> None:
+        self._runtime = runtime
+        self._task = task
+        self._transport = transport
+        self.path: str = upgrade.content["path"]
+        self.client: list[Any] | None = upgrade.content.get("client")
+        self.life = Life()
+        self.channel = runtime.layer.attach("websocket.send", self)
+        self._namespace: SimpleNamespace | None = None
+        self._local: Local | None = None
+        self._new_tasks: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], Context]] | None = None
+        self._nursery: trio.Nursery | None = None
+        self.over = False
+        self._idle_until = math.inf
+        self._timer: Timer | None = None
+        self._ping: Timer | None = None
+        self._pinged = 0
+        self._disconnect: tuple[Consumer, dict[str, Any]] | None = None
+        self._opening: Opening | None = None
+
+    def open(self, upgrade: Upgrade) -> Held | None:
+        """Find the path's consumers and run ``connect``; for a reader."""
+        runtime = self._runtime
+        settings = runtime.settings
+        message = Message(upgrade.content, Channel("websocket.connect"), self.channel, self)
+        matches = runtime.match(message)
+        policy = self._policy = matches.policy
+        self.outbox = Outbox(
+            self._transport, runtime.flush, self, limit=policy.outbox_limit, overflow=policy.overflow
+        )
+        self.inbound = Inbound(
+            self, self._transport, settings, limit=policy.limit, gated=policy.gated, rest=upgrade.rest
+        )
+        self.inbound.bound = matches.bind_receive()
+        self._disconnect = matches.disconnect
+        self._transport.hand_over(self.inbound)
+        self._opening = Opening(self, upgrade, settings, compression=policy.compression)
+        return self._opening.begin(matches.bind_connect(), message)
+
+    # -- for the program
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace of the connection's own, for the program to use."""
+        if self._namespace is None:
+            self._namespace = SimpleNamespace()
+        return self._namespace
+
+    @property
+    def local(self) -> Local:
+        """What rooms of the framework keep with the connection."""
+        if self._local is None:
+            self._local = Local()
+        return self._local
+
+    @property
+    def application(self) -> Application:
+        """The application that it is a connection of."""
+        return self._runtime.application
+
+    @property
+    def ordering(self) -> Literal["strict", "slight"] | None:
+        """Which of its consumers' ordering attributes holds; None: its handlers may overlap."""
+        if self._policy.limit == 1:
+            return "strict"
+        return "slight" if self._policy.gated else None
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were dropped because the peer did not read."""
+        return self.outbox.dropped
+
+    @property
+    def close_code(self) -> int | None:
+        """How it ended, once it has."""
+        return self.life.code if self.over else None
+
+    @property
+    def close_reason(self) -> str:
+        return self.life.reason if self.over else ""
+
+    async def send(self, data: str | bytes) -> None:
+        """Send one message, text for a ``str``, waiting while the outbox is full; while connecting, accept first.
+
+        No checkpoint where nothing waits: an answer that the socket takes at once costs no task switch.
+
+        Raises:
+            ConnectionClosed: the peer is gone, or the socket is closing.
+            ValueError: the text has a lone surrogate.
+        """
+        frame = self.outbox.encode(data)
+        if self.life.state is State.CONNECTING:
+            self._accept()
+        await self.outbox.put(frame)
+
+    def send_nowait(self, data: str | bytes) -> bool:
+        """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
+
+        Raises:
+            ValueError: the text has a lone surrogate.
+        """
+        outbox = self.outbox
+        return outbox.direct is not None and outbox.send_direct(outbox.encode(data))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake, or refuse the opening one (403); on a socket that is closing, nothing.
+
+        Messages sent before it leave before it.
+
+        Raises:
+            ValueError: a code or reason that can't be sent.
+        """
+        code, reason = check_close(code, reason)
+        if self.life.state is State.CONNECTING:
+            assert self._opening is not None
+            self._opening.deny(403, b"Forbidden")
+        else:
+            self._perform(self.life.step(Event.CLOSE, code, reason))
+
+    def start_soon(self, async_fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Run ``async_fn(*args)`` for as long as the socket lives: it is cancelled when the peer is gone.
+
+        It sees the context variables of whoever starts it. What it raises is logged and closes the socket with 1011.
+
+        Raises:
+            ConnectionClosed: the socket is gone already.
+        """
+        if self.over or self.life.state is State.REFUSED:
+            raise ConnectionClosed(self.life.code, self.life.reason)
+        context = copy_context()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_task, async_fn, args, context, name=async_fn)
+            return
+        if self._new_tasks is None:
+            self._new_tasks = []
+        self._new_tasks.append((async_fn, args, context))
+        self._task.wake()
+
+    # -- the reply channel's end
+
+    async def deliver(self, content: dict[str, Any], /) -> None:
+        """Act on one reply; see :class:`triochan.layers.Endpoint`."""
+        reply = parse_websocket(content)
+        if self.life.state is State.CONNECTING:
+            assert self._opening is not None
+            if reply.accept is False or (reply.accept is None and reply.data is None):
+                self._opening.deny(403, b"Forbidden")
+                return
+            self._opening.accept(reply.subprotocol, reply.headers or [])
+        elif reply.accept is False:
+            raise ValueError("the handshake was accepted already; close the socket instead")
+        if reply.data is not None:
+            await self.outbox.put(self.outbox.encode(reply.data))
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+
+    def deliver_nowait(self, content: dict[str, Any], /) -> None:
+        """The same for a member of a group."""
+        reply = parse_websocket(content)
+        if reply.data is not None:
+            self.outbox.offer(self.outbox.encode(reply.data))
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+
+    # -- told by the opening
+
+    def _accept(self) -> None:
+        assert self._opening is not None
+        self._opening.accept(None, [])
+
+    def opened(self) -> None:
+        runtime = self._runtime
+        runtime.websockets[self] = None
+        if runtime.settings.ping_interval:
+            self._ping = runtime.timers.after(runtime.settings.ping_interval, self._ping_due)
+        if runtime.draining:
+            self.drain()
+
+    def refused(self) -> None:
+        self._runtime.layer.detach(self)
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+        self._see_off()
+
+    def returned(self) -> None:
+        self._opening = None
+
+    # -- told by the inbound half and the outbox
+
+    def match(self, message: Message) -> Bound | None:
+        found = self._runtime.router.match(message)
+        return None if found is None else bind(found, message.channel.name)
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        self._perform(self.life.step(Event.PEER_CLOSE, code, reason))
+
+    def failed(self, code: int, reason: str) -> None:
+        self._perform(self.life.step(Event.FAIL, code, reason))
+
+    def lost(self) -> None:
+        if self.life.state is State.REFUSED:
+            self._cut()
+        else:
+            self._perform(self.life.step(Event.LOSE, 1006))
+
+    broken = lost
+
+    def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
+        logger.error("%s raised in %s on %r", name_of(consumer), what, self.path, exc_info=error)
+        if self.life.accepted:
+            self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
+
+    def overflowed(self) -> None:
+        if self.life.state is State.CONNECTING and self._opening is not None:
+            logger.warning(
+                "groups sent over %d bytes to %r before its connect had returned; 503",
+                2 * self.outbox.limit,
+                self.path,
+            )
+            self._opening.overflowed()
+        elif self.life.talking:
+            logger.warning(
+                "the peer on %r does not read: over %d bytes wait; 1013", self.path, self.outbox.limit
+            )
+            self._perform(self.life.step(Event.FAIL, 1013, "the peer reads too slowly"), discard=True)
+
+    def drained(self) -> None:
+        """What was to leave has left."""
+        self.outbox.watched = False
+        if self.life.state is State.ANSWERED:
+            self.lost()
+        elif self.life.state in (State.FAILING, State.REFUSED):
+            self._linger()
+
+    def idle(self) -> None:
+        if self.life.state is State.DRAINING:
+            self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
+        elif self.over:
+            self._task.wake()
+
+    def again(self) -> None:
+        self._runtime.readers.again(self.inbound if self._opening is None else self._opening)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._runtime.timers.after(seconds, callback).cancel
+
+    def drain(self) -> None:
+        """A shutdown: take no new messages; when what was received is answered, close with 1001."""
+        self.life.step(Event.DRAIN)
+        if self.life.state is State.DRAINING:
+            self.inbound.drain()
+            if not self.inbound.busy:
+                self.idle()
+
+    # -- what life orders
+
+    def _perform(self, order: Order, *, discard: bool = False) -> None:
+        if order is Order.NOTHING:
+            return
+        life, outbox = self.life, self.outbox
+        outbox.seal(life.code, life.reason, discard=discard)
+        if order is Order.CUT:
+            self._cut()
+            return
+        outbox.watched = order is Order.ANSWER or life.state is State.FAILING
+        outbox.put_control(close_frame(life.code, life.reason))
+        if life.state is State.FAILING:
+            self._see_off()
+            return
+        self.inbound.listen()
+        self._bound_end(self._runtime.settings.close_timeout)
+        if order is Order.ANSWER and not outbox.size:
+            self.drained()
+
+    def _see_off(self) -> None:
+        """The last words are on their way; what still comes is not looked at."""
+        self.inbound.drop()
+        self._bound_end(self._runtime.settings.close_timeout)
+        if self.outbox.size:
+            self.outbox.watched = True
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._transport.send_eof()
+        self._bound_end(min(LINGER_SECONDS, self._runtime.settings.close_timeout))
+
+    def _bound_end(self, seconds: float) -> None:
+        """Be gone in ``seconds`` at the latest."""
+        if not self.over:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._runtime.timers.after(seconds, self.lost)
+
+    def _cut(self) -> None:
+        """Nothing comes or goes any more: tell everything that waits for it. Again is no error."""
+        if self.over:
+            return
+        self.over = True
+        runtime, life, inbound = self._runtime, self.life, self.inbound
+        self.outbox.close(life.code, life.reason)
+        self._transport.close()
+        inbound.stop()
+        for timer in (self._timer, self._ping):
+            if timer is not None:
+                timer.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+        if self._policy.cancel_on_disconnect:
+            inbound.cancel()
+        elif inbound.busy:
+            now = trio.current_time()
+            # In a shutdown, half of what is left: the other half is disconnect's.
+            self._idle_until = min(now + runtime.settings.disconnect_timeout, (now + runtime.deadline) / 2)
+            inbound.end_by(self._idle_until)
+        self._task.wake()
+
+    # -- pings
+
+    def _ping_due(self) -> None:
+        settings = self._runtime.settings
+        if self.life.talking:
+            self.inbound.heard = False
+            self.outbox.put_control(ping_frame(os.urandom(4)))
+            self._pinged = self.outbox.sent
+            self._ping = self._runtime.timers.after(settings.ping_timeout, self._pong_due)
+
+    def _pong_due(self) -> None:
+        """A peer is lost only if nothing came from it, the ping had left, and the server had its chance to read."""
+        timers, settings = self._runtime.timers, self._runtime.settings
+        if not self.life.talking:
+            return  # close_timeout bounds what is left
+        if self.inbound.heard or self.inbound.paused:
+            self._ping = timers.after(settings.ping_interval, self._ping_due)
+        elif self.outbox.size and self.outbox.sent != self._pinged:
+            self._pinged = self.outbox.sent
+            self._ping = timers.after(settings.ping_timeout, self._pong_due)
+        else:
+            # A pong may lie unread, where something has kept the loop until now.
+            self.again()
+            self._ping = timers.after(0, self._no_pong)
+
+    def _no_pong(self) -> None:
+        if not self.life.talking or self.inbound.heard:
+            self._pong_due()
+        else:
+            self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
+
+    # -- its own task
+
+    @property
+    def asks(self) -> bool:
+        return bool(self._new_tasks)
+
+    async def attend(self) -> None:
+        """Hold the program's tasks in a nursery, which few connections need."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            tasks, self._new_tasks = self._new_tasks or [], None
+            for async_fn, args, context in tasks:
+                nursery.start_soon(self._run_task, async_fn, args, context, name=async_fn)
+            try:
+                while not self.over:
+                    await self._task.park()
+            finally:
+                self._nursery = None
+                nursery.cancel_scope.cancel()
+
+    async def _run_task(
+        self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], context: Context
+    ) -> None:
+        async def call() -> None:
+            await async_fn(*args)
+
+        try:
+            await run(call(), context)
+        except BaseException as error:
+            mine, others = parted(error)
+            if mine is not None and not only(mine, ConnectionClosed):
+                self.crashed(async_fn, "a task of the connection", mine)
+            if others is not None:
+                if mine is None:
+                    raise
+                raise others from None
+
+    async def finish(self) -> None:
+        """See handlers off, run ``disconnect``, and leave nothing."""
+        runtime, life, inbound = self._runtime, self.life, self.inbound
+        try:
+            if not self.over:  # cancelled from outside
+                inbound.cancel()
+                order = life.step(Event.LOSE, 1001, "going away")
+                if order is Order.NOTHING:
+                    self._cut()
+                self._perform(order)
+            inbound.watched = True
+            with trio.move_on_at(self._idle_until):
+                while inbound.busy:
+                    await self._task.park()
+            if inbound.busy or inbound.waiting:
+                waiting = inbound.waiting
+                inbound.cancel()
+                if waiting:
+                    logger.error("%d messages on %r were not handled before its end", waiting, self.path)
+                while inbound.busy:
+                    await self._task.park()
+            if life.accepted:
+                await self._run_disconnect()
+        finally:
+            runtime.layer.detach(self)
+            runtime.websockets.pop(self, None)
+            self.outbox.detach()
+            inbound.detach()
+            self._opening = None
+
+    async def _run_disconnect(self) -> None:
+        runtime, life = self._runtime, self.life
+        content = {
+            "path": self.path,
+            "order": self.inbound.order + 1,
+            "code": life.code,
+            "reason": life.reason,
+        }
+        message = Message(content, DISCONNECT, self.channel, self)
+        match = self._disconnect or runtime.router.match(message)
+        bound = None if match is None else bind(match, DISCONNECT.name)
+        if bound is None or bound.begin is None:
+            return
+        deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            try:
+                await run(bound.begin(message, bound.kwargs))
+            except Exception as error:  # noqa: BLE001 - the barrier around a handler
+                if not only(error, ConnectionClosed):
+                    self.crashed(bound.consumer, "disconnect", error)
+        if scope.cancelled_caught:
+            logger.error(
+                "%s on %r was cancelled: disconnect took too long", name_of(bound.consumer), self.path
+            )

@@ -1,0 +1,486 @@
+"""What comes in on one WebSocket: read, decode, put into order, run the handlers. The hot path.
+
+A reader calls :meth:`Inbound.readable` when the socket has something. One whole text message for which a handler is
+free, which is what nearly every read brings, passes the decoder's loop and the inbox by. Everything else goes through
+:meth:`Inbound.proceed`. Both run handlers inline until one waits; the reader then keeps that handler, and another one
+comes back to what is left here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, Protocol
+
+import trio
+
+from ..exceptions import ConnectionClosed
+from ..handlers import Bound, Held, begin, only, parted
+from ..layers import Channel, ReplyChannel
+from ..message import Message
+from ..routing import Consumer
+from ..settings import Settings
+from ..wire.control import take_control
+from ..wire.deflate import Agreement
+from ..wire.frames import BINARY, TEXT, FrameDecoder
+from ..wire.outbox import Outbox
+from ..wire.transport import Transport
+from .life import Life, State
+
+logger = logging.getLogger("triochan.connection")
+
+RECEIVE = Channel("websocket.receive")
+Item = tuple[int, Any, int]
+"""A message in the inbox: its kind, what it carries, its order."""
+_READS = 8
+"""Reads of one socket before others have their turn."""
+CORK_SECONDS = 0.001
+"""How long the answers to a batch may be gathered to leave in one write."""
+
+
+class Owner(Protocol):
+    """The connection, as far as its inbound half needs it."""
+
+    @property
+    def life(self) -> Life: ...
+
+    @property
+    def outbox(self) -> Outbox: ...
+
+    @property
+    def channel(self) -> ReplyChannel: ...
+
+    @property
+    def path(self) -> str: ...
+
+    def match(self, message: Message) -> Bound | None:
+        """Who takes this message, where that has to be asked for each one."""
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        """The peer's close frame has come."""
+
+    def failed(self, code: int, reason: str) -> None:
+        """The peer has sent what can't be decoded, or more than is handled in time."""
+
+    def lost(self) -> None:
+        """The transport is at its end."""
+
+    def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
+        """A handler has raised."""
+
+    def idle(self) -> None:
+        """No handler runs any more, and nothing waits for one; told where :attr:`Inbound.watched` is set."""
+
+    def again(self) -> None:
+        """Let a reader call :meth:`Inbound.proceed` in a moment."""
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` later; what is returned calls it off."""
+
+
+def _nothing(_: bytes) -> None:
+    """Nothing is read while the handshake is not answered."""
+
+
+class Inbound:
+    """The inbound half of one connection.
+
+    Args:
+        owner: the connection.
+        transport: its bytes.
+        settings: the server's.
+        limit: handlers that may run at once.
+        gated: ``connect`` has to finish before any of them starts.
+        rest: bytes that came behind the handshake's head.
+
+    Attributes:
+        bound: who takes the messages; None: each has to be matched by itself.
+        heard: something has come since this was last set to False.
+        order: of the last message.
+        running: handlers that have begun and not ended.
+        watched: :meth:`Owner.idle` is wanted.
+    """
+
+    __slots__ = (
+        "_connection", "_deadline", "_decoder", "_dropping", "_given_up", "_inbox", "_inbox_size", "_limit",
+        "_owner", "_peer_close", "_plain", "_received", "_rest", "_scopes", "_settings", "_single_text", "_stall",
+        "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "watched",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, transport: Transport, settings: Settings, *, limit: int, gated: bool, rest: bytes
+    ) -> None:
+        self._owner = owner
+        self._connection: Any = owner
+        self.transport = transport
+        self._settings = settings
+        self.bound: Bound | None = None
+        self._limit = limit
+        self.gated = gated
+        self._rest = rest
+        self._decoder: FrameDecoder | None = None
+        self._single_text: Callable[[bytes], str | None] = _nothing
+        # The inbox is opened by the first message that has to wait: most connections never need one.
+        self._inbox: trio.MemorySendChannel[Item] | None = None
+        self._received: trio.MemoryReceiveChannel[Item] | None = None
+        self._waiting = 0
+        self._inbox_size = 0
+        self.order = 0
+        self.running = 0
+        # Nothing is out of the ordinary: a read may pass the decoder's loop and the inbox by.
+        self._plain = False
+        self._unread = False
+        self.paused = False
+        self._dropping = False
+        self._given_up = False
+        self._deadline = math.inf
+        self._peer_close: tuple[int, str] | None = None
+        self._stall: Callable[[], None] | None = None
+        self._scopes: set[trio.CancelScope] | None = None
+        self.heard = False
+        self.watched = False
+
+    def open(self, agreement: Agreement | None) -> None:
+        """The handshake is answered: what comes from now on are frames. Follow with :meth:`proceed`."""
+        self._decoder = FrameDecoder(self._settings.max_message_size, agreement)
+        self._single_text = self._decoder.single_text
+
+    # -- for a reader
+
+    def readable(self) -> Held | None:
+        """Read, and run what it brings until a handler waits."""
+        if not self._plain or self.running >= self._limit:
+            self._unread = True
+            return self.proceed()
+        transport = self.transport
+        try:
+            data = transport.read()
+        except OSError:
+            self._owner.lost()
+            return None
+        if data is None:
+            return None
+        self.heard = True
+        if not data:
+            self._owner.lost()
+            return None
+        text = self._single_text(data)
+        if text is None:
+            return self._go_on(data)
+        if transport.ended or (len(data) > 4096 and transport.more()):
+            self._more()
+        self.order += 1
+        bound = self.bound
+        if bound is None or bound.begin is None or self._settings.handler_timeout is not None:
+            return self._start((TEXT, text, self.order))
+        # What `_start` does, written out: a handler that never waits costs no call on the way to it.
+        owner = self._owner
+        message = Message(
+            {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
+        )
+        context = copy_context()
+        try:
+            coroutine = bound.begin(message, bound.kwargs)
+            trap = context.run(coroutine.send, None)
+        except StopIteration:
+            return None
+        except BaseException as error:
+            if parted(error)[1] is not None:
+                raise
+            self._raised(bound.consumer, error)
+            return None
+        self.running += 1
+        return Held(self, bound.consumer, coroutine, context, trap)
+
+    def proceed(self) -> Held | None:
+        """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
+        return self._go_on(None)
+
+    def writable(self) -> None:
+        self._owner.outbox.writable()
+
+    def internal_error(self, error: Exception) -> None:
+        self._owner.lost()
+
+    # -- for the one that awaits a handler
+
+    def hold(self, scope: trio.CancelScope) -> None:
+        if self._scopes is None:
+            self._scopes = set()
+        self._scopes.add(scope)
+        if self._given_up:
+            scope.cancel()
+        elif self._deadline != math.inf:
+            scope.deadline = self._deadline
+
+    def release(
+        self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
+    ) -> None:
+        assert self._scopes is not None
+        self._scopes.discard(scope)
+        self.running -= 1
+        if error is not None:
+            mine = parted(error)[0]
+            if mine is not None:
+                self._raised(consumer, mine)
+        if self.watched and not self.busy:
+            self._owner.idle()
+
+    # -- the end
+
+    @property
+    def busy(self) -> bool:
+        """A handler runs, or something that was received waits for one."""
+        if self.running or self._given_up:
+            return bool(self.running)
+        if self._waiting:
+            return True
+        life, decoder = self._owner.life, self._decoder
+        return life.talking and decoder is not None and (decoder.pending or bool(self._rest))
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for a handler."""
+        return self._waiting
+
+    def end_by(self, deadline: float) -> None:
+        """The connection is over: handlers have until ``deadline``, on Trio's clock."""
+        self._deadline = deadline
+        for scope in self._scopes or ():
+            scope.deadline = min(scope.deadline, deadline)
+
+    def cancel(self) -> None:
+        """Cancel the handlers that run; begin no other."""
+        self._given_up = True
+        for scope in self._scopes or ():
+            scope.cancel()
+
+    def drain(self) -> None:
+        """Take no new messages; what was received is handled."""
+        self._plain = False
+        self.watched = True
+        self._pause()
+
+    def listen(self) -> None:
+        """A close frame of ours is out: messages are passed over from now on, and the peer's close is looked for."""
+        self._plain = False
+        if self.paused:
+            self._resume()
+
+    def drop(self) -> None:
+        """Take what still comes off the network and do not look at it, until the peer hangs up."""
+        self._dropping = True
+        self.listen()
+
+    def stop(self) -> None:
+        """Nothing comes any more."""
+        self._plain = False
+        self._call_off_stall()
+
+    def detach(self) -> None:
+        """The connection is over for good: let go of what refers back to it."""
+        self._decoder = self.bound = None
+        self._dropping = False
+        del self._owner, self._connection, self._single_text
+
+    # -- underneath
+
+    def _more(self) -> None:
+        self._unread = True
+        self._owner.again()
+
+    def _go_on(self, data: bytes | None) -> Held | None:
+        if self._dropping:
+            self._discard()
+            return None
+        decoder = self._decoder
+        if decoder is None:
+            return None  # the handshake is not answered: what has come waits
+        owner = self._owner
+        life = owner.life
+        transport = self.transport
+        if data is None and not life.over and (self._rest or decoder.pending):
+            data, self._rest = self._rest, b""
+        reads = 0
+        while True:
+            if data is not None:
+                self._take(data)
+            held = self._run_waiting()
+            if held is not None:
+                self._plain = False
+                owner.again()
+                return held
+            self._judge()
+            if life.over:
+                break
+            if decoder.pending and self._waiting < self._settings.inbox_limit:
+                data = b""
+                continue
+            if self.paused or not (self._unread or transport.more()):
+                break
+            if reads == _READS:
+                self._more()
+                break
+            reads += 1
+            self._unread = False
+            try:
+                data = transport.read()
+            except OSError:
+                data = b""
+            if data is None:
+                break
+            if not data:
+                owner.lost()
+                break
+            self.heard = True
+        self._plain = (
+            life.state is State.OPEN
+            and not (self.gated or self.paused or self._waiting or self._unread)
+            and not decoder.pending
+            and decoder.failure is None
+        )
+        if self.watched and not self.busy:
+            owner.idle()
+        return None
+
+    def _discard(self) -> None:
+        """Take what has come off the network, until the peer hangs up."""
+        for _ in range(_READS):
+            try:
+                data = self.transport.read()
+            except OSError:
+                data = b""
+            if data is None:
+                return
+            if not data:
+                self._owner.lost()
+                return
+        self._more()
+
+    def _take(self, data: bytes) -> None:
+        """Decode what was read: messages go into the inbox, control frames are answered."""
+        owner, settings = self._owner, self._settings
+        life, decoder = owner.life, self._decoder
+        assert decoder is not None
+        # Where messages are passed over, they need no room.
+        limit = settings.inbox_limit - self._waiting if life.talking else settings.inbox_limit
+        for kind, payload in decoder.receive(data, max(limit, 1)):
+            if kind <= BINARY:
+                if not life.talking:
+                    continue
+                if self._inbox is None:
+                    self._inbox, self._received = trio.open_memory_channel[Item](settings.inbox_limit + 1)
+                self.order += 1
+                self._inbox.send_nowait((kind, payload, self.order))
+                self._waiting += 1
+                self._inbox_size += len(payload)
+                continue
+            outcome = take_control(kind, payload)
+            if outcome.closed is not None:
+                self._peer_close = outcome.closed
+            elif outcome.failure is not None:
+                decoder.failure = outcome.failure
+            elif outcome.answer and life.talking:
+                owner.outbox.put_control(outcome.answer)
+
+    def _judge(self) -> None:
+        """Act on what came behind the messages, and on how much of them waits."""
+        owner, settings = self._owner, self._settings
+        life, decoder = owner.life, self._decoder
+        assert decoder is not None
+        if life.over:
+            return
+        if self._peer_close is not None:
+            closed, self._peer_close = self._peer_close, None
+            owner.peer_closed(*closed)
+        elif decoder.failure is not None and not self._waiting:
+            owner.failed(*decoder.failure)
+        if life.state is not State.OPEN:
+            return
+        full = self._waiting >= settings.inbox_limit or self._inbox_size >= settings.inbox_bytes
+        if full or owner.outbox.size > 2 * owner.outbox.limit:
+            if not self.paused:
+                self._pause()
+                if full:
+                    self._stall = owner.after(settings.stall_timeout, self._stalled)
+        elif self.paused:
+            self._call_off_stall()
+            self._resume()
+
+    def _pause(self) -> None:
+        """Reading pauses, and TCP pushes back."""
+        if not self.paused:
+            self.paused = True
+            self.transport.pause()
+
+    def _resume(self) -> None:
+        self.paused = False
+        self._unread = True
+        self.transport.resume()
+        self._owner.again()
+
+    def _call_off_stall(self) -> None:
+        if self._stall is not None:
+            self._stall()
+            self._stall = None
+
+    def _stalled(self) -> None:
+        """A program that is stuck for too long loses the connection."""
+        self._stall = None
+        logger.error(
+            "the inbox on %r was full for %g s: its handlers are cancelled, the socket is closed with 1013",
+            self._owner.path,
+            self._settings.stall_timeout,
+        )
+        self._owner.failed(1013, "try again later")
+        self.cancel()
+
+    def _run_waiting(self) -> Held | None:
+        """Run the inbox's messages, as far as the ordering mode allows now."""
+        if not self._waiting or self.gated or self._given_up:
+            return None
+        outbox = self._owner.outbox
+        received = self._received
+        assert received is not None
+        # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
+        gathering = self._waiting > 1 and outbox.direct is not None
+        if gathering:
+            outbox.hold_turn()
+            until = time.perf_counter() + CORK_SECONDS
+        while self._waiting and self.running < self._limit:
+            item = received.receive_nowait()
+            self._waiting -= 1
+            self._inbox_size -= len(item[1])
+            held = self._start(item)
+            if held is not None:
+                return held
+            if gathering and time.perf_counter() > until:
+                outbox.end_turn()
+                gathering = False
+        if gathering:
+            outbox.end_turn()
+        return None
+
+    def _start(self, item: Item) -> Held | None:
+        """Begin the handler of one message."""
+        kind, payload, order = item
+        owner = self._owner
+        content = {"path": owner.path, "order": order, "text" if kind == TEXT else "bytes": payload}
+        message = Message(content, RECEIVE, owner.channel, self._connection)
+        bound = self.bound or owner.match(message)
+        if bound is None or bound.begin is None:
+            return None  # Channels 1 passes over it too
+        held, _, error = begin(self, bound, message, self._settings.handler_timeout)
+        if held is not None:
+            self.running += 1
+        elif error is not None:
+            self._raised(bound.consumer, error)
+        return held
+
+    def _raised(self, consumer: Consumer, error: BaseException) -> None:
+        mine = parted(error)[0]
+        if mine is not None and not only(mine, ConnectionClosed):
+            self._owner.crashed(consumer, "receive", mine)
