@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import platform
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,14 +24,67 @@ class SetupFailed(Exception):
     """The environment could not be made; the message says what to do."""
 
 
-def prepare(say: Callable[[str], None]) -> Path:
+@dataclass(frozen=True)
+class Base:
+    """An earlier commit of this repository, checked out beside the working tree."""
+
+    revision: str
+    """As it was asked for, and the commit's short name."""
+    sources: Path
+
+
+@contextmanager
+def base(revision: str) -> Iterator[Base]:
+    """Check that commit out into the cache, and remove it afterwards.
+
+    Raises:
+        SetupFailed: there is no such commit, or git could not check it out.
+    """
+    commit = _git("rev-parse", "--verify", "--quiet", "--short", revision + "^{commit}")
+    if not commit:
+        raise SetupFailed(
+            f"--base: {revision!r} is no commit of this repository; try a tag, a branch or HEAD~1"
+        )
+    sources = CACHE / "base"
+    _remove(sources)  # of a run that was killed
+    # Without hooks: they are for those who work in a checkout.
+    _run(
+        [
+            *("git", "-C", str(ROOT), "-c", "core.hooksPath=/dev/null"),
+            # Forced: also where git still knows of one there that is gone.
+            *("worktree", "add", "--force", "--quiet", "--detach", str(sources), commit),
+        ],
+        "git worktree add",
+    )
+    try:
+        yield Base(f"{revision} ({commit})", sources)
+    finally:
+        _remove(sources)
+
+
+def _remove(sources: Path) -> None:
+    if sources.exists():
+        _git("worktree", "remove", "--force", str(sources))
+        shutil.rmtree(sources, ignore_errors=True)  # what git did not know as a worktree
+
+
+def _git(*arguments: str) -> str:
+    """What git says; nothing where it fails."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def prepare(say: Callable[[str], None], base: Base | None = None) -> Path:
     """Make the environment, or bring it up to date; answers the path of its Python.
 
     triochan is not installed but imported from the checkout, so that its sources are always the ones that
-    are measured; only its dependencies are installed, read from pyproject.toml.
+    are measured; only its dependencies are installed, read from pyproject.toml, and those of the `base`.
     """
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        dependencies: list[str] = tomllib.load(file)["project"]["dependencies"]
+    dependencies = _dependencies(ROOT)
+    if base is not None:
+        dependencies += [one for one in _dependencies(base.sources) if one not in dependencies]
     digest = hashlib.sha256("\n".join([REQUIREMENTS.read_text(), *dependencies]).encode()).hexdigest()
     venv = CACHE / "venv"
     python = venv / "bin" / "python"
@@ -49,6 +104,12 @@ def prepare(say: Callable[[str], None]) -> Path:
     )
     stamp.write_text(f"{platform.python_version()}\n{digest}\n")
     return python
+
+
+def _dependencies(sources: Path) -> list[str]:
+    with (sources / "pyproject.toml").open("rb") as file:
+        dependencies: list[str] = tomllib.load(file)["project"]["dependencies"]
+    return dependencies
 
 
 @contextmanager

@@ -22,27 +22,42 @@ from collections.abc import Callable
 from time import perf_counter, process_time
 from typing import Any
 
+from benchmarks import feed
 from benchmarks.wire import (
     CLOSE,
+    COMPRESSED,
     HOST,
     READ_SIZE,
     TEXT,
     TIMEOUT,
     Client,
+    CompressedClient,
+    HttpClient,
+    NotCompressed,
     ProtocolError,
     check_upgrade,
     client_frame,
+    deflated,
     upgrade_request,
 )
 
 HANDSHAKES_AT_ONCE = 32
+SILENCE = 0.02
+"""Seconds without a delivery after which the sender of a storm asks again whether all are there."""
+FEED = 128
+"""Different messages to a compressed group. Together they are more than any compressor's window."""
+SAMPLED = 64
+"""Every so many-th member of a compressed group reads all that it gets."""
 CLOSE_FRAME = client_frame(CLOSE, (1000).to_bytes(2, "big"))
 
 
 class Target:
     """One server and the sockets to it: `members` carry the load, the crowd is only there."""
 
-    def __init__(self, port: int, path: str, payload: str, certificate: str | None) -> None:
+    def __init__(
+        self, port: int, path: str, payload: str, certificate: str | None = None, compressed: bool = False
+    ) -> None:
+        self.client = CompressedClient if compressed else Client
         self.port = port
         self.path = path
         self.payload = payload
@@ -52,20 +67,27 @@ class Target:
         self.epoll = select.epoll()
         self.clients: dict[int, Client] = {}
         self.members: list[Client] = []
+        self.feed: list[bytes] = []
+        self.sent = 0
+        """Messages of the feed so far; the next one is the sender's next."""
 
     def connect(self, path: str, count: int) -> list[Client]:
         opened: list[Client] = []
         while len(opened) < count:
             batch = [
-                Client(self.port, path, self.tls) for _ in range(min(HANDSHAKES_AT_ONCE, count - len(opened)))
+                self.client(self.port, path, self.tls)
+                for _ in range(min(HANDSHAKES_AT_ONCE, count - len(opened)))
             ]
             for client in batch:
                 client.finish_handshake()
                 client.reply = self.reply
-                self.clients[client.sock.fileno()] = client
-                self.epoll.register(client.sock, select.EPOLLIN)
+                self.add(client)
             opened += batch
         return opened
+
+    def add(self, client: Client) -> None:
+        self.clients[client.sock.fileno()] = client
+        self.epoll.register(client.sock, select.EPOLLIN)
 
     def learn_reply(self, replies: int) -> None:
         """Send one message, check what comes back, and expect exactly these bytes from now on."""
@@ -85,6 +107,20 @@ class Target:
                 client = self.clients[fd]
                 replies -= client.take(client.recv(READ_SIZE))
 
+    def learn_feed(self, size: int) -> None:
+        """Make the messages of a compressed group, and check that the first ones reach all members."""
+        texts = [text.encode() for text in feed.messages(FEED, size)]
+        for index, client in enumerate(self.members):
+            assert isinstance(client, CompressedClient)
+            client.expected = texts
+            client.sampled = index % SAMPLED == 0
+        sender = self.members[0]
+        assert isinstance(sender, CompressedClient)
+        bits = int(sender.agreed.get("client_max_window_bits") or 15)
+        self.feed = [client_frame(TEXT | COMPRESSED, deflated(text, bits)) for text in texts]
+        self.sent = 0
+        compressed_deliveries(self, 0.0, 1)
+
     def answer_pings(self) -> None:
         for fd, _ in self.epoll.poll(0):
             client = self.clients[fd]
@@ -95,6 +131,42 @@ class Target:
         self.epoll.close()
         for client in self.clients.values():
             client.sock.close()
+
+
+class Clock:
+    """Measures a round of the load generator; started by being made."""
+
+    def __init__(self) -> None:
+        self.ready = _ready()
+        self.cpu = process_time()
+        self.spun = 0.0
+        self.started = perf_counter()
+
+    def spin(self, epoll: select.epoll) -> list[tuple[int, int]]:
+        """As `poll`, without ever sleeping; processor time spent in here does not count."""
+        since, spun_since = perf_counter(), process_time()
+        while not (events := epoll.poll(0)):
+            if perf_counter() - since > TIMEOUT:
+                raise ProtocolError(f"nothing came from the server for {TIMEOUT:.0f} s")
+        self.spun += process_time() - spun_since
+        return events
+
+    def figures(self, count: int) -> dict[str, float]:
+        """Stop, and what every round says: `load_busy` is what this process ran or waited for its core."""
+        seconds = perf_counter() - self.started
+        ran = process_time() - self.cpu - self.spun
+        return {
+            "count": count,
+            "seconds": seconds,
+            "load_cpu": ran / seconds,
+            "load_busy": (ran + _ready() - self.ready) / seconds,
+        }
+
+
+def _ready() -> float:
+    """Seconds that this process has been ready to run while somebody else had its core."""
+    with open("/proc/self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
 
 
 def poll(epoll: select.epoll) -> list[tuple[int, int]]:
@@ -118,9 +190,8 @@ def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]
     replies = [target.reply * n for n in range(in_flight + 2)]
     outstanding = len(members) * in_flight
     count = 0
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     for client in members.values():
         client.send(bursts[in_flight])
     while outstanding:
@@ -139,14 +210,14 @@ def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]
                     client.send(bursts[got])
                 else:
                     outstanding -= got
-    elapsed = perf_counter() - started
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return clock.figures(count)
 
 
 def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
     """A group: the first member keeps `in_flight` group messages on their way; every member's copies count.
 
-    The clock stops as in `messages`.
+    The clock stops as in `messages`. It spins instead of sleeping: a server that wakes somebody with every
+    write spends more time on that than on the write, and in earnest its members are on other machines.
     """
     epoll, clients = target.epoll, target.clients
     receive = {fd: client.sock.recv for fd, client in clients.items()}
@@ -156,12 +227,11 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
     sent = in_flight
     count = 0
     refill = group  # with that many deliveries the oldest message is through, and the next may go
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     sender.send(message * in_flight)
     while count < sent * group:
-        for fd, _ in poll(epoll):
+        for fd, _ in epoll.poll(0) or clock.spin(epoll):
             data = receive[fd](READ_SIZE)
             got = len(data) // size
             client = clients[fd]
@@ -174,8 +244,152 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
             refill += through * group
             sent += through
             sender.send(message * through)
-    elapsed = perf_counter() - started
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return clock.figures(count)
+
+
+def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
+    """As `deliveries`, with messages that vary, and with the bytes that came for them.
+
+    Frames are counted at all members. The sampled ones inflate each message and compare it with what was
+    sent; elsewhere, bytes that have just been counted at another member are not taken apart again.
+    """
+    epoll, clients = target.epoll, target.clients
+    receive = {fd: client.sock.recv for fd, client in clients.items()}
+    sampled = {
+        fd for fd, client in clients.items() if isinstance(client, CompressedClient) and client.sampled
+    }
+    sender, group = target.members[0], len(target.members)
+    known: dict[bytes, int] = {}
+    sent, count, received = in_flight, 0, 0
+    refill = group
+
+    def send(more: int) -> None:
+        first = target.sent
+        target.sent += more
+        sender.send(b"".join([target.feed[number % FEED] for number in range(first, first + more)]))
+
+    clock = Clock()
+    end = clock.started + seconds
+    send(in_flight)
+    while count < sent * group:
+        for fd, _ in poll(epoll):
+            data = receive[fd](READ_SIZE)
+            received += len(data)
+            client = clients[fd]
+            if fd in sampled or client.has_tail():
+                got = client.take(data)
+            else:
+                found = known.get(data)
+                if found is None:
+                    found = client.take(data)
+                    if not client.has_tail():
+                        if len(known) > 4 * FEED:
+                            known.clear()
+                        known[data] = found
+                got = found
+            count += got
+        if count >= refill and perf_counter() < end:
+            through = (count - refill) // group + 1
+            refill += through * group
+            sent += through
+            send(through)
+    return clock.figures(count) | {"wire_bytes": received / count}
+
+
+def storm(target: Target) -> dict[str, float]:
+    """All members go at once and come back at once: until a message to their group reaches each of them.
+
+    Whether it does is asked by sending one, numbered; when nothing has come for a moment, by another.
+    """
+    group = len(target.members)
+    request = upgrade_request(target.path)
+    for client in target.clients.values():
+        client.sock.close()  # and epoll forgets it
+    target.clients.clear()
+    arriving: dict[int, Client] = {}
+    clock = Clock()
+    for _ in range(group):
+        client = Client(target.port, target.path, None, request)
+        arriving[client.sock.fileno()] = client
+        target.epoll.register(client.sock, select.EPOLLIN)
+    members: list[Client] = []
+    while arriving:
+        for fd, _ in poll(target.epoll):
+            client = arriving.pop(fd)
+            client.finish_handshake()
+            members.append(client)
+    connected = perf_counter() - clock.started
+    target.clients = {client.sock.fileno(): client for client in members}
+    target.members = members
+    reached = [0]
+    waited = 0.0
+    members[0].send(client_frame(TEXT, b"storm 0"))
+    while group not in reached:
+        events = target.epoll.poll(SILENCE)
+        if not events:
+            waited += SILENCE
+            if waited > TIMEOUT:
+                raise ProtocolError(f"of {group} clients at most {max(reached)} are members again")
+            members[0].send(client_frame(TEXT, b"storm %d" % len(reached)))
+            reached.append(0)
+        _count_numbers(target, events, reached)
+    figures = clock.figures(group)
+    while len(reached) > 1 and (events := target.epoll.poll(5 * SILENCE)):  # what else was asked is answered
+        _count_numbers(target, events, reached)
+    return figures | {
+        "ms": figures["seconds"] * 1e3,
+        "connected_ms": connected * 1e3,
+        "asked": len(reached),
+    }
+
+
+def _count_numbers(target: Target, events: list[tuple[int, int]], reached: list[int]) -> None:
+    for fd, _ in events:
+        client = target.clients[fd]
+        for payload in client.texts(client.recv(READ_SIZE)):
+            word, _, number = payload.partition(b" ")
+            if word != b"storm" or not 0 <= int(number) < len(reached):
+                raise ProtocolError(f"expected a numbered message, got {payload[:80]!r}")
+            reached[int(number)] += 1
+
+
+def requests(target: Target, seconds: float, at_once: int) -> dict[str, float]:
+    """`at_once` keep-alive connections, each asking anew when its answer is there and checked."""
+    epoll = select.epoll()
+    clients: dict[int, HttpClient] = {}
+    size = 0
+    for _ in range(at_once):
+        client = HttpClient(target.port, target.path)
+        if json.loads(client.learn()) != json.loads(target.payload):
+            raise ProtocolError(f"expected the JSON {target.payload}, got {client.body!r}")
+        clients[client.sock.fileno()] = client
+        epoll.register(client.sock, select.EPOLLIN)
+    request, body = client.request, client.body
+    receive = {fd: client.sock.recv for fd, client in clients.items()}
+    send = {fd: client.sock.send for fd, client in clients.items()}
+    count, outstanding = 0, at_once
+    clock = Clock()
+    end = clock.started + seconds
+    for fd in clients:
+        send[fd](request)
+    while outstanding:
+        for fd, _ in poll(epoll):
+            data = receive[fd](READ_SIZE)
+            # An answer of a length that was read in full before, with the same body at its end, is one.
+            if len(data) != size or not data.endswith(body) or not data.startswith(b"HTTP/1.1 200"):
+                if not clients[fd].take(data):
+                    continue
+                size = len(data)
+            count += 1
+            if perf_counter() < end:
+                send[fd](request)
+            else:
+                outstanding -= 1
+    figures = clock.figures(count)
+    epoll.close()
+    for client in clients.values():
+        client.sock.close()
+    return figures
 
 
 def latency(target: Target, seconds: float) -> dict[str, float]:
@@ -184,9 +398,8 @@ def latency(target: Target, seconds: float) -> dict[str, float]:
     own, receive, send = member.sock.fileno(), member.sock.recv, member.sock.send
     message, reply = target.message, target.reply
     trips: list[float] = []
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     while (sent_at := perf_counter()) < end:
         send(message)
         back = 0
@@ -198,11 +411,7 @@ def latency(target: Target, seconds: float) -> dict[str, float]:
                 else:
                     clients[fd].take(clients[fd].recv(READ_SIZE))
         trips.append(perf_counter() - sent_at)
-    elapsed = perf_counter() - started
-    return {
-        "count": len(trips),
-        "seconds": elapsed,
-        "load_cpu": (process_time() - cpu) / elapsed,
+    return clock.figures(len(trips)) | {
         "median_us": statistics.median(trips) * 1e6,
         "p99_us": sorted(trips)[len(trips) * 99 // 100] * 1e6,
     }
@@ -261,9 +470,8 @@ def connects(target: Target, seconds: float, at_once: int) -> dict[str, float]:
         epoll.register(visit.sock, select.EPOLLIN)
 
     count = 0
-    cpu = process_time()
-    started = perf_counter()
-    end = started + seconds
+    clock = Clock()
+    end = clock.started + seconds
     for _ in range(at_once):
         begin()
     while visits:
@@ -273,9 +481,9 @@ def connects(target: Target, seconds: float, at_once: int) -> dict[str, float]:
                 count += 1
                 if perf_counter() < end:
                     begin()
-    elapsed = perf_counter() - started
+    figures = clock.figures(count)
     epoll.close()
-    return {"count": count, "seconds": elapsed, "load_cpu": (process_time() - cpu) / elapsed}
+    return figures
 
 
 class Generator:
@@ -293,14 +501,21 @@ class Generator:
         members: int,
         group: bool,
         certificate: str | None,
+        compressed: bool,
     ) -> dict[str, Any]:
+        """`members` sockets to one server; none for plain HTTP, whose clients come with each round."""
         if target in self.targets:  # an earlier server of the same name, ended by now
             self.targets.pop(target).close()
-        opened = self.targets[target] = Target(port, path, payload, certificate)
+        opened = self.targets[target] = Target(port, path, payload, certificate, compressed)
         opened.members = opened.connect(path, members)
+        if not members:
+            return {"tls": None}
         # A member may join its group a moment after its handshake; peers differ in that.
         select.select([], [], [], 0.2)
-        opened.learn_reply(members if group else 1)
+        if compressed:
+            opened.learn_feed(len(payload))
+        else:
+            opened.learn_reply(members if group else 1)
         sock = opened.members[0].sock
         return {"tls": sock.cipher() if isinstance(sock, ssl.SSLSocket) else None}
 
@@ -318,7 +533,10 @@ class Generator:
         measures: dict[str, Callable[..., dict[str, float]]] = {
             "messages": messages,
             "deliveries": deliveries,
+            "compressed": compressed_deliveries,
             "connects": connects,
+            "storm": storm,
+            "requests": requests,
             "latency": latency,
         }
         return measures[what](self._find(target), **arguments)
@@ -367,6 +585,8 @@ def main() -> None:
             answer = getattr(generator, command.pop("do"))(**command)
         except (OSError, ProtocolError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
+            if isinstance(error, NotCompressed):
+                answer["missing"] = True
         print(json.dumps(answer), flush=True)
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from xml.sax.saxutils import escape
 
 from benchmarks.report import Outcome, number
-from benchmarks.scenarios import ITSELF, TITLES
+from benchmarks.scenarios import BEFORE, ITSELF, TITLES
 
 WIDTH = 1180
 COLUMNS = 2
@@ -114,7 +114,7 @@ def _panel(outcome: Outcome, left: float, top: float, width: float) -> list[str]
 
 def _label(outcome: Outcome, name: str) -> str:
     loads = outcome.scenario.itself_titles
-    if loads is None:
+    if loads is None or name == BEFORE:
         return TITLES[name]
     return f"{TITLES[outcome.subject]}, {loads[name == ITSELF]}"
 

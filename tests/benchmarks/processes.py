@@ -10,6 +10,8 @@ import json
 import os
 import selectors
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,18 +22,46 @@ START_TIMEOUT = 30.0
 END_TIMEOUT = 5.0
 
 
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
 class ChildFailed(Exception):
     """A server or the load generator died, hung or reported an error."""
 
-    def __init__(self, child: Child, text: str) -> None:
+    def __init__(self, child: Child, text: str, missing: bool = False) -> None:
         super().__init__(text)
         self.child = child
+        self.missing = missing
+        """Nothing is at fault, but the server cannot do what the scenario needs."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a server's main thread since its start; every measured server does all of its work in it."""
+
+    ran: float
+    ready: float
+    """Ready to run while somebody else had the core."""
+    user: float
+    system: float
+    """Of what it ran, that in the kernel. User and system are as fine as the kernel's clock ticks."""
+
+    def since(self, before: Spent) -> Spent:
+        return Spent(
+            self.ran - before.ran,
+            self.ready - before.ready,
+            self.user - before.user,
+            self.system - before.system,
+        )
 
 
 class Child:
     """A Python module as a process that answers in lines of JSON; a context manager that ends it."""
 
-    def __init__(self, python: Path, module: str, arguments: list[str], name: str) -> None:
+    def __init__(
+        self, python: Path, module: str, arguments: list[str], name: str, sources: Path = ROOT
+    ) -> None:
+        """`sources` is the checkout whose triochan it imports; the harness is always this one's."""
         self.name = name
         self.log = CACHE / "logs" / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -41,8 +71,8 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+                cwd=sources,  # which `-m` puts before everything else
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(sources), str(ROOT / "tests")])},
                 start_new_session=True,
             )
         self._buffer = b""
@@ -105,23 +135,36 @@ class Child:
 class Server(Child):
     """One measured server on its core; listening once constructed and `started`."""
 
-    def __init__(self, python: Path, module: str, name: str, core: int, certificate: Path | None) -> None:
-        arguments = ["--core", str(core)]
+    def __init__(
+        self,
+        python: Path,
+        module: str,
+        name: str,
+        core: int,
+        certificate: Path | None,
+        options: Sequence[str] = (),
+        sources: Path = ROOT,
+    ) -> None:
+        arguments = ["--core", str(core), *options]
         if certificate is not None:
             arguments += ["--certificate", str(certificate)]
-        super().__init__(python, module, arguments, name)
+        super().__init__(python, module, arguments, name, sources)
         self.port = 0
+        self._sources = sources
 
     def started(self) -> None:
-        self.port = self.read(START_TIMEOUT)["port"]
+        answer = self.read(START_TIMEOUT)
+        self.port = answer["port"]
+        if answer["sources"] not in (None, str(self._sources)):
+            raise ChildFailed(self, f"{self.name} runs {answer['sources']}, not {self._sources}")
 
-    def processor_seconds(self) -> tuple[float, float]:
-        """For how long the main thread has run, and has been ready to run while somebody else had the core.
-
-        Every measured server does all of its work in that thread.
-        """
-        ran, ready, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
-        return int(ran) / 1e9, int(ready) / 1e9
+    def spent(self) -> Spent:
+        process = Path(f"/proc/{self.process.pid}")
+        ran, ready, _ = (process / "schedstat").read_text().split()
+        # After the name, which may hold anything, come the fields from the third on (proc(5)).
+        fields = (process / "task" / process.name / "stat").read_text().rpartition(")")[2].split()
+        user, system = int(fields[11]) * _TICK, int(fields[12]) * _TICK
+        return Spent(int(ran) / 1e9, int(ready) / 1e9, user, system)
 
     def resident_kib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -140,5 +183,5 @@ class LoadGenerator(Child):
             self.process.kill()  # a late answer would be taken for the next command's
             raise
         if "error" in answer:
-            raise ChildFailed(self, answer["error"])
+            raise ChildFailed(self, answer["error"], answer.get("missing", False))
         return answer

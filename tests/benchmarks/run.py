@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`, however this file is started
 
 from benchmarks import environment, plot, report, runner
-from benchmarks.scenarios import PEERS, SCENARIOS, SERVERS, SUBJECT, TITLES, Scenario
+from benchmarks.scenarios import BEFORE, PEERS, SCENARIOS, SERVERS, SUBJECT, TITLES, Scenario
+
+NONE = "none"
 
 DESCRIPTION = f"""\
 Measures triochan beside other WebSocket servers and prints, for every scenario, the median of
@@ -27,7 +30,14 @@ the per-round ratios triochan / peer, the project's target beside it and {report
 Every server runs on one processor core, the load generator on another. All servers of a
 scenario are up at the same time and are loaded in turn, in short rounds: a machine that is
 busy with something else changes the figures by the minute, but hardly the ratios of one round.
-Compression is off everywhere, and every byte that comes back is checked.
+Compression is off but in its own scenario, and every byte that comes back is checked; compressed
+messages are counted at every member, and inflated and compared at some.
+
+With --base, triochan as it was at an earlier commit is one more peer: "{TITLES[BEFORE]}". It is served
+by the benchmark's own consumers, as the working tree is, and left out where it lacks what they need.
+
+Where the time goes is told by the tables at the end: processor time for a unit of work, and the
+kernel's part of it. --profile adds what {TITLES[SUBJECT]}'s processor is in, by module.
 
 Needs Linux, two cores, Python 3.11 and a way to PyPI; the peers are installed at the versions
 of tests/benchmarks/requirements.txt into .bench/venv in the checkout, and nowhere else.
@@ -40,9 +50,11 @@ servers:
 {chr(10).join(f"  {name:<16}{TITLES[name]}" for name in SERVERS)}
 
 examples:
-  run.py                                         all of it, about ten minutes
+  run.py                                         all of it, about twenty minutes
   run.py --scenario echo,group --rounds 5        two scenarios, in about a minute
   run.py --scenario group --peers picows         against one peer
+  run.py --base HEAD~1 --peers none              the working tree against the commit before, no peers
+  run.py --scenario http --profile               and where the time goes
   run.py --subject websockets --scenario group   another server in triochan's place, without targets
 
 files written to --out: results.json (every round), table.md and plot.svg. Logs of the servers
@@ -66,7 +78,18 @@ def parse_arguments() -> argparse.Namespace:
         help="only these, separated by commas (all)",
     )
     parser.add_argument(
-        "--peers", type=_names(list(PEERS)), metavar="NAMES", help="only these, separated by commas (all)"
+        "--peers",
+        type=_names([*PEERS, NONE]),
+        metavar="NAMES",
+        help=f"only these, separated by commas, or {NONE} (all)",
+    )
+    parser.add_argument(
+        "--base", metavar="REV", help="measure triochan at this commit too; a tag, a branch, HEAD~1, … (none)"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="sample the subject after each scenario's rounds, with py-spy and, where it is installed, perf",
     )
     parser.add_argument("--rounds", type=_at_least_one, default=9, metavar="N", help="for each scenario (9)")
     parser.add_argument(
@@ -139,12 +162,12 @@ def write_results(out: Path, about: dict[str, Any], outcomes: list[report.Outcom
     (out / "plot.svg").write_text(plot.draw(outcomes))
 
 
-def measure(arguments: argparse.Namespace) -> int:
+def measure(arguments: argparse.Namespace, base: environment.Base | None) -> int:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         say("two processor cores are needed, one for the server and one for the load; there is one")
         return 2
-    python = environment.prepare(say)
+    python = environment.prepare(say, base)
     certificate, authority = environment.certificate(python)
     settings = runner.Settings(
         python=python,
@@ -157,11 +180,17 @@ def measure(arguments: argparse.Namespace) -> int:
         certificate=certificate,
         authority=authority,
         say=say,
+        base=base,
+        profile=arguments.profile,
     )
     chosen: list[Scenario] = [
         scenario for scenario in SCENARIOS if not arguments.scenario or scenario.key in arguments.scenario
     ]
-    about = machine(python) | {"rounds": arguments.rounds, "seconds": arguments.seconds}
+    about = machine(python) | {
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "base": base.revision if base else None,
+    }
     outcomes: list[report.Outcome] = []
     started = time.monotonic()
     for number, scenario in enumerate(chosen, 1):
@@ -178,14 +207,18 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop)  # also where a shell has made background jobs ignore Ctrl-C
     try:
-        with environment.alone():
-            return measure(arguments)
+        with environment.alone(), _base(arguments.base) as base:
+            return measure(arguments, base)
     except environment.SetupFailed as error:
         say(f"cannot set up the benchmarks: {error}")
         return 2
     except KeyboardInterrupt:
         say("stopped; the scenarios finished before that are in the results")
         return 130
+
+
+def _base(revision: str | None) -> AbstractContextManager[environment.Base | None]:
+    return environment.base(revision) if revision else nullcontext()
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import profiling
+from benchmarks.environment import ROOT, Base
 from benchmarks.processes import ChildFailed, LoadGenerator, Server
 from benchmarks.report import Outcome, Round
-from benchmarks.scenarios import ITSELF, SERVERS, Load, Scenario
+from benchmarks.scenarios import BEFORE, ITSELF, SERVERS, TITLES, Load, Scenario
 
 WARM_UP = 0.5
 MEMORY_ROUNDS = 3
@@ -32,6 +34,10 @@ class Settings:
     certificate: Path
     authority: Path
     say: Callable[[str], None]
+    base: Base | None = None
+    """Where the triochan of an earlier commit is, to be measured as one more contestant."""
+    profile: bool = False
+    """Add a round to each scenario that says where the subject's time goes."""
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Contestant:
     name: str
     module: str
     load: Load
+    sources: Path = ROOT
+    """The checkout whose triochan it imports, if it does."""
 
 
 def contestants(scenario: Scenario, settings: Settings) -> list[Contestant]:
@@ -51,6 +59,9 @@ def contestants(scenario: Scenario, settings: Settings) -> list[Contestant]:
         if name == ITSELF:
             assert scenario.itself is not None
             chosen.append(Contestant(ITSELF, module, scenario.itself))
+        elif name == BEFORE:
+            if settings.base is not None:
+                chosen.append(Contestant(BEFORE, module, scenario.load, settings.base.sources))
         elif name in settings.peers and name != settings.subject:
             chosen.append(Contestant(name, SERVERS[name], scenario.load))
     return chosen
@@ -64,52 +75,78 @@ def rotated(names: list[str], by: int) -> list[str]:
 
 def run(scenario: Scenario, settings: Settings) -> Outcome:
     outcome = Outcome(scenario, settings.subject)
+    if settings.base is not None:
+        outcome.notes[BEFORE] = settings.base.revision
     chosen = contestants(scenario, settings)
     if len(chosen) < 2:
         settings.say("    left out: none of the chosen peers takes part")
         return outcome
-    with LoadGenerator(settings.python, settings.load_core) as generator:
+    with ExitStack() as stack:
+
+        def generator() -> LoadGenerator:
+            return stack.enter_context(LoadGenerator(settings.python, settings.load_core))
+
+        shared = generator()
+        # A crowd takes about as many files as a process may have open: each has a load generator of its own.
+        crowded = {one.name: generator() for one in chosen if one.load.crowd and scenario.measure != "memory"}
+        generators = {one.name: crowded.get(one.name, shared) for one in chosen}
         conduct = _Memory if scenario.measure == "memory" else _InTurn
-        for measured in conduct(scenario, settings, generator, outcome).rounds(chosen):
+        for measured in conduct(scenario, settings, generators, outcome).rounds(chosen):
             settings.say("    " + measured)
     return outcome
 
 
 class _Conductor:
     def __init__(
-        self, scenario: Scenario, settings: Settings, generator: LoadGenerator, outcome: Outcome
+        self,
+        scenario: Scenario,
+        settings: Settings,
+        generators: dict[str, LoadGenerator],
+        outcome: Outcome,
     ) -> None:
         self.scenario = scenario
         self.settings = settings
-        self.generator = generator
+        self.generators = generators
         self.outcome = outcome
 
     def launch(self, contestant: Contestant) -> Server:
-        settings = self.settings
+        settings, load = self.settings, contestant.load
+        options = [
+            *(["--compression"] if self.scenario.measure == "compressed" else []),
+            *(["--pings"] if load.pings else []),
+        ]
         return Server(
             settings.python,
             contestant.module,
             f"{self.scenario.key}-{contestant.name}",
             settings.server_core,
-            settings.certificate if contestant.load.tls else None,
+            settings.certificate if load.tls else None,
+            options,
+            contestant.sources,
         )
 
     def open(self, contestant: Contestant, server: Server) -> dict[str, Any]:
         load = contestant.load
-        return self.generator.do(
+        return self.generators[contestant.name].do(
             "open",
             target=contestant.name,
             port=server.port,
             path=load.path,
             payload=load.payload(),
             # Connectors bring their own sockets; one is opened to learn what the reply looks like.
-            members=1 if self.scenario.measure == "connects" else load.members,
-            group=self.scenario.measure == "deliveries",
+            members={"connects": 1, "requests": 0}.get(self.scenario.measure, load.members),
+            group=self.scenario.measure in ("deliveries", "compressed", "storm"),
             certificate=str(self.settings.authority) if load.tls else None,
+            compressed=self.scenario.measure == "compressed",
         )
 
     def failed(self, name: str, error: ChildFailed, server: Server) -> None:
         text = str(error)
+        # An earlier triochan need not have all that the consumers ask for: then it does not even listen.
+        if name == BEFORE and (error.missing or not server.port):
+            self.outcome.left_out[name] = text
+            self.settings.say(f"    {TITLES[name]} is left out: {text}")
+            return
         if error.child is not server:
             text += server.last_words()  # the load generator complains, the reason is in the server's log
         self.outcome.errors[name] = text
@@ -139,7 +176,9 @@ class _InTurn(_Conductor):
                     if details["tls"]:
                         self.outcome.notes[one.name] = f"cipher {details['tls'][0]}, {details['tls'][1]}"
                     if one.load.crowd:
-                        self.generator.do("crowd", target=one.name, count=one.load.crowd, timeout=120)
+                        self.generators[one.name].do(
+                            "crowd", target=one.name, count=one.load.crowd, timeout=120
+                        )
                     self.measure(one.name, one.load, WARM_UP)
                 except ChildFailed as error:
                     self.failed(one.name, error, servers[one.name])
@@ -149,35 +188,53 @@ class _InTurn(_Conductor):
             names = [one.name for one in chosen]
             for number in range(settings.rounds):
                 for name in rotated(names, number):
-                    if name in self.outcome.errors:
+                    if self.outcome.is_out(name):
                         continue
                     try:
                         self.round(number, name, servers[name], loads[name])
                     except ChildFailed as error:
                         self.failed(name, error, servers[name])
                 yield self.summary(number, settings.rounds)
+            if settings.profile and not self.outcome.is_out(settings.subject):
+                self.profile(servers[settings.subject], loads[settings.subject])
+                yield "profiled"
+
+    def profile(self, server: Server, load: Load) -> None:
+        """Where the subject's time goes, in rounds whose figures do not count."""
+
+        def work() -> None:
+            self.measure(self.settings.subject, load, self.settings.seconds)
+
+        try:
+            self.outcome.profile = profiling.profile(self.settings.python, server.process.pid, work)
+        except (ChildFailed, profiling.NoProfiler) as error:
+            self.settings.say(f"    no profile: {error}")
+            self.outcome.notes["profile"] = str(error)
 
     def measure(self, name: str, load: Load, seconds: float) -> dict[str, Any]:
-        more: dict[str, int] = {}
-        if self.scenario.measure == "connects":
-            more = {"at_once": load.members}
-        elif self.scenario.measure != "latency":
-            more = {"in_flight": load.in_flight}
-        return self.generator.do("measure", target=name, what=self.scenario.measure, seconds=seconds, **more)
+        arguments: dict[str, dict[str, float]] = {
+            "connects": {"seconds": seconds, "at_once": load.members},
+            "requests": {"seconds": seconds, "at_once": load.members},
+            "latency": {"seconds": seconds},
+            "storm": {},  # it takes as long as it takes
+        }
+        otherwise = {"seconds": seconds, "in_flight": load.in_flight}
+        what = self.scenario.measure
+        return self.generators[name].do("measure", target=name, what=what, **arguments.get(what, otherwise))
 
     def round(self, number: int, name: str, server: Server, load: Load) -> None:
-        ran_before, ready_before = server.processor_seconds()
+        before = server.spent()
         figures = self.measure(name, load, self.settings.seconds)
-        ran, ready = server.processor_seconds()
-        server_ran = (ran - ran_before) / figures["seconds"]
-        server_busy = server_ran + (ready - ready_before) / figures["seconds"]
+        spent = server.spent().since(before)
+        server_ran = spent.ran / figures["seconds"]
+        server_busy = server_ran + spent.ready / figures["seconds"]
         if load.crowd:
-            self.generator.do("alive", target=name)
-        value = (
-            figures["median_us"]
-            if self.scenario.measure == "latency"
-            else figures["count"] / figures["seconds"]
+            self.generators[name].do("alive", target=name)
+        value = figures.get(
+            {"latency": "median_us", "storm": "ms"}.get(self.scenario.measure, ""),
+            figures["count"] / figures["seconds"],
         )
+        figures |= {"server_user": spent.user, "server_system": spent.system}
         self.outcome.rounds.append(Round(number, name, value, server_ran, server_busy, figures))
 
 
@@ -189,7 +246,7 @@ class _Memory(_Conductor):
         by_name = {one.name: one for one in chosen}
         for number in range(count):
             for name in rotated(list(by_name), number):
-                if name in self.outcome.errors:
+                if self.outcome.is_out(name):
                     continue
                 with self.launch(by_name[name]) as server:
                     try:
@@ -205,10 +262,10 @@ class _Memory(_Conductor):
         self.open(one, server)  # a first connection pays for what is loaded late
         time.sleep(SETTLE)
         before = server.resident_kib()
-        self.generator.do("crowd", target=one.name, count=one.load.crowd)
+        self.generators[one.name].do("crowd", target=one.name, count=one.load.crowd)
         time.sleep(SETTLE)
         after = server.resident_kib()
-        self.generator.do("alive", target=one.name)
+        self.generators[one.name].do("alive", target=one.name)
         figures = {"before_kib": before, "after_kib": after, **asdict(one.load)}
         self.outcome.rounds.append(
             Round(number, one.name, (after - before) / one.load.crowd, None, None, figures)

@@ -8,6 +8,8 @@ from typing import Literal
 
 SUBJECT = "triochan"
 ITSELF = "itself"
+BEFORE = "before"
+"""The subject's server once more, on triochan as it was at an earlier commit."""
 
 SERVERS = {
     SUBJECT: "benchmarks.servers.triochan_subject",
@@ -16,6 +18,8 @@ SERVERS = {
     "channels": "benchmarks.servers.channels_peer",
     "trio-websocket": "benchmarks.servers.trio_websocket_peer",
     "picows": "benchmarks.servers.picows_peer",
+    "aiohttp": "benchmarks.servers.aiohttp_peer",
+    "socketify": "benchmarks.servers.socketify_peer",
 }
 """The module to run for each server."""
 
@@ -28,18 +32,43 @@ TITLES = {
     "channels": "Channels 4 on uvicorn",
     "trio-websocket": "bare trio-websocket",
     "picows": "picows + uvloop",
+    "aiohttp": "aiohttp + uvloop",
+    "socketify": "socketify (uWebSockets)",
     ITSELF: "itself",
+    BEFORE: "the commit before",
 }
 
-Measure = Literal["messages", "deliveries", "connects", "latency", "memory"]
+OPPONENTS = (*PEERS, BEFORE, ITSELF)
+"""Whoever the subject can be measured beside, in the order of the tables' columns."""
+
+Measure = Literal[
+    "messages", "deliveries", "compressed", "connects", "storm", "requests", "latency", "memory"
+]
 
 UNITS: dict[Measure, str] = {
     "messages": "messages/s",
     "deliveries": "deliveries/s",
+    "compressed": "deliveries/s",
     "connects": "connections/s",
+    "storm": "ms until all are members again",
+    "requests": "requests/s",
     "latency": "µs a round trip",
     "memory": "KiB a connection",
 }
+
+WORK: dict[Measure, str] = {
+    "messages": "message",
+    "deliveries": "delivery",
+    "compressed": "delivery",
+    "connects": "connection",
+    "storm": "connection",
+    "requests": "request",
+    "latency": "round trip",
+}
+"""One unit of what the load generator counts; memory has none."""
+
+ANSWER = {"user": 4711, "name": "Ada", "room": "lobby", "online": True}
+"""The content of the servers' JSON answer to a GET."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +85,17 @@ class Load:
     crowd: int = 0
     """Sockets that are only open, besides."""
     tls: bool = False
+    pings: bool = False
+    """Ask those servers for keep-alive pings that send none unless told to."""
 
     def payload(self) -> str:
-        """A message of `size` ASCII bytes; for `/json` a JSON object that takes as much."""
+        """A message of `size` ASCII bytes; for `/json` a JSON object that takes as much.
+
+        For `/answer` it is what comes back from a GET, of its own size. What is sent to `/deflate` varies and
+        comes from `feed`; of this payload counts the size alone.
+        """
+        if self.path == "/answer":
+            return json.dumps(ANSWER)
         if self.path != "/json":
             return ("The quick brown fox jumps over the lazy dog. " * (self.size // 45 + 1))[: self.size]
         content = {"kind": "message", "user": 4711, "room": "lobby", "urgent": False, "text": ""}
@@ -80,10 +117,12 @@ class Scenario:
     """Another load for triochan itself to be compared with, in the column `itself`."""
     itself_titles: tuple[str, str] | None = None
     """Names of both loads, `load` first, for the plot."""
+    wire_targets: dict[str, float] = field(default_factory=dict)
+    """Peer → the most that the bytes of a delivery on the wire may be, as a ratio triochan / peer."""
 
     @property
     def lower_is_better(self) -> bool:
-        return self.measure in ("latency", "memory")
+        return self.measure in ("latency", "memory", "storm")
 
     @property
     def unit(self) -> str:
@@ -91,7 +130,9 @@ class Scenario:
 
     @property
     def opponents(self) -> tuple[str, ...]:
-        return tuple(name for name in (*PEERS, ITSELF) if name in self.targets or name in self.others)
+        """Those that the scenario names, and always the commit before, where one was asked for."""
+        named = {*self.targets, *self.others, BEFORE}
+        return tuple(name for name in OPPONENTS if name in named)
 
     def holds(self, opponent: str, ratio: float) -> bool:
         target = self.targets.get(opponent)
@@ -102,8 +143,11 @@ class Scenario:
         return shown <= target if self.lower_is_better else shown >= target
 
 
-# The sender of a group keeps eight messages on their way: the server always finds the next one waiting.
-_GROUP = Load("/group", members=500, in_flight=8)
+NOT_BELOW = 1.0
+"""Beside the commit before: no slower than that."""
+
+# With eight messages on their way the server always finds the next one waiting.
+_BUSY_GROUP = Load("/group", members=500, in_flight=8)
 
 SCENARIOS = (
     Scenario(
@@ -111,62 +155,129 @@ SCENARIOS = (
         "echo, 64 sockets, 128 B, one in flight",
         "messages",
         Load(),
-        {"starlette": 1.2, "websockets": 1.2, "channels": 4.5, "trio-websocket": 3},
-        others=("picows",),
+        {
+            "starlette": 2.0,
+            "aiohttp": 1.1,
+            "picows": 0.85,
+            "websockets": 1.2,
+            "channels": 4.5,
+            "trio-websocket": 3,
+        },
+        others=("socketify",),
     ),
     Scenario(
         "echo-16",
         "echo, 64 sockets, 128 B, 16 in flight",
         "messages",
         Load(in_flight=16),
-        {"starlette": 1.5, "websockets": 1.5, "channels": 6, "trio-websocket": 3},
-        others=("picows",),
+        {"starlette": 2.5, "websockets": 1.5, "channels": 6, "trio-websocket": 3, BEFORE: NOT_BELOW},
+        others=("aiohttp", "picows", "socketify"),
     ),
     Scenario(
         "echo-16k",
         "echo, 64 sockets, 16 KiB messages",
         "messages",
         Load(size=16384),
-        {"starlette": 1.0, "websockets": 0.9, "channels": 2, "trio-websocket": 2},
-        others=("picows",),
+        {"starlette": 1.2, "websockets": 0.9, "channels": 2, "trio-websocket": 2, BEFORE: NOT_BELOW},
+        others=("aiohttp", "picows", "socketify"),
+    ),
+    Scenario(
+        "checkpoint",
+        "echo, 64 sockets, the handler waits for the next turn of the loop",
+        "messages",
+        Load("/checkpoint"),
+        {BEFORE: NOT_BELOW},
+        others=("starlette", "websockets", "aiohttp"),
+    ),
+    Scenario(
+        "sleep",
+        "echo, 1,000 sockets, the handler sleeps for 10 ms",
+        "messages",
+        # With one message a socket, 1,000 sockets ask for 100,000 a second at most: more than a server has.
+        Load("/sleep", members=1000),
+        {BEFORE: NOT_BELOW},
+        others=("starlette", "websockets", "aiohttp"),
     ),
     Scenario(
         "group",
-        "group of 500, 128 B",
+        "group of 500, 128 B, one send at a time",
         "deliveries",
-        _GROUP,
-        {"starlette": 1.7, "websockets": 1.3, "channels": 25, "trio-websocket": 4, "picows": 0.9},
+        Load("/group", members=500),
+        {
+            "starlette": 2.2,
+            "picows": 1.0,
+            "aiohttp": 1.0,
+            "socketify": 1.0,
+            "websockets": 1.3,
+            "channels": 25,
+            "trio-websocket": 4,
+            BEFORE: NOT_BELOW,
+        },
+    ),
+    Scenario(
+        "group-16",
+        "group of 500, 128 B, 16 sends in flight",
+        "deliveries",
+        Load("/group", members=500, in_flight=16),
+        {"socketify": 0.6, BEFORE: 4.0},
+        others=("starlette", "websockets", "aiohttp", "picows"),
     ),
     Scenario(
         "json",
-        "JSON group send, 500 members",
+        "JSON group send, 500 members, 8 in flight",
         "deliveries",
         Load("/json", members=500, in_flight=8),
         {"starlette": 1.7, "websockets": 1.3, "channels": 25},
-        others=("picows",),
+        others=("picows", "aiohttp"),
+    ),
+    Scenario(
+        "deflate",
+        "group of 500, 2 KiB of JSON, compressed, one send at a time",
+        "compressed",
+        Load("/deflate", members=500, size=2048),
+        {"websockets": 10},
+        others=("aiohttp", "socketify"),
+        wire_targets={"websockets": 1.1},
     ),
     Scenario(
         "connect",
         "connect, first message, close",
         "connects",
         Load(members=32),
-        {"starlette": 0.7, "websockets": 0.6, "channels": 1.3, "trio-websocket": 1.0},
-        others=("picows",),
+        {"starlette": 1.2, "websockets": 1.1, "aiohttp": 0.9, "channels": 1.3, "trio-websocket": 1.0},
+        others=("picows", "socketify"),
+    ),
+    Scenario(
+        "storm",
+        "2,000 clients reconnect at once, into one group (lower is better)",
+        "storm",
+        Load("/group", members=2000),
+        {"starlette": 0.8},
+        others=("websockets", "aiohttp", "picows"),
+    ),
+    Scenario(
+        "http",
+        "GET, small JSON answer, 32 keep-alive clients",
+        "requests",
+        Load("/answer", members=32),
+        {"starlette": 1.2},
+        others=("aiohttp", "socketify"),
     ),
     Scenario(
         "memory",
-        "KiB per idle connection (lower is better)",
+        "KiB per idle connection, pings on (lower is better)",
         "memory",
-        Load(members=1, crowd=2000),
-        {"starlette": 0.9, "channels": 0.8, "trio-websocket": 1.1},
-        others=("websockets", "picows"),
+        Load(members=1, crowd=2000, pings=True),
+        {"websockets": 0.7, "starlette": 0.9, "channels": 0.8, "trio-websocket": 1.1},
+        others=("picows", "aiohttp", "socketify"),
     ),
     Scenario(
         "tls",
         "echo over TLS, 64 sockets, 128 B, one in flight",
         "messages",
         Load(tls=True),
-        {"starlette": 1.0},
+        {"starlette": 2.0},
+        others=("aiohttp", "picows"),
     ),
     Scenario(
         "group-crowd",
@@ -174,7 +285,7 @@ SCENARIOS = (
         "deliveries",
         Load("/group", members=500, in_flight=8, crowd=4500),
         {ITSELF: 0.9},
-        itself=_GROUP,
+        itself=_BUSY_GROUP,
         itself_titles=("among 5,000", "among 500"),
     ),
     Scenario(
@@ -185,16 +296,16 @@ SCENARIOS = (
         # Linear means a ratio near 1. It is without a target: sockets that fall out of the processor's caches
         # cost every server a part of it.
         others=(ITSELF,),
-        itself=_GROUP,
+        itself=_BUSY_GROUP,
         itself_titles=("group of 2,000", "group of 500"),
     ),
     Scenario(
         "idle",
-        "round trip beside 9,000 idle connections / alone (lower is better)",
+        "round trip beside 10,000 idle connections / alone (lower is better)",
         "latency",
-        Load(members=1, crowd=9000),
-        {ITSELF: 2.0},
+        Load(members=1, crowd=10000),
+        {ITSELF: 1.2},
         itself=Load(members=1),
-        itself_titles=("9,000 idle", "alone"),
+        itself_titles=("10,000 idle", "alone"),
     ),
 )

@@ -131,7 +131,7 @@ class TestScenarios:
     def test_keys_and_opponents_are_known(self) -> None:
         assert len({scenario.key for scenario in SCENARIOS}) == len(SCENARIOS)
         for scenario in SCENARIOS:
-            assert {*scenario.targets, *scenario.others} <= {*scenarios.PEERS, ITSELF}
+            assert {*scenario.targets, *scenario.others} <= {*scenarios.OPPONENTS}
             assert (scenario.itself is not None) == (ITSELF in scenario.opponents)
             assert (scenario.itself is not None) == (scenario.itself_titles is not None)
 

@@ -5,6 +5,12 @@
 | `/echo` | comes back as it is |
 | `/group` | goes as it is to everybody connected to `/group` |
 | `/json` | is decoded from JSON and sent, encoded anew, to everybody connected to `/json` |
+| `/deflate` | goes as it is to everybody connected to `/deflate`, compressed |
+| `/checkpoint` | comes back when the handler has let the loop take a turn |
+| `/sleep` | comes back when the handler has slept for 10 ms |
 
-Each is written the way its own documentation recommends, for one process, with compression off.
+A GET of `/answer` is answered by `scenarios.ANSWER` as JSON. A server has those paths that its scenarios need.
+
+Each is written the way its own documentation recommends, for one process, with compression off unless it is
+started with `--compression`. A member that has gone while a message was on its way is not an error anywhere.
 """

@@ -24,7 +24,7 @@ def serve(application: Any) -> None:
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
-        ws_per_message_deflate=False,
+        ws_per_message_deflate=options.compression,
         lifespan="off",
         log_level="warning",
         access_log=False,

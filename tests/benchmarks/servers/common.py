@@ -14,12 +14,20 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
+PING_INTERVAL = 20.0
+"""Seconds, for servers that want to be told; it is the default of most."""
+NAP = 0.01
+"""Seconds that the handler of `/sleep` sleeps."""
 
 
 @dataclass(frozen=True)
 class Options:
     certificate: Path | None
     """A PEM file with private key and certificate chain; None serves plain TCP."""
+    compression: bool
+    """Agree to permessage-deflate, with the library's own defaults."""
+    pings: bool
+    """Send keep-alive pings also where the library's default is not to."""
 
     def ssl_context(self) -> ssl.SSLContext | None:
         if self.certificate is None:
@@ -34,13 +42,15 @@ def start() -> Options:
     parser = argparse.ArgumentParser(description="One measured server; started by run.py")
     parser.add_argument("--core", type=int, help="run on this processor core only")
     parser.add_argument("--certificate", type=Path, help="serve TLS with this PEM file (key and chain)")
+    parser.add_argument("--compression", action="store_true", help="agree to permessage-deflate")
+    parser.add_argument("--pings", action="store_true", help="send keep-alive pings, whatever the default")
     arguments = parser.parse_args()
     if arguments.core is not None:
         os.sched_setaffinity(0, {arguments.core})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     threading.Thread(target=_end_with_harness, daemon=True).start()
-    return Options(certificate=arguments.certificate)
+    return Options(arguments.certificate, arguments.compression, arguments.pings)
 
 
 def _end_with_harness() -> None:
@@ -51,9 +61,9 @@ def _end_with_harness() -> None:
     os._exit(0)
 
 
-def report(port: int) -> None:
-    """Tell the harness where this server listens; call once, when it does."""
-    print(json.dumps({"port": port}), flush=True)
+def report(port: int, sources: Path | None = None) -> None:
+    """Tell the harness where this server listens, and perhaps what it runs; call once, when it listens."""
+    print(json.dumps({"port": port, "sources": str(sources) if sources else None}), flush=True)
 
 
 def listening_socket() -> socket.socket:

@@ -67,7 +67,16 @@ def choose(request: WSUpgradeRequest) -> WSListener | None:
 
 async def main() -> None:
     options = common.start()
-    server = await ws_create_server(choose, common.HOST, 0, ssl=options.ssl_context(), backlog=common.BACKLOG)
+    server = await ws_create_server(
+        choose,
+        common.HOST,
+        0,
+        ssl=options.ssl_context(),
+        backlog=common.BACKLOG,
+        enable_auto_ping=options.pings,
+        auto_ping_idle_timeout=common.PING_INTERVAL,
+        auto_ping_reply_timeout=common.PING_INTERVAL,
+    )
     common.report(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 

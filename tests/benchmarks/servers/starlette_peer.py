@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from benchmarks.servers import asgi
+from benchmarks.scenarios import ANSWER
+from benchmarks.servers import asgi, common
 
 room: set[WebSocket] = set()
 json_room: set[WebSocket] = set()
@@ -20,6 +24,24 @@ async def echo(websocket: WebSocket) -> None:
         await websocket.send_text(text)
 
 
+async def checkpoint(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await asyncio.sleep(0)
+        await websocket.send_text(text)
+
+
+async def sleep(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await asyncio.sleep(common.NAP)
+        await websocket.send_text(text)
+
+
+async def answer(request: Request) -> JSONResponse:
+    return JSONResponse(ANSWER)
+
+
 # Starlette has no groups. This is the broadcast loop of the FastAPI documentation's `ConnectionManager`.
 async def group(websocket: WebSocket) -> None:
     await websocket.accept()
@@ -27,7 +49,10 @@ async def group(websocket: WebSocket) -> None:
     try:
         async for text in websocket.iter_text():
             for member in tuple(room):
-                await member.send_text(text)
+                try:
+                    await member.send_text(text)
+                except (WebSocketDisconnect, RuntimeError):  # it has just gone
+                    room.discard(member)
     finally:
         room.discard(websocket)
 
@@ -49,6 +74,10 @@ application = Starlette(
         WebSocketRoute("/echo", echo),
         WebSocketRoute("/group", group),
         WebSocketRoute("/json", json_group),
+        WebSocketRoute("/deflate", group),
+        WebSocketRoute("/checkpoint", checkpoint),
+        WebSocketRoute("/sleep", sleep),
+        Route("/answer", answer),
     ]
 )
 

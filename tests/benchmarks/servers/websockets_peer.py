@@ -19,6 +19,18 @@ async def echo(websocket: ServerConnection) -> None:
         await websocket.send(message)
 
 
+async def checkpoint(websocket: ServerConnection) -> None:
+    async for message in websocket:
+        await asyncio.sleep(0)
+        await websocket.send(message)
+
+
+async def sleep(websocket: ServerConnection) -> None:
+    async for message in websocket:
+        await asyncio.sleep(common.NAP)
+        await websocket.send(message)
+
+
 async def group(websocket: ServerConnection) -> None:
     room.add(websocket)
     try:
@@ -37,7 +49,14 @@ async def json_group(websocket: ServerConnection) -> None:
         json_room.discard(websocket)
 
 
-handlers = {"/echo": echo, "/group": group, "/json": json_group}
+handlers = {
+    "/echo": echo,
+    "/group": group,
+    "/json": json_group,
+    "/deflate": group,
+    "/checkpoint": checkpoint,
+    "/sleep": sleep,
+}
 
 
 async def handle(websocket: ServerConnection) -> None:
@@ -48,7 +67,12 @@ async def handle(websocket: ServerConnection) -> None:
 async def main() -> None:
     options = common.start()
     async with serve(
-        handle, common.HOST, 0, compression=None, ssl=options.ssl_context(), backlog=common.BACKLOG
+        handle,
+        common.HOST,
+        0,
+        compression="deflate" if options.compression else None,
+        ssl=options.ssl_context(),
+        backlog=common.BACKLOG,
     ) as server:
         common.report(next(iter(server.sockets)).getsockname()[1])
         await asyncio.get_running_loop().create_future()
