@@ -32,8 +32,7 @@ def by_wsproto(payload: bytes) -> tuple[int, str] | int:
     except ParseFailed as error:
         return int(error.code)
     assert isinstance(event.payload, tuple)
-    code, reason = event.payload
-    return int(code), reason
+    return int(event.payload[0]), event.payload[1]
 
 
 def by_websockets(payload: bytes) -> tuple[int, str] | int:
