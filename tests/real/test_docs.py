@@ -18,7 +18,7 @@ from triochan import options
 from triochan.binding.sqlalchemy import Database
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "<!-- compiled, not run -->"
 """Stands before a block that needs something we do not have; it is compiled all the same."""
 
