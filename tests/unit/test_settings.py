@@ -124,6 +124,11 @@ class TestChecks:
         with pytest.raises(ImproperlyConfigured, match="close, drop_newest, drop_oldest"):
             Settings(overflow=value)
 
+    @pytest.mark.parametrize("value", [0, 1, None, "yes", "False"])
+    def test_a_switch_is_on_or_off(self, value: Any) -> None:
+        with pytest.raises(ImproperlyConfigured, match=r"Settings\.compression is True or False, not"):
+            Settings(compression=value)
+
     def test_an_unknown_name_is_a_type_error(self) -> None:
         with pytest.raises(TypeError, match="max_mesage_size"):
             Settings(max_mesage_size=1)  # type: ignore[call-arg]
