@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 import trio
@@ -72,7 +73,7 @@ class Raising(WebsocketConsumer):
     async def _run(self, where: str) -> None:
         raise RuntimeError(f"raised on purpose in {where}")
 
-    async def connect(self, message: Message, where: str, **kwargs: Any) -> None:
+    async def connect(self, message: Message, where: str = "", **kwargs: Any) -> None:
         if where == "connect":
             await self._run(where)
         if where == "late-connect":
@@ -86,7 +87,7 @@ class Raising(WebsocketConsumer):
             await trio.sleep(0.001)
         await self._run(where)
 
-    async def disconnect(self, message: Message, where: str, **kwargs: Any) -> None:
+    async def disconnect(self, message: Message, where: str = "", **kwargs: Any) -> None:
         if where == "disconnect":
             await self._run(where)
 
@@ -119,7 +120,7 @@ class Headers(WebsocketConsumer):
     """Accepts with headers and a subprotocol that come from its client."""
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
-        value = triochan.http1.request.unquote_to_bytes(message["query_string"]).decode()
+        value = unquote_to_bytes(message["query_string"]).decode()
         accept: dict[str, Any] = {"accept": True}
         if message["path"].endswith("subprotocol"):
             accept["subprotocol"] = value
@@ -129,7 +130,7 @@ class Headers(WebsocketConsumer):
 
 
 def query(message: Message) -> str:
-    return triochan.http1.request.unquote_to_bytes(message["query_string"]).decode()
+    return unquote_to_bytes(message["query_string"]).decode()
 
 
 async def index(message: Message) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import h11
 import pytest
 from fuzz import control, deflate, frames, heads, http_head
@@ -165,13 +167,13 @@ class TestTheChecksThemselves:
 
 def test_the_runner_ends_with_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(runner, "FOUND", tmp_path)
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(runner, "run", lambda name, seconds: True)
     assert runner.main(["--seconds", "1"]) == 0
     monkeypatch.setattr(runner, "run", lambda name, seconds: name != "frames")
     assert runner.main([]) == 1
     assert runner.main(["http_head"]) == 0
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert runner.main([]) == 2
     with pytest.raises(SystemExit):
         runner.main(["nothing"])
