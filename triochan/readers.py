@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from contextvars import Context, copy_context
 from typing import Protocol
 
 import trio
@@ -86,9 +87,11 @@ class Readers:
         self._busy = False
         self._called = 0
         self._nursery: trio.Nursery | None = None
+        self._context: Context
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read, until cancelled."""
+        self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._called = 1
@@ -96,8 +99,11 @@ class Readers:
                 task_status.started()
         finally:
             self._nursery = None
-            if self.poller is not None:
-                self.poller.close()
+
+    def close(self) -> None:
+        """No connection is left: close the epoll."""
+        if self.poller is not None:
+            self.poller.close()
 
     def again(self, source: Runnable) -> None:
         """Let a worker call ``source.proceed()`` in a moment. Callable from anywhere in this Trio run."""
@@ -107,14 +113,16 @@ class Readers:
 
     def _call(self, count: int) -> None:
         """See that ``count`` other workers come in the turn that follows; those that were called already count."""
+        nursery = self._nursery
+        if nursery is None or not nursery.child_tasks:  # it takes nobody any more
+            return
         while self._called < count:
+            self._called += 1
             if self._parked:
                 trio.lowlevel.reschedule(self._parked.pop())
-            elif self._nursery is not None:
-                self._nursery.start_soon(self._work)
             else:
-                return
-            self._called += 1
+                # Not in the context of the handler that may have caused this.
+                self._context.run(nursery.start_soon, self._work)
 
     async def _work(self) -> None:
         self._called -= 1
@@ -130,6 +138,8 @@ class Readers:
                         self._call(min(max(len(self._ready), 1), _CALLED_AT_ONCE))
                     try:
                         await held.finish(scope)
+                    except Exception as error:  # noqa: BLE001 - a handler's own goes to its owner
+                        self._failed(held.owner, error)
                     finally:
                         self._ready.append(held.owner)
 
@@ -187,13 +197,16 @@ class Readers:
                 self._busy = bool(events)
                 if not events:
                     return None
-        except Exception as error:
-            logger.exception("internal error; the connection is ended")
-            if asked is not None:
-                asked.internal_error(error)
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            self._failed(asked, error)
         finally:
             flush.stepping = False
         return None
+
+    def _failed(self, source: Runnable | None, error: Exception) -> None:
+        logger.error("internal error; the connection is ended", exc_info=error)
+        if source is not None:
+            source.internal_error(error)
 
     async def _wait(self) -> bool:
         """Lead, or follow; always a checkpoint. False: this worker is one too many."""

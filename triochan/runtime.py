@@ -111,12 +111,15 @@ class Runtime:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:
         """Run what all connections need for as long as the block lasts; what is started in the nursery, too."""
-        async with trio.open_nursery() as services:
-            await services.start(self.readers.run)
-            services.start_soon(self.timers.run)
-            services.start_soon(self.flush.run)
-            yield services
-            services.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as services:
+                await services.start(self.readers.run)
+                services.start_soon(self.timers.run)
+                services.start_soon(self.flush.run)
+                yield services
+                services.cancel_scope.cancel()
+        finally:
+            self.readers.close()  # after the connections: they take their sockets out of it
 
     def match(self, connect: Message) -> Matches:
         """Find the consumers of a connection, by its path alone where the routing looks at nothing else.

@@ -183,10 +183,13 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
+        coroutine = None
         try:
-            coroutine = bound.begin(message, bound.kwargs)
+            coroutine = context.run(bound.begin, message, bound.kwargs)
             trap = context.run(coroutine.send, None)
-        except StopIteration:
+        except StopIteration as stop:
+            if coroutine is None:
+                self._raised(bound.consumer, stop)
             return None
         except BaseException as error:
             if parted(error)[1] is not None:
@@ -462,6 +465,8 @@ class Inbound:
         """Run the inbox's messages, as far as the ordering mode allows now."""
         if not self._waiting or self.gated or self._given_up:
             return None
+        if self._deadline != math.inf and trio.current_time() >= self._deadline:
+            return None  # it would be cancelled where it first waits
         outbox = self._owner.outbox
         received = self._received
         assert received is not None
