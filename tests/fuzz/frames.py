@@ -75,7 +75,7 @@ def check(data: bytes) -> None:
 def main() -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["triochan.wire.frames", "wsproto"]):
+    with atheris.instrument_imports(include=["triochan.wire.frames", "triochan.wire.control", "wsproto"]):
         import fuzz.reference  # noqa: F401 - now, so that what it imports is instrumented
     from fuzz.engine import fuzz as run
 

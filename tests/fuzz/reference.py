@@ -5,6 +5,7 @@ payload; :class:`Reference` feeds it byte by byte, looks at each header, and add
 be wrong, it is put right here:
 
 - it refuses the close code 1014, which is registered;
+- it sees a surrogate in text at its third byte, where the second shows it;
 - a control frame between the fragments of a compressed message makes it take the rest for uncompressed, so that
   compressed messages are held against websockets' codec.
 """
@@ -24,7 +25,7 @@ from websockets.frames import Close
 from websockets.frames import Frame as WebsocketsFrame
 from websockets.streams import StreamReader
 from wsproto.extensions import PerMessageDeflate as PerMessageDeflateOfWsproto
-from wsproto.frame_protocol import Frame, FrameProtocol, Opcode, ParseFailed
+from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
 
 from triochan.wire.control import CloseError, parse_close
 from triochan.wire.deflate import Agreement
@@ -152,6 +153,9 @@ class Reference:
             self.verdict.events.append((each.opcode.name.lower(), bytes(each.payload)))
         else:
             self._parts.append(each.payload)
+            text = self._protocol._message_decoder.decoder
+            if text is not None and b"\xed\xa0" <= text.getstate()[0] < b"\xee":
+                raise ParseFailed("half a surrogate", CloseReason.INVALID_FRAME_PAYLOAD_DATA)
             if each.frame_finished:
                 self._size += self._header.payload_len if self._header is not None else 0
                 self._header = None

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FUZZERS = ("frames", "heads", "http_head")
+FUZZERS = ("frames", "control", "deflate", "heads", "http_head")
 FOUND = HERE.parents[1] / ".fuzz"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import h11
 import pytest
-from fuzz import frames, heads, http_head
+from fuzz import control, deflate, frames, heads, http_head
 from fuzz import run as runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,39 @@ def test_frames_on_its_seeds() -> None:
 @given(st.binary(max_size=60))
 def test_frames_on_any_bytes(data: bytes) -> None:
     frames.check(data)
+
+
+def test_control_on_its_seeds() -> None:
+    seeds = control.seeds()
+    assert len(seeds) > 10
+    for seed in seeds:
+        control.check(seed)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=60)
+    | st.builds(
+        lambda way, words: bytes((way,)) + b"".join(words),
+        st.integers(3, 4),
+        st.lists(st.sampled_from([*control.WORDS, b"10", b"a"]) | st.binary(max_size=2), max_size=8),
+    )
+)
+def test_control_on_any_bytes(data: bytes) -> None:
+    control.check(data)
+
+
+def test_deflate_on_its_seeds() -> None:
+    seeds = deflate.seeds()
+    assert len(seeds) > 20
+    for seed in seeds:
+        deflate.check(seed)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_deflate_on_any_bytes(data: bytes) -> None:
+    deflate.check(data)
 
 
 def test_heads_on_its_seeds() -> None:
@@ -66,19 +100,32 @@ class TestTheChecksThemselves:
         with pytest.raises(AssertionError, match="wsproto"):
             frames.check(reserved_opcode)
 
-    def test_heads_sees_a_parser_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        data = b"\2\3\1POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"
-        heads.check(data)
-        monkeypatch.setattr("triochan.http1.parser.values", lambda headers, name: [b"5"])
-        with pytest.raises(AssertionError, match="h11"):
-            heads.check(data)
+    def test_control_sees_a_close_code_that_is_let_through(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("triochan.wire.control.may_come", lambda code: True)
+        with pytest.raises(AssertionError, match="wsproto"):
+            control.check(b"\x00\x03\xed")
 
-    def test_heads_sees_a_writer_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        data = b"\2\3\0GET /? HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
-        heads.check(data)
-        monkeypatch.setattr("triochan.http1.writer.LAST_CHUNK", b"0\r\n")
-        with pytest.raises(Exception):  # noqa: B017 - h11's, or the check's own
-            heads.check(data)
+    def test_control_sees_a_header_that_is_taken_as_it_comes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("triochan.wire.handshake.is_token", lambda value: True)
+        with pytest.raises(h11.RemoteProtocolError):
+            control.check(b"\x04a\r\nb")
+
+    def test_deflate_sees_a_message_that_is_cut_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "triochan.wire.deflate.Inflate.inflate", lambda self, data, room, final=False: b""
+        )
+        with pytest.raises(AssertionError, match="zlib"):
+            deflate.check(bytes((4, 0, 0, 0, 9)) + bytes.fromhex("f248cdc9c907"))
+
+    def test_deflate_sees_a_frame_that_no_client_reads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from triochan.wire.deflate import compress
+
+        monkeypatch.setattr(
+            "triochan.wire.deflate.compress",
+            lambda payload, agreement, history: compress(payload[1:], agreement),
+        )
+        with pytest.raises(AssertionError, match="websockets"):
+            deflate.check(bytes((4, 0, 0, 0, 9)) + bytes.fromhex("f248cdc9c90700"))
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr("triochan.http1.protocol.start")

@@ -9,6 +9,7 @@ history serves all.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -76,8 +77,7 @@ def _agree(offer: Offer, context_takeover: bool) -> Agreement | None:
     given = dict(offer.parameters)
     if len(given) != len(offer.parameters):
         return None
-    bits = MAX_WINDOW_BITS
-    stated = b""
+    bits = None
     for name, value in offer.parameters:
         if name in (b"server_no_context_takeover", b"client_no_context_takeover"):
             if value is not None:
@@ -86,12 +86,21 @@ def _agree(offer: Offer, context_takeover: bool) -> Agreement | None:
             bits = _WINDOW_BITS.get(value or b"", 0)
             if bits < MIN_WINDOW_BITS:
                 return None
-            stated = b"; server_max_window_bits=%d" % bits
         elif name != b"client_max_window_bits" or not (value is None or value in _WINDOW_BITS):
             return None
-    anew = not context_takeover or b"server_no_context_takeover" in given
-    response = EXTENSION + (b"; server_no_context_takeover" if anew else b"")
-    return Agreement(bits, anew, response + b"; client_no_context_takeover" + stated)
+    return _agreement(bits, not context_takeover or b"server_no_context_takeover" in given)
+
+
+@functools.cache
+def _agreement(bits: int | None, anew: bool) -> Agreement:
+    """One object for all connections; there are not many that differ."""
+    response = EXTENSION
+    if anew:
+        response += b"; server_no_context_takeover"
+    response += b"; client_no_context_takeover"
+    if bits is not None:  # asked for, and so to be answered, be it the greatest
+        response += b"; server_max_window_bits=%d" % bits
+    return Agreement(bits or MAX_WINDOW_BITS, anew, response)
 
 
 def compress(payload: bytes, agreement: Agreement, history: bytes = b"") -> bytes:

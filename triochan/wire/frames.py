@@ -379,6 +379,10 @@ class FrameDecoder:
                 return False
             self._character = payload[size:]
             payload = payload[:size]
+            if b"\xed\xa0" <= self._character < b"\xee":
+                # The first two bytes of a surrogate: Python's decoder waits for the third.
+                self._fail(events, 1007, _NOT_UTF_8)
+                return False
         message += payload
         if final:
             events.append((TEXT, message.decode()) if self._text else (BINARY, bytes(message)))

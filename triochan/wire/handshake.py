@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import email.utils
+import functools
 import hashlib
 import re
 import time
@@ -17,6 +18,8 @@ from ..headers import Head, Headers, has, is_token, members, values
 from ..replies import Refusal
 from .deflate import Agreement, Offer
 
+_SHORT = 200
+"""Bytes of a header's value up to which what was read in it is remembered."""
 _EXTENSIONS = "Sec-WebSocket-Extensions"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ACCEPT = (
@@ -110,29 +113,40 @@ def _parse_subprotocols(given: list[bytes]) -> list[str]:
 
 
 def _parse_extensions(given: list[bytes]) -> list[Offer]:
+    return [
+        offer
+        for value in given
+        for offer in (_parse_short if len(value) <= _SHORT else _parse_extension_list)(value)
+    ]
+
+
+def _parse_extension_list(value: bytes) -> tuple[Offer, ...]:
     """RFC 6455 section 9.1. A value in quotes must be a token as well, so that a separator is never part of one."""
     offers: list[Offer] = []
-    for value in given:
-        for each in value.split(b","):
-            first, *rest = [part.strip(b" \t") for part in each.split(b";")]
-            if not first and not rest:
+    for each in value.split(b","):
+        first, *rest = [part.strip(b" \t") for part in each.split(b";")]
+        if not first and not rest:
+            continue
+        _token(first, _EXTENSIONS)
+        parameters: list[tuple[bytes, bytes | None]] = []
+        for part in rest:
+            name, equals, argument = part.partition(b"=")
+            name = name.rstrip(b" \t")
+            _token(name, _EXTENSIONS)
+            if not equals:
+                parameters.append((name, None))
                 continue
-            _token(first, _EXTENSIONS)
-            parameters: list[tuple[bytes, bytes | None]] = []
-            for part in rest:
-                name, equals, argument = part.partition(b"=")
-                name = name.rstrip(b" \t")
-                _token(name, _EXTENSIONS)
-                if not equals:
-                    parameters.append((name, None))
-                    continue
-                argument = argument.lstrip(b" \t")
-                if len(argument) > 1 and argument[:1] == argument[-1:] == b'"':
-                    argument = _QUOTED_PAIR.sub(rb"\1", argument[1:-1])
-                _token(argument, _EXTENSIONS)
-                parameters.append((name, argument))
-            offers.append(Offer(first, tuple(parameters)))
-    return offers
+            argument = argument.lstrip(b" \t")
+            if len(argument) > 1 and argument[:1] == argument[-1:] == b'"':
+                argument = _QUOTED_PAIR.sub(rb"\1", argument[1:-1])
+            _token(argument, _EXTENSIONS)
+            parameters.append((name, argument))
+        offers.append(Offer(first, tuple(parameters)))
+    return tuple(offers)
+
+
+_parse_short = functools.lru_cache(64)(_parse_extension_list)
+"""Browsers offer the same over and over."""
 
 
 def _token(value: bytes, header: str) -> str:

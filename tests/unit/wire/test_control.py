@@ -31,8 +31,8 @@ def by_wsproto(payload: bytes) -> tuple[int, str] | int:
         [event] = protocol.received_frames()
     except ParseFailed as error:
         return int(error.code)
-    code, reason = event.payload
-    return int(code), reason  # type: ignore[call-overload, return-value]
+    assert isinstance(event.payload, tuple)
+    return int(event.payload[0]), event.payload[1]
 
 
 def by_websockets(payload: bytes) -> tuple[int, str] | int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 import sys
@@ -230,7 +231,7 @@ def _read_as_client(data: bytes) -> list[str | bytes]:
     for each in protocol.received_frames():
         parts.append(each.payload)
         if each.message_finished:
-            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))  # type: ignore[attr-defined]
+            messages.append(("" if each.opcode is WsprotoOpcode.TEXT else b"").join(parts))
             parts = []
     assert not parts
     return messages
@@ -461,6 +462,7 @@ class TestTextIsCheckedAsItComes:
             st.builds(lambda text, end: text.encode() + end, st.text(max_size=8), st.binary(max_size=4)),
         )
     )
+    @example(b"\xed\xa0")
     @example(b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited")  # as Autobahn 6.4.4
     def test_it_is_refused_at_the_byte_that_shows_it(self, payload: bytes) -> None:
         valid = max(size for size in range(len(payload) + 1) if may_become_utf_8(payload[:size]))
@@ -891,10 +893,27 @@ class TestEncode:
         protocol = FrameProtocol(client=True, extensions=[])
         protocol.receive_bytes(close_frame(code, reason))
         [event] = protocol.received_frames()
+        assert isinstance(event.payload, tuple)
         read_code, read_reason = event.payload
         assert read_code == code
         assert reason.startswith(read_reason)
         assert read_reason == reason or len(read_reason.encode()) > 119
+
+    def test_without_the_c_extension_frames_are_unmasked_in_python(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+        spec = importlib.util.find_spec("triochan.wire.frames")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.apply_mask is not sys.modules["triochan.wire.frames"].apply_mask
+        data = frame(T, "é".encode() * 300) + frame(PING) + frame(B, b"abc", fin=False) + frame(CONT)
+        for chunks in ([data], _bytewise(data)):
+            decoder = module.FrameDecoder(1000)
+            events = [event for chunk in chunks for event in decoder.receive(chunk, 64)]
+            assert events == [(TEXT, "é" * 300), (PING, b""), (BINARY, b"abc")]
 
     def test_the_mask_of_the_tests_is_its_own_inverse(self) -> None:
         assert mask(mask(b"hello", KEY), KEY) == b"hello"

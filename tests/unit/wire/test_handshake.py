@@ -59,7 +59,6 @@ def without(name: bytes, *more: tuple[bytes, bytes]) -> Upgrade | Refusal:
 
 
 class TestCheckUpgrade:
-    @pytest.mark.rfc("6455", "4.2.1", "takes a handshake that is as described")
     def test_takes_what_is_right(self) -> None:
         upgrade = accepted(
             (b"sec-websocket-protocol", b"chat, super.chat"),
@@ -90,20 +89,11 @@ class TestCheckUpgrade:
             assert not wants_upgrade(head._replace(headers=others))
             assert not wants_upgrade(head._replace(headers=[*others, (name, b"h2c")]))
 
-    @pytest.mark.rfc("6455", "4.2.1", "MUST answer a handshake with an error that is no GET of HTTP/1.1")
     def test_another_method_or_version(self) -> None:
         assert refused(method=b"POST").status == 405
         assert refused(method=b"POST").headers == [(b"Allow", b"GET")]
         assert refused(version=b"1.0").status == 400
 
-    @pytest.mark.rfc("9110", "7.8", "MUST send Upgrade with 426, and list it in Connection")
-    @pytest.mark.rfc("9110", "15.5.22", "MUST send Upgrade with 426")
-    @pytest.mark.rfc(
-        "6455", "4.4", "MUST name all versions that it knows where it does not know the client's"
-    )
-    @pytest.mark.rfc(
-        "6455", "4.2.2", "MUST answer another version with an error and a Sec-WebSocket-Version that names 13"
-    )
     @pytest.mark.parametrize("versions", [[], [b"8"], [b"13", b"13"], [b"13, 8"], [b"013"]])
     def test_another_version_of_the_protocol(self, versions: list[bytes]) -> None:
         made = without(b"sec-websocket-version", *((b"sec-websocket-version", each) for each in versions))
@@ -111,9 +101,6 @@ class TestCheckUpgrade:
         assert made.status == 426
         assert made.headers == [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")]
 
-    @pytest.mark.rfc(
-        "6455", "4.2.1", "MUST answer a handshake with an error whose key is not 16 bytes in base64"
-    )
     @pytest.mark.parametrize(
         "keys", [[], [KEY, KEY], [b""], [b"dGhlIHNhbXBsZSBub25j"], [b"!" * 24], [KEY[:-1]], [KEY + b"=\xff"]]
     )
@@ -125,9 +112,6 @@ class TestCheckUpgrade:
 
 
 class TestSubprotocols:
-    @pytest.mark.rfc(
-        "6455", "4.2.1", "MUST answer a handshake with an error whose subprotocols are no tokens"
-    )
     @pytest.mark.parametrize("value", [b"a b", b'"chat"', b"a;b", b"caf\xe9", b"a\tb", b"a, b c"])
     def test_are_tokens(self, value: bytes) -> None:
         refusal = refused((b"sec-websocket-protocol", value))
@@ -173,7 +157,11 @@ class TestExtensions:
     def test_are_read(self, values: list[bytes], offers: list[Offer]) -> None:
         assert accepted(*((b"sec-websocket-extensions", value) for value in values)).extensions == offers
 
-    @pytest.mark.rfc("6455", "9.1", "MUST fail a handshake whose extensions do not follow the grammar")
+    def test_a_long_list_is_read_alike(self) -> None:
+        long = b", ".join([b"x-%d; a=1" % index for index in range(100)])
+        offers = accepted((b"sec-websocket-extensions", long)).extensions
+        assert offers == [Offer(b"x-%d" % index, ((b"a", b"1"),)) for index in range(100)]
+
     @pytest.mark.parametrize(
         "value",
         [
@@ -186,7 +174,6 @@ class TestExtensions:
         assert refusal.status == 400
         assert "Sec-WebSocket-Extensions has" in refusal.text
 
-    @pytest.mark.rfc("6455", "9.1", "reads extensions by the grammar, quoted values too")
     @given(
         st.lists(st.tuples(tokens, st.lists(parameters, max_size=3)), min_size=1, max_size=3),
         spaces,
@@ -230,11 +217,6 @@ def client() -> ClientProtocol:
 
 
 class TestAcceptResponse:
-    @pytest.mark.rfc("9112", "6.1", "MUST NOT send Transfer-Encoding with 1xx")
-    @pytest.mark.rfc("9110", "8.6", "MUST NOT send Content-Length with 1xx")
-    @pytest.mark.rfc("9110", "15.2.2", "MUST send Upgrade with 101")
-    @pytest.mark.rfc("9110", "7.8", "MUST send Upgrade with 101")
-    @pytest.mark.rfc("6455", "4.2.2", "MUST answer with 101, Upgrade, Connection and Sec-WebSocket-Accept")
     def test_rfc_6455_section_1_3(self) -> None:
         upgrade = accepted((b"sec-websocket-protocol", b"chat, superchat"))
         assert accept_response(upgrade, "chat", []) == (
@@ -246,7 +228,6 @@ class TestAcceptResponse:
             b"\r\n"
         )
 
-    @pytest.mark.rfc("6455", "4.2.2", "MUST make Sec-WebSocket-Accept of the key")
     @given(st.binary(min_size=16, max_size=16))
     def test_the_key_s_answer_is_wsproto_s(self, key: bytes) -> None:
         upgrade = Upgrade({}, key, [])
@@ -254,11 +235,6 @@ class TestAcceptResponse:
             upgrade, None, []
         )
 
-    @pytest.mark.rfc(
-        "6455",
-        "4.2.2",
-        "MUST NOT send a subprotocol where none is agreed on, and extensions that were not offered",
-    )
     @pytest.mark.parametrize("subprotocol", [None, "other"])
     @pytest.mark.parametrize("compressed", [False, True])
     def test_a_client_of_websockets_opens(self, subprotocol: str | None, compressed: bool) -> None:
@@ -275,7 +251,6 @@ class TestAcceptResponse:
         assert protocol.subprotocol == subprotocol
         assert len(protocol.extensions) == compressed
 
-    @pytest.mark.rfc("6455", "4.2.2", "MUST choose a subprotocol among those that are offered")
     def test_a_subprotocol_is_one_that_was_offered(self) -> None:
         upgrade = accepted((b"sec-websocket-protocol", b"a, b"))
         with pytest.raises(ValueError, match="'c' was not offered; the client offers a, b"):
@@ -283,7 +258,6 @@ class TestAcceptResponse:
         with pytest.raises(ValueError, match="the client offers none"):
             accept_response(accepted(), "a", [])
 
-    @pytest.mark.rfc("9112", "6.1", "MUST NOT send Transfer-Encoding with 1xx")
     @pytest.mark.parametrize(
         "name", [b"Sec-WebSocket-Accept", b"Upgrade", b"connection", b"Content-Length", b"Transfer-Encoding"]
     )
