@@ -36,6 +36,10 @@ class Bound(NamedTuple):
 class Owner(Protocol):
     """Whose handler it is."""
 
+    @property
+    def waits(self) -> bool:
+        """Its last handler had to wait."""
+
     def hold(self, scope: trio.CancelScope) -> None:
         """A task waits in the handler from now on; ``scope`` is the owner's to cancel until :meth:`release`.
 

@@ -27,12 +27,20 @@ SETTINGS = Settings(
 Elapse = Callable[[float], Awaitable[None]]
 
 
+class FakeFlush:
+    """The end of a turn, which an outbox without a socket does not need."""
+
+    def arm(self) -> None: ...
+
+
 class FakeOutbox:
     """The outbox of a connection whose peer does not read: it takes frames and never waits."""
 
     direct = None
+    agreement = None
 
     def __init__(self) -> None:
+        self.flush = FakeFlush()
         self.frames: list[bytes] = []
 
     def offer(self, frame: bytes) -> None:

@@ -74,15 +74,13 @@ def seeds() -> list[bytes]:
     return [bytes((flags, cut)) + data for data in REQUESTS for flags in (0, 1) for cut in (0, 1, 40)]
 
 
-class Script:
-    """A transport whose peer has written its lines beforehand, and reads everything.
+class Script(trio.abc.Stream):
+    """A stream whose peer has written its lines beforehand, and reads everything.
 
     Args:
         chunks: what arrives.
         hang_up: the peer ends its side behind them, instead of falling silent.
     """
-
-    socket = None
 
     def __init__(self, chunks: list[bytes], hang_up: bool) -> None:
         self._chunks = deque(chunks)
@@ -91,7 +89,7 @@ class Script:
         self.sent = bytearray()
         self.released = False
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         if not self._closing.is_set():
             if self._chunks:
@@ -101,23 +99,20 @@ class Script:
             await self._closing.wait()
         raise trio.ClosedResourceError
 
-    async def send_some(self, data: bytes) -> int:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         if self._closing.is_set():
             raise trio.ClosedResourceError
         assert data
         self.sent += data
-        return len(data)
 
-    def send_eof(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._closing.set()
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        self.close()
+        self._closing.set()
         self.released = True
+        await trio.lowlevel.checkpoint()
 
 
 class Findings(logging.Handler):
@@ -202,31 +197,30 @@ async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool
     """Serve one connection; what it was sent, and for each response whether it answers a HEAD."""
     from triochan import Settings
     from triochan.http1 import protocol
+    from triochan.http1.writer import ResponseWriter
     from triochan.runtime import Runtime
 
     heads: list[bool] = []
 
-    class Recording(protocol.HttpConnection):
-        def _hold_back(self, event: Any) -> None:
-            if isinstance(event, h11.Response):
-                heads.append(self._head_only)
-            super()._hold_back(event)
+    class Recording(ResponseWriter):
+        def _begin(self, *args: Any) -> bytes:
+            data = super()._begin(*args)
+            heads.append(self._silent)
+            return data
 
-    transport = Script(chunks, hang_up)
+    stream = Script(chunks, hang_up)
     settings = Settings(max_head_size=512, max_body_size=64, max_message_size=256, inbox_limit=4)
     before = trio.lowlevel.current_statistics().tasks_living
     async with Runtime.open(application(), settings, None) as runtime:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(runtime.keepalive.run)
-            with trio.fail_after(600), mock.patch.object(protocol, "HttpConnection", Recording):
-                await protocol.serve_connection(transport, runtime)
-            nursery.cancel_scope.cancel()
-        left = [*runtime.websockets, *runtime.idle, *runtime.layer._endpoints]
-        assert not left, "something is left"
-        assert not runtime.keepalive._due, "a ping is due to nobody"
-    assert transport.released, "the transport is not closed"
+        async with runtime.serving():
+            with trio.fail_after(600), mock.patch.object(protocol, "ResponseWriter", Recording):
+                await protocol.serve_stream(stream, runtime)
+            left = [*runtime.websockets, *runtime.http, *runtime.layer._endpoints]
+            assert not left, "something is left"
+            assert not runtime.timers.pending, "a timer is left"
+    assert stream.released, "the stream is not closed"
     assert trio.lowlevel.current_statistics().tasks_living == before, "a task is left"
-    return bytes(transport.sent), heads
+    return bytes(stream.sent), heads
 
 
 def read_answers(data: bytes, heads: list[bool], hung_up: bool) -> None:

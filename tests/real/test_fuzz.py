@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import h11
 import pytest
 from fuzz import control, deflate, frames, heads, http_head
@@ -128,12 +130,12 @@ class TestTheChecksThemselves:
             deflate.check(bytes((4, 0, 0, 0, 9)) + bytes.fromhex("f248cdc9c90700"))
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.start")
+        monkeypatch.delattr("triochan.replies.check_headers")
         with pytest.raises(AssertionError, match=r"raised in http\.request"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.head_content")
+        monkeypatch.delattr("triochan.http1.protocol.ConnectionTask")
         with pytest.raises(ExceptionGroup):  # noqa: ASYNC401 - how deep it is nested is not the point
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -165,13 +167,13 @@ class TestTheChecksThemselves:
 
 def test_the_runner_ends_with_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(runner, "FOUND", tmp_path)
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(runner, "run", lambda name, seconds: True)
     assert runner.main(["--seconds", "1"]) == 0
     monkeypatch.setattr(runner, "run", lambda name, seconds: name != "frames")
     assert runner.main([]) == 1
     assert runner.main(["http_head"]) == 0
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert runner.main([]) == 2
     with pytest.raises(SystemExit):
         runner.main(["nothing"])

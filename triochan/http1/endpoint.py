@@ -73,6 +73,7 @@ class Exchange:
         "running",
     )  # fmt: skip
 
+    waits = False
     outbox = None
     close_code = None
     close_reason = "the response is over"

@@ -51,7 +51,7 @@ class HttpConnection:
     __slots__ = (
         "_client", "_deadline", "_exchange", "_expired", "_lingers", "_listening_only", "_outbox_sent", "_parser",
         "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used", "_write_timer", "outbox", "over",
-        "transport",
+        "transport", "unread", "waits",
     )  # fmt: skip
 
     asks = False
@@ -81,6 +81,8 @@ class HttpConnection:
         self._listening_only = False
         self._lingers = False
         self.over = False
+        self.waits = False
+        self.unread = False
         # One timer for whatever is awaited; it is not moved for each request, but looks again when it fires.
         self._timer: Timer | None = None
         self._deadline = math.inf
@@ -103,6 +105,7 @@ class HttpConnection:
         """Read, and answer what it brings until a consumer waits."""
         if self._paused and not self.transport.ended:
             return None
+        self.unread = False
         try:
             data = self.transport.read()
         except OSError:
@@ -136,7 +139,10 @@ class HttpConnection:
             held = self._next()
             if held is not None or self.over:
                 return held
-        return self.readable() if self.transport.more() else None
+        return self.readable() if self.unread or self.transport.more() else None
+
+    def defer(self) -> None:
+        self.unread = True
 
     def internal_error(self, error: Exception) -> None:
         self.lost()
@@ -203,7 +209,9 @@ class HttpConnection:
             exchange.answer(Refusal(404, "Not Found"))
             return None
         settings = runtime.settings
-        return exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        self.waits = held is not None
+        return held
 
     def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
         upgrade = check_upgrade(request.head, content, self._parser.take_rest())

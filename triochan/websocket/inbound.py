@@ -107,7 +107,7 @@ class Inbound:
     __slots__ = (
         "_connection", "_deadline", "_decoder", "_dropping", "_given_up", "_inbox", "_inbox_size", "_limit",
         "_owner", "_peer_close", "_plain", "_received", "_rest", "_scopes", "_settings", "_single_text", "_stall",
-        "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "watched",
+        "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "waits", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +141,7 @@ class Inbound:
         self._stall: Callable[[], None] | None = None
         self._scopes: set[trio.CancelScope] | None = None
         self.heard = False
+        self.waits = False
         self.watched = False
 
     def open(self, agreement: Agreement | None) -> None:
@@ -154,7 +155,7 @@ class Inbound:
         """Read, and run what it brings until a handler waits."""
         if not self._plain or self.running >= self._limit:
             self._unread = True
-            return self.proceed()
+            return self._go_on(None)
         transport = self.transport
         try:
             data = transport.read()
@@ -196,11 +197,21 @@ class Inbound:
             self._raised(bound.consumer, error)
             return None
         self.running += 1
+        self.waits = True
         return Held(self, bound.consumer, coroutine, context, trap)
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
-        return self._go_on(None)
+        self.waits = False
+        if not self._plain:
+            return self._go_on(None)
+        if not self._unread and not self.transport.more():
+            return None
+        self._unread = False
+        return self.readable()
+
+    def defer(self) -> None:
+        self._unread = True
 
     def writable(self) -> None:
         self._owner.outbox.writable()
@@ -318,7 +329,16 @@ class Inbound:
             held = self._run_waiting()
             if held is not None:
                 self._plain = False
-                owner.again()
+                if (
+                    (self._waiting and self.running < self._limit)
+                    or self._peer_close is not None
+                    or decoder.failure is not None
+                    or decoder.pending
+                    or self._rest
+                    or self._unread
+                    or transport.more()
+                ):
+                    owner.again()
                 return held
             self._judge()
             if life.over:
@@ -493,6 +513,7 @@ class Inbound:
         held, _, error = begin(self, bound, message, self._settings.handler_timeout)
         if held is not None:
             self.running += 1
+            self.waits = True
         elif error is not None:
             self._raised(bound.consumer, error)
         return held

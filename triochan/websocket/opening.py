@@ -80,6 +80,8 @@ class Opening:
         "_upgrade", "_waits",
     )  # fmt: skip
 
+    waits = False
+
     def __init__(self, owner: Owner, upgrade: Upgrade, settings: Settings, *, compression: bool) -> None:
         self._owner = owner
         self._upgrade = upgrade

@@ -243,7 +243,7 @@ async def test_a_ping_is_answered_before_the_message_behind_it(apart: bool) -> N
         # The client's own reader would take the pong: what the server writes is looked at below it.
         written: list[bytes] = []
         [connection] = client.runtime.websockets
-        transport: Any = connection._transport  # type: ignore[attr-defined]
+        transport: Any = connection._transport
         send_some = transport._stream.send_all
 
         async def record(data: bytes) -> None:
