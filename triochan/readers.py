@@ -199,10 +199,11 @@ class Readers:
                 if poller is None:
                     return None
                 events.extend(poller.poll())
-                self._busy = bool(events)
+                self._busy = bool(events) or len(ready) > waiting
                 if not events:
                     return None
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            self._busy = True
             self._failed(asked, error)
         finally:
             flush.stepping = False
