@@ -77,6 +77,7 @@ class Runtime:
         http: those that speak HTTP.
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
+        cut_short: the shutdown has cancelled a handler.
     """
 
     def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
@@ -92,6 +93,7 @@ class Runtime:
         self.http: set[HttpConnection] = set()
         self.draining = False
         self.deadline = math.inf
+        self.cut_short = False
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self._matches: dict[str, Matches] = {}
         self._by_path = {
