@@ -201,7 +201,11 @@ class Outbox:
         direct = self.direct
         if direct is None:
             return False
-        self._touch()
+        self.direct = None
+        flush = self.flush
+        flush.touch(self)
+        if not flush.stepping:
+            flush.arm()
         try:
             sent = direct(frame)
         except BLOCKED:
