@@ -302,7 +302,7 @@ class Inbound:
         owner = self._owner
         life = owner.life
         transport = self.transport
-        if data is None and not life.over and (self._rest or decoder.pending):
+        if data is None and not life.over and (self._rest or decoder.pending) and self._has_room:
             data, self._rest = self._rest, b""
         reads = 0
         while True:
@@ -316,7 +316,7 @@ class Inbound:
             self._judge()
             if life.over:
                 break
-            if decoder.pending and self._waiting < self._settings.inbox_limit:
+            if decoder.pending and self._has_room:
                 data = b""
                 continue
             if self.paused or not (self._unread or transport.more()):
@@ -346,6 +346,14 @@ class Inbound:
             owner.idle()
         return None
 
+    @property
+    def _has_room(self) -> bool:
+        """What lies in the decoder may come out. Where messages are passed over, they need no room."""
+        settings = self._settings
+        return not self._owner.life.talking or (
+            self._waiting < settings.inbox_limit and self._inbox_size < settings.inbox_bytes
+        )
+
     def _discard(self) -> None:
         """Take what has come off the network, until the peer hangs up."""
         for _ in range(_READS):
@@ -365,7 +373,6 @@ class Inbound:
         owner, settings = self._owner, self._settings
         life, decoder = owner.life, self._decoder
         assert decoder is not None
-        # Where messages are passed over, they need no room.
         limit = settings.inbox_limit - self._waiting if life.talking else settings.inbox_limit
         for kind, payload in decoder.receive(data, max(limit, 1)):
             if kind <= BINARY:

@@ -159,6 +159,34 @@ async def test_a_batch_larger_than_the_inbox_is_handled_in_order() -> None:
     assert record.events[:1000] == [*map(str, range(1000))]
 
 
+@pytest.mark.parametrize(
+    "attributes", [{"strict_ordering": True}, {"slight_ordering": True}, {"max_overlap": 3}]
+)
+async def test_a_full_inbox_takes_no_more_however_often_it_is_asked(
+    attributes: dict[str, Any], autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Recorder(**attributes)
+
+    async def slow(consumer: Any, data: Any) -> None:
+        await trio.sleep(1)
+
+    record.hooks["receive"] = slow
+    settings = Settings(inbox_limit=4, stall_timeout=100, ping_interval=0)
+    async with Client(record.routing, settings=settings) as client, client.websocket("/") as socket:
+        batch = b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(40))
+        await socket.stream.send_all(batch)
+        for _ in range(10):  # whatever wakes a reader for a connection
+            [connection] = client.runtime.websockets
+            client.runtime.readers.again(connection.inbound)
+            await trio.testing.wait_all_tasks_blocked()
+            assert connection.inbound.waiting <= 4
+        await trio.sleep(45)
+        await socket.close()
+        await nothing_left(client)
+    assert record.events[:40] == [*map(str, range(40))]
+    assert not caplog.records
+
+
 async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.MockClock) -> None:
     sent: list[int] = []
     record = Recorder()
