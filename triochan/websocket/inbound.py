@@ -373,8 +373,11 @@ class Inbound:
         owner, settings = self._owner, self._settings
         life, decoder = owner.life, self._decoder
         assert decoder is not None
-        limit = settings.inbox_limit - self._waiting if life.talking else settings.inbox_limit
-        for kind, payload in decoder.receive(data, max(limit, 1)):
+        limit, room = settings.inbox_limit, settings.inbox_bytes
+        if life.talking:
+            limit -= self._waiting
+            room -= self._inbox_size
+        for kind, payload in decoder.receive(data, max(limit, 1), room):
             if kind <= BINARY:
                 if not life.talking:
                     continue
