@@ -32,6 +32,7 @@ logger = logging.getLogger("triochan.http")
 
 REQUEST = Channel("http.request")
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
+UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
 _REQUESTS = 16
 """Requests of one connection before others have their turn."""
 
@@ -183,7 +184,7 @@ class HttpConnection:
         self._expired = self.lost
         hosts = runtime.application.allowed_hosts
         if hosts is not None and not hosts.allows_headers(request.headers):
-            self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+            self._refuse(UNKNOWN_HOST)
             return None
         content = request.content(self._scheme, self._client, self._server)
         if request.upgrade:
