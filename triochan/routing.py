@@ -145,9 +145,13 @@ class Router:
 
     Args:
         routing: as :class:`include` takes it.
+
+    Attributes:
+        routing: that one.
     """
 
     def __init__(self, routing: Routing) -> None:
+        self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}

@@ -320,7 +320,7 @@ class Inbound:
         owner = self._owner
         life = owner.life
         transport = self.transport
-        if data is None and not life.over and (self._rest or (decoder.pending and self._room)):
+        if data is None and not life.over and (self._rest or (decoder.pending and self._has_room)):
             data, self._rest = self._rest, b""
         reads = 0
         while True:
@@ -343,7 +343,7 @@ class Inbound:
             self._judge()
             if life.over:
                 break
-            if decoder.pending and self._room:
+            if decoder.pending and self._has_room:
                 data = b""
                 continue
             if self.paused or not (self._unread or transport.more()):
@@ -374,9 +374,12 @@ class Inbound:
         return None
 
     @property
-    def _room(self) -> bool:
-        """The inbox takes another message; where messages are passed over, they need no room."""
-        return self._waiting < self._settings.inbox_limit or not self._owner.life.talking
+    def _has_room(self) -> bool:
+        """What lies in the decoder may come out. Where messages are passed over, they need no room."""
+        settings = self._settings
+        return not self._owner.life.talking or (
+            self._waiting < settings.inbox_limit and self._inbox_size < settings.inbox_bytes
+        )
 
     def _discard(self) -> None:
         """Take what has come off the network, until the peer hangs up."""
@@ -397,9 +400,11 @@ class Inbound:
         owner, settings = self._owner, self._settings
         life, decoder = owner.life, self._decoder
         assert decoder is not None
-        # Where messages are passed over, they need no room.
-        limit = settings.inbox_limit - self._waiting if life.talking else settings.inbox_limit
-        for kind, payload in decoder.receive(data, max(limit, 1)):
+        limit, room = settings.inbox_limit, settings.inbox_bytes
+        if life.talking:
+            limit -= self._waiting
+            room -= self._inbox_size
+        for kind, payload in decoder.receive(data, max(limit, 1), room):
             if kind <= BINARY:
                 if not life.talking:
                     continue

@@ -20,17 +20,20 @@ async def echo(message: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 4000, 65_000, 150_000])
-async def test_what_comes_behind_the_head_is_the_sockets(size: int) -> None:
-    """However much of it came with the head, and however often the reader is called for what is left."""
-    async with serving([route("websocket.receive", echo)]) as server:
+async def test_what_comes_behind_the_head_is_the_sockets(size: int, autojump_clock: MockClock) -> None:
+    """However much of it came with the head, and however often the reader is called for what is left; and HTTP's
+    time-outs are HTTP's."""
+    async with serving([route("websocket.receive", echo)], settings=Settings(ping_interval=0)) as server:
         client = server.connect()
         async with client:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.send, handshake() + frame(TEXT, "x" * size) * 3 + close_frame(4001))
+                nursery.start_soon(client.send, handshake() + frame(TEXT, "x" * size) * 3)
                 assert (await client.head()).status == 101
                 for _ in range(3):
                     assert len(await client.message()) == size
-                assert (await client.closing())[0] == 4001
+            await trio.sleep(100)
+            await client.send(close_frame(4001))
+            assert (await client.closing())[0] == 4001
             assert await client.rest() == b""
     assert not server.runtime.http
 
