@@ -76,6 +76,10 @@ client:
 conformance:
     {{python}} tests/support/conformance.py
 
+# draw a WebSocket's life in docs/architecture.md from the code's table
+diagrams:
+    {{python}} tests/support/life_diagram.py
+
 # run every example of the README and of docs/
 docs:
     {{python}} -m pytest tests/real/test_docs.py
