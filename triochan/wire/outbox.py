@@ -36,6 +36,9 @@ class Sink(Protocol):
     def watch_writable(self) -> None:
         """Call :meth:`Outbox.writable` when there is room again."""
 
+    def unwatch_writable(self) -> None:
+        """No longer: all has been written."""
+
 
 class Owner(Protocol):
     """What an outbox tells its connection."""
@@ -233,6 +236,11 @@ class Outbox:
         if self.size + len(frame) > self.limit and self._full(len(frame)):
             self._overflow()
             return
+        if self._dead:
+            return  # the transport broke as it was tried
+        if self.direct is not None:  # nothing waits, or no longer
+            self.send_direct(frame)
+            return
         frames = self._frames
         if frames is None:
             frames = self._frames = deque()
@@ -360,6 +368,8 @@ class Outbox:
         if self._blocked:
             self._blocked = False
             self._write()
+            if not self._blocked:
+                self._sink.unwatch_writable()
 
     def _queue(self, frame: bytes) -> None:
         frames = self._frames
@@ -382,9 +392,11 @@ class Outbox:
             data, taken = (self._chunk, 0) if self._chunk else self._head()
             try:
                 sent = send(data)
-            except BLOCKED:
+            except BlockingIOError:
                 self._block()  # nothing of it has begun to leave: it may still be dropped
                 break
+            except BLOCKED:
+                sent = 0  # TLS may have begun a record with it, and has to get the same bytes again
             except OSError:
                 self._break()
                 return

@@ -19,6 +19,8 @@ import trio
 from .poller import Poller
 
 READ_SIZE = 65536
+_RECORD = 16384
+"""The most that one TLS record carries (RFC 8446 section 5.1), in bytes."""
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 CLOSE_SECONDS = 1.0
 """How long a stream's last bytes may take to leave when it is closed."""
@@ -62,6 +64,9 @@ class Transport(Protocol):
     def watch_writable(self) -> None:
         """Tell the source when there is room to write."""
 
+    def unwatch_writable(self) -> None:
+        """No longer: all has been written."""
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes, where the transport can."""
 
@@ -92,6 +97,7 @@ class SocketTransport:
         "_pending",
         "_poller",
         "_receive",
+        "_wants_room",
         "ended",
         "send",
         "socket",
@@ -100,6 +106,8 @@ class SocketTransport:
     def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
         self.socket = sock
         self.send: Callable[[bytes], int] = sock.send
+        if isinstance(sock, ssl.SSLSocket):
+            self.send = self._send_records
         self._receive: Callable[[int], bytes] = sock.recv
         self._pending: Callable[[], int] | None = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._poller: Poller[Any] | None = poller
@@ -107,6 +115,7 @@ class SocketTransport:
         # A read that filled the buffer has probably left something.
         self._full = False
         self._paused = False
+        self._wants_room = False
         self._notified = False
         poller.register(sock, source, edges=self._pending is None)
 
@@ -127,21 +136,49 @@ class SocketTransport:
     def more(self) -> bool:
         return self._full or self.ended or (self._pending is not None and bool(self._pending()))
 
+    def _send_records(self, data: bytes) -> int:
+        """As much as the socket takes, record by record: OpenSSL says of no part of a write that it has left, and what
+        it has begun has to come again, the same bytes (SSL_write(3))."""
+        send = self.socket.send
+        if len(data) <= _RECORD:
+            return send(data)
+        sent = 0
+        with memoryview(data) as view:
+            try:
+                while sent < len(data):
+                    sent += send(view[sent : sent + _RECORD])
+            except BLOCKED:
+                if not sent:
+                    raise
+        return sent
+
     def pause(self) -> None:
-        # Edges may come and are passed over; levels would not stop to.
-        if self._pending is not None and self._poller is not None and not self._paused:
-            self._poller.watch(self.socket, edges=False, readable=False, writable=False)
-        self._paused = True
+        if not self._paused:
+            self._paused = True
+            if self._pending is not None:
+                self._watch()  # edges may come and are passed over; levels would not stop to
 
     def resume(self) -> None:
-        if self._paused and self._poller is not None:
+        if self._paused:
             self._paused = False
-            self._poller.watch(self.socket, edges=self._pending is None, writable=False)
+            self._watch()
 
     def watch_writable(self) -> None:
+        self._wants_room = True
+        self._watch()
+
+    def unwatch_writable(self) -> None:
+        self._wants_room = False
+        self._watch()
+
+    def _watch(self) -> None:
         if self._poller is not None:
+            readable = self._pending is None or not self._paused
             self._poller.watch(
-                self.socket, edges=self._pending is None, readable=not self._paused, writable=True
+                self.socket,
+                edges=self._pending is None or not readable,
+                readable=readable,
+                writable=self._wants_room,
             )
 
     def send_eof(self) -> None:
@@ -242,6 +279,9 @@ class StreamTransport:
 
     def watch_writable(self) -> None:
         pass  # the writing task always says so
+
+    def unwatch_writable(self) -> None:
+        pass
 
     def send_eof(self) -> None:
         pass
