@@ -31,7 +31,7 @@ class Routable(Protocol):
         """The channels that this route listens on; the same for as long as the process runs."""
 
 
-class route:
+class route(Routable):
     """One consumer on one or more channels.
 
     Args:
@@ -94,7 +94,7 @@ class route_class(route):
         super().__init__(resolved.channel_names(), resolved, **filters)
 
 
-class include:
+class include(Routable):
     """Another routing, behind prefixes that are stripped before it is asked.
 
     Args:
@@ -145,9 +145,13 @@ class Router:
 
     Args:
         routing: as :class:`include` takes it.
+
+    Attributes:
+        routing: that one.
     """
 
     def __init__(self, routing: Routing) -> None:
+        self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}

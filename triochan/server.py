@@ -90,7 +90,10 @@ class Server:
                         task_status.started(self.addresses)
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
-                    await self._drain()
+                    for scope in self._handshakes:
+                        scope.cancel()
+                    await runtime.drain(self._hard)
+                await runtime.guests_left()
                 await workers.drain()
         if self._hard.cancelled_caught:
             self.cut_short = True
@@ -107,25 +110,6 @@ class Server:
                 else:
                     logger.info("%s: shutting down; once more to stop at once", signal.Signals(number).name)
                     self.stop()
-
-    async def _drain(self) -> None:
-        """Let each socket answer what it has received, and close it with 1001: spread over a time, so that their
-        clients do not all come back at once."""
-        runtime = self.runtime
-        settings = runtime.settings
-        runtime.draining = True
-        runtime.deadline = self._hard.deadline = trio.current_time() + settings.shutdown_timeout
-        for scope in self._handshakes:
-            scope.cancel()
-        for http in list(runtime.http):
-            http.drain()
-        websockets = list(runtime.websockets)
-        if websockets:
-            logger.info("shutdown: closing %d WebSockets", len(websockets))
-        for index, connection in enumerate(websockets):
-            if index:
-                await trio.sleep(settings.drain_spread / len(websockets))
-            connection.drain()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -156,7 +140,7 @@ class Server:
         runtime = self.runtime
         try:
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
+            if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._ssl_context is not None:
                 deadline = trio.current_time() + runtime.settings.head_timeout

@@ -18,7 +18,6 @@ from triochan.exceptions import ChannelFull, ConnectionClosed
 from triochan.layers import ChannelLayer, current_layer
 from triochan.running import Local
 from triochan.wire.frames import encode
-from triochan.wire.outbox import Flush
 
 SETTINGS = Settings(
     channel_capacity={"small.*": 3, "*": 100},
@@ -28,15 +27,20 @@ SETTINGS = Settings(
 Elapse = Callable[[float], Awaitable[None]]
 
 
+class FakeFlush:
+    """The end of a turn, which an outbox without a socket does not need."""
+
+    def arm(self) -> None: ...
+
+
 class FakeOutbox:
     """The outbox of a connection whose peer does not read: it takes frames and never waits."""
 
     direct = None
     agreement = None
-    threshold = 0
 
     def __init__(self) -> None:
-        self.flush = Flush()
+        self.flush = FakeFlush()
         self.frames: list[bytes] = []
 
     def offer(self, frame: bytes) -> None:

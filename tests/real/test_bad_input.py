@@ -73,7 +73,7 @@ class Raising(WebsocketConsumer):
     async def _run(self, where: str) -> None:
         raise RuntimeError(f"raised on purpose in {where}")
 
-    async def connect(self, message: Message, where: str, **kwargs: Any) -> None:
+    async def connect(self, message: Message, where: str = "", **kwargs: Any) -> None:
         if where == "connect":
             await self._run(where)
         if where == "late-connect":
@@ -88,7 +88,7 @@ class Raising(WebsocketConsumer):
         if where != "task":
             await self._run(where)
 
-    async def disconnect(self, message: Message, where: str, **kwargs: Any) -> None:
+    async def disconnect(self, message: Message, where: str = "", **kwargs: Any) -> None:
         if where == "disconnect":
             await self._run(where)
 

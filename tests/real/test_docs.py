@@ -15,9 +15,10 @@ from typing import NamedTuple
 import pytest
 
 from triochan import options
+from triochan.binding.sqlalchemy import Database
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "<!-- compiled, not run -->"
 """Stands before a block that needs something we do not have; it is compiled all the same."""
 
@@ -58,9 +59,14 @@ async def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             code = compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True)
             if block.before != ELSEWHERE:
                 exec(code, vars(module))
-    for name, test in list(vars(module).items()):
-        if name.startswith("test_") and inspect.iscoroutinefunction(test):
-            await test()
+    try:
+        for name, test in list(vars(module).items()):
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                await test()
+    finally:
+        for each in vars(module).values():
+            if isinstance(each, Database):  # a page has no end at which it would close it
+                each.close()
 
 
 @pytest.mark.parametrize("block", list(blocks("sh")), ids=str)

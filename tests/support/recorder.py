@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from triochan import route
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.layers import MemoryLayer
 from triochan.sessions import http_session
 from triochan.test import Client
 
@@ -76,6 +77,7 @@ async def nothing_left(client: Client) -> None:
     assert not client.runtime.layer._endpoints
     assert not client.runtime.timers.pending
     assert not client.runtime.http
+    assert isinstance(client.runtime.layer, MemoryLayer)
     assert len(client.runtime.layer.groups) == 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ..connection_task import ConnectionTask
-from ..handlers import Held, bind
+from ..handlers import Held
 from ..layers import Channel
 from ..message import Message
 from ..replies import Refusal
@@ -32,6 +32,7 @@ logger = logging.getLogger("triochan.http")
 
 REQUEST = Channel("http.request")
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
+UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
 _REQUESTS = 16
 """Requests of one connection before others have their turn."""
 
@@ -51,7 +52,7 @@ class HttpConnection:
     __slots__ = (
         "_client", "_deadline", "_exchange", "_expired", "_lingers", "_listening_only", "_outbox_sent", "_parser",
         "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used", "_write_timer", "outbox", "over",
-        "transport",
+        "transport", "unread", "waits",
     )  # fmt: skip
 
     asks = False
@@ -81,6 +82,8 @@ class HttpConnection:
         self._listening_only = False
         self._lingers = False
         self.over = False
+        self.waits = False
+        self.unread = False
         # One timer for whatever is awaited; it is not moved for each request, but looks again when it fires.
         self._timer: Timer | None = None
         self._deadline = math.inf
@@ -103,6 +106,7 @@ class HttpConnection:
         """Read, and answer what it brings until a consumer waits."""
         if self._paused and not self.transport.ended:
             return None
+        self.unread = False
         try:
             data = self.transport.read()
         except OSError:
@@ -136,7 +140,10 @@ class HttpConnection:
             held = self._next()
             if held is not None or self.over:
                 return held
-        return self.readable() if self.transport.more() else None
+        return self.readable() if self.unread or self.transport.more() else None
+
+    def defer(self) -> None:
+        self.unread = True
 
     def internal_error(self, error: Exception) -> None:
         self.lost()
@@ -177,7 +184,7 @@ class HttpConnection:
         self._expired = self.lost
         hosts = runtime.application.allowed_hosts
         if hosts is not None and not hosts.allows_headers(request.headers):
-            self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+            self._refuse(UNKNOWN_HOST)
             return None
         content = request.content(self._scheme, self._client, self._server)
         if request.upgrade:
@@ -193,17 +200,18 @@ class HttpConnection:
         message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
-            match = runtime.router.match(message)
+            bound = runtime.match_request(message)
         except Exception:
             logger.exception("a route raised in http.request on %r", request.path)
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
-        bound = None if match is None else bind(match, REQUEST.name)
         if bound is None or bound.begin is None:
             exchange.answer(Refusal(404, "Not Found"))
             return None
         settings = runtime.settings
-        return exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        self.waits = held is not None
+        return held
 
     def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
         upgrade = check_upgrade(request.head, content, self._parser.take_rest())
@@ -226,6 +234,10 @@ class HttpConnection:
             self._write_timer = self._runtime.timers.after(
                 self._runtime.settings.write_timeout, self._check_writing
             )
+
+    @property
+    def full(self) -> bool:
+        return self.outbox.size > self.outbox.limit or self.over
 
     async def room(self) -> None:
         await self.outbox.room()

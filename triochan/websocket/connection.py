@@ -19,7 +19,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, bind, only, parted, run
+from ..handlers import Bound, Held, bind, call, only, parted, run
 from ..layers import Channel, Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
@@ -439,11 +439,11 @@ class Connection:
     async def _run_task(
         self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], context: Context
     ) -> None:
-        async def call() -> None:
+        async def begin() -> None:
             await async_fn(*args)
 
         try:
-            await run(call(), context)
+            await run(begin(), context)
         except BaseException as error:
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):
@@ -499,7 +499,7 @@ class Connection:
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
-                await run(bound.begin(message, bound.kwargs))
+                await call(bound.begin, message, bound.kwargs)
             except Exception as error:  # noqa: BLE001 - the barrier around a handler
                 if not only(error, ConnectionClosed):
                     self.crashed(bound.consumer, "disconnect", error)

@@ -80,6 +80,8 @@ class Opening:
         "_upgrade", "_waits",
     )  # fmt: skip
 
+    waits = False
+
     def __init__(self, owner: Owner, upgrade: Upgrade, settings: Settings, *, compression: bool) -> None:
         self._owner = owner
         self._upgrade = upgrade
@@ -200,7 +202,8 @@ class Opening:
         owner = self._owner
         life = owner.life
         owner.inbound.gated = False
-        if cancelled and error is None and life.talking:
+        too_slow = cancelled and trio.current_time() >= self._deadline
+        if too_slow and error is None and life.talking:
             error = trio.TooSlowError()
         if error is not None and life.state is State.CONNECTING and only(error, DenyConnection):
             self.deny(403, b"Forbidden")
@@ -210,12 +213,13 @@ class Opening:
                 self.deny(500, b"Internal Server Error")
         if life.state is State.CONNECTING:
             if cancelled:
-                logger.error(
-                    "%s on %r did not accept within %g s",
-                    name_of(consumer),
-                    owner.path,
-                    self._settings.handshake_timeout,
-                )
+                if too_slow:
+                    logger.error(
+                        "%s on %r did not accept within %g s",
+                        name_of(consumer),
+                        owner.path,
+                        self._settings.handshake_timeout,
+                    )
                 self.deny(503, b"Service Unavailable", _LATER)
             else:
                 self.accept(None, [])

@@ -36,9 +36,6 @@ class Sink(Protocol):
     def watch_writable(self) -> None:
         """Call :meth:`Outbox.writable` when there is room again."""
 
-    def unwatch_writable(self) -> None:
-        """No longer: all has been written."""
-
 
 class Owner(Protocol):
     """What an outbox tells its connection."""
@@ -204,7 +201,11 @@ class Outbox:
         direct = self.direct
         if direct is None:
             return False
-        self._touch()
+        self.direct = None
+        flush = self.flush
+        flush.touch(self)
+        if not flush.stepping:
+            flush.arm()
         try:
             sent = direct(frame)
         except BLOCKED:
@@ -368,8 +369,6 @@ class Outbox:
         if self._blocked:
             self._blocked = False
             self._write()
-            if not self._blocked:
-                self._sink.unwatch_writable()
 
     def _queue(self, frame: bytes) -> None:
         frames = self._frames

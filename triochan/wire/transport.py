@@ -65,7 +65,7 @@ class Transport(Protocol):
         """Tell the source when there is room to write."""
 
     def unwatch_writable(self) -> None:
-        """No longer: all has been written."""
+        """It has been told."""
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes, where the transport can."""
@@ -97,7 +97,7 @@ class SocketTransport:
         "_pending",
         "_poller",
         "_receive",
-        "_wants_room",
+        "_wanting",
         "ended",
         "send",
         "socket",
@@ -115,7 +115,7 @@ class SocketTransport:
         # A read that filled the buffer has probably left something.
         self._full = False
         self._paused = False
-        self._wants_room = False
+        self._wanting = False
         self._notified = False
         poller.register(sock, source, edges=self._pending is None)
 
@@ -153,10 +153,11 @@ class SocketTransport:
         return sent
 
     def pause(self) -> None:
+        # Edges may come and are passed over; levels would not stop to.
         if not self._paused:
             self._paused = True
             if self._pending is not None:
-                self._watch()  # edges may come and are passed over; levels would not stop to
+                self._watch()
 
     def resume(self) -> None:
         if self._paused:
@@ -164,21 +165,23 @@ class SocketTransport:
             self._watch()
 
     def watch_writable(self) -> None:
-        self._wants_room = True
+        self._wanting = True
         self._watch()
 
     def unwatch_writable(self) -> None:
-        self._wants_room = False
-        self._watch()
+        self._wanting = False
+        if self._pending is not None:  # an edge is told once
+            self._watch()
 
     def _watch(self) -> None:
         if self._poller is not None:
-            readable = self._pending is None or not self._paused
+            plain = self._pending is None
+            # While nothing is read, the end of a TLS socket is told once as well.
             self._poller.watch(
                 self.socket,
-                edges=self._pending is None or not readable,
-                readable=readable,
-                writable=self._wants_room,
+                edges=plain or self._paused,
+                readable=plain or not self._paused,
+                writable=self._wanting,
             )
 
     def send_eof(self) -> None:

@@ -273,7 +273,7 @@ async def test_a_demultiplexer_sends_on_a_stream_or_not_at_all() -> None:
 
         async def receive(self, content: Any, **kwargs: Any) -> None:
             for attempt in (
-                self.send({"a": 1}),  # type: ignore[call-arg]
+                self.send({"a": 1}),
                 self.send(),
                 self.group_send("all", {"a": 1}),
                 self.group_send("all"),

@@ -40,10 +40,9 @@ def test_there_is_one_object_of_each_class() -> None:
 
 def test_every_endpoint_has_a_local_of_its_own() -> None:
     layer = MemoryLayer()
-    owner: Any = None  # nothing is sent through it
+    owner: Any = None  # which is needed for a response
     endpoints: list[Any] = [
-        Exchange(owner, layer, ResponseWriter(b"GET", b"1.1", True)),
-        Exchange(owner, layer, ResponseWriter(b"GET", b"1.1", True)),
+        *(Exchange(owner, layer, ResponseWriter("GET")) for _ in range(2)),
         Departed(1000, ""),
         Departed(1000, ""),
     ]

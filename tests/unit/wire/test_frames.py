@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import re
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -723,6 +724,22 @@ class TestLimitAndPending:
         assert decoder.receive(frame(T, b"1") + frame(T, b"2"), 2) == [(TEXT, "1"), (TEXT, "2")]
         assert not decoder.pending
 
+    def test_no_more_is_inflated_than_there_is_room_for(self) -> None:
+        bomb = zipped(bytes(1000), B)
+        for cuts in ([bomb * 3], [bomb * 2 + bomb[:9], bomb[9:]], [bomb[:9], bomb[9:] + bomb * 2]):
+            decoder = FrameDecoder(1000, AGREEMENT)
+            sizes = []
+            for piece in [*cuts, b"", b""]:
+                events = decoder.receive(piece, 64, 1500)
+                sizes += [len(payload) for _, payload in events]
+                assert len(events) <= 2
+            assert sizes == [1000] * 3
+        decoder = FrameDecoder(1000, AGREEMENT)
+        assert len(decoder.receive(bomb * 3, 64, 1)) == 1
+        assert decoder.pending
+        assert len(decoder.receive(frame(B, bytes(900)) * 3, 64, 1)) == 1
+        assert len(decoder.receive(b"", 64, 2000)) == 4, "what is not inflated is no larger than what came"
+
     def test_half_a_frame_is_not_pending(self) -> None:
         for cut in range(1, len(frame(T, b"12345"))):
             decoder = FrameDecoder(10)
@@ -920,3 +937,17 @@ class TestEncode:
 
     def test_opcodes_are_those_of_the_rfc(self) -> None:
         assert {each.name: int(each) for each in Opcode} == {each.name: int(each) for each in WsprotoOpcode}
+
+
+def test_frames_are_read_without_the_c_extension_too() -> None:
+    code = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from triochan.wire.frames import FrameDecoder, apply_mask\n"
+        "assert apply_mask.__module__ == 'websockets.utils', apply_mask.__module__\n"
+        "print(FrameDecoder(100).receive(bytes.fromhex(sys.argv[1]), 9))"
+    )
+    sent = frame(T, b"hello")
+    run = subprocess.run(
+        [sys.executable, "-c", code, sent.hex()], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{FrameDecoder(100).receive(sent, 9)}\n", "")
