@@ -96,6 +96,11 @@ class ResponseWriter:
         self._chunked = False
         self._left: int | None = None  # bytes, of the length that the consumer has given
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Nothing but the end of the connection says where the content ends; known once the head has been made."""
+        return self.started and self._old and self._left is None and not (self._silent or self.keep_alive)
+
     def write(self, reply: HttpReply, now: float | None = None) -> bytes:
         """The bytes of one piece; those of the first have the head in front.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -72,6 +73,9 @@ class Transport(Protocol):
 
     def hand_over(self, source: Source) -> None:
         """From now on ``source`` is told."""
+
+    def reset(self) -> None:
+        """Let :meth:`close` be a reset, where the transport can: no peer takes that for the end of a stream."""
 
     def close(self, *, clean: bool = True) -> None:
         """Nothing comes any more, and nothing goes but what was taken already. Again is no error.
@@ -191,6 +195,9 @@ class SocketTransport:
         except OSError:
             pass  # the peer is gone already
 
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def close(self, *, clean: bool = True) -> None:
         poller, self._poller = self._poller, None
         if poller is None:
@@ -287,6 +294,9 @@ class StreamTransport:
         pass
 
     def send_eof(self) -> None:
+        pass
+
+    def reset(self) -> None:
         pass
 
     def close(self, *, clean: bool = True) -> None:
