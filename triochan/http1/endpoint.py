@@ -118,7 +118,7 @@ class Exchange:
 
     @property
     def ends_with_connection(self) -> bool:
-        """The response's end is that of the connection; known once it has started."""
+        """Nothing but the end of the connection will say where the response ends."""
         return self._writer.ends_with_connection
 
     def be_last(self) -> None:

@@ -98,8 +98,9 @@ class ResponseWriter:
 
     @property
     def ends_with_connection(self) -> bool:
-        """Nothing but the end of the connection says where the content ends; known once the head has been made."""
-        return self.started and self._old and self._left is None and not (self._silent or self.keep_alive)
+        """Content is to come, and nothing but the end of the connection will say where it ends."""
+        left_open = self.started and not self.complete and self._old and self._left is None
+        return left_open and not (self._silent or self.keep_alive)
 
     def write(self, reply: HttpReply, now: float | None = None) -> bytes:
         """The bytes of one piece; those of the first have the head in front.
