@@ -58,9 +58,10 @@ async def running(
 ) -> AsyncIterator[Application]:
     """Serve ``routing`` to those that :meth:`handle` brings, for as long as the block lasts.
 
-    The connections share its readers, time-outs and channel layer, and consumers of named channels run. Leaving the block is a
-    shutdown: a request that comes then is refused (503), sockets answer what they have received and are closed with
-    1001, all spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut that short.
+    The connections share its readers, time-outs and channel layer, and consumers of named channels run. Leaving the
+    block is a shutdown: a request that comes then is refused (503), sockets answer what they have received and are
+    closed with 1001, all spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut
+    that short.
 
     Args:
         routing: a list of routes, the dotted name of one, or an :class:`Application`; :func:`handle` is given the
