@@ -439,8 +439,11 @@ class Outbox:
         self.history = batch.history
         try:
             sent = self._send(joined)
-        except BLOCKED:
+        except BlockingIOError:
             sent = 0
+        except BLOCKED:
+            self.keep(joined, 0)  # see _write
+            return
         except OSError:
             self._break()
             return
@@ -619,6 +622,8 @@ class Batch:
         self.size += len(frame)
         if self._others:
             _send_each(data, self._others)
+            for flush in {outbox.flush for outbox in self._others}:
+                flush.arm()  # another server's may have had its turn
         if self.size >= self._limit:
             self.flush.end_batch()
 

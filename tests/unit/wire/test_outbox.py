@@ -111,13 +111,13 @@ STEPS = st.lists(
 )
 
 
-def message(number: int, size: int) -> bytes:
-    """A frame that names itself: its kind, its number, its size, and its content."""
-    return b"\x82%05d%05d" % (number, size) + b"." * size
+def content(number: int, size: int) -> bytes:
+    """A message that names itself."""
+    return b"%05d" % number + b"." * size
 
 
 def control(number: int, size: int) -> bytes:
-    return b"\x89%05d%05d" % (number, size) + b"." * size
+    return bytes((0x89, 5 + size)) + content(number, size)
 
 
 def numbers(data: bytes) -> list[int]:
@@ -125,11 +125,14 @@ def numbers(data: bytes) -> list[int]:
     found = []
     while data:
         assert data[:1] in (b"\x82", b"\x89"), data[:20]
-        number, size = int(data[1:6]), int(data[6:11])
-        assert data[11 : 11 + size] == b"." * size
-        assert len(data) >= 11 + size
-        found.append(number)
-        data = data[11 + size :]
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4], "big"), 4
+        payload = data[start : start + size]
+        assert len(payload) == size
+        assert payload[5:] == b"." * (size - 5)
+        found.append(int(payload[:5]))
+        data = data[start + size :]
     return found
 
 
@@ -140,13 +143,17 @@ def numbers(data: bytes) -> list[int]:
     limit=st.sampled_from([0, 60, 500, PLENTY]),
     overflow=st.sampled_from(["close", "drop_newest", "drop_oldest"]),
     tls=st.booleans(),
+    one_flush=st.booleans(),
 )
 def test_what_is_sent_arrives_whole_once_and_in_order(
-    steps: list[Step], room: int, limit: int, overflow: Overflow, tls: bool
+    steps: list[Step], room: int, limit: int, overflow: Overflow, tls: bool, one_flush: bool
 ) -> None:
     rig = Rig(room, limit, overflow, tls=tls)
+    other = Rig(limit=PLENTY, flush=rig.flush if one_flush else None)
+    group = [rig.outbox, other.outbox]
     outbox, sink = rig.outbox, rig.sink
     sent: list[int] = []
+    sent_to_group: list[int] = []
     controls: set[int] = set()
 
     def put(frame: bytes) -> None:
@@ -158,7 +165,8 @@ def test_what_is_sent_arrives_whole_once_and_in_order(
         if outbox.size and outbox.size + len(frame) > limit:
             sent.pop()
             return
-        outbox._queue(frame)
+        with pytest.raises(StopIteration):
+            outbox.put(frame).send(None)
 
     for number, (what, argument) in enumerate(steps):
         dropped = outbox.dropped
@@ -168,42 +176,34 @@ def test_what_is_sent_arrives_whole_once_and_in_order(
             rig.flush.flush()
         elif what == "hold":
             outbox.hold_turn()
-        elif what == "control":
-            sent.append(number)
-            controls.add(number)
-            outbox.put_control(control(number, argument))
         else:
-            frame = message(number, argument)
             sent.append(number)
-            if what == "send":
-                put(frame)
+            if what == "control":
+                controls.add(number)
+                outbox.put_control(control(number, argument))
+            elif what == "send":
+                put(encode(content(number, argument)))
             elif what == "offer":
-                outbox.offer(frame)
+                outbox.offer(encode(content(number, argument)))
             else:
-                broadcast_frame(frame, outbox)
-        # Nothing is dropped that the peer has not refused, and no policy leaves more waiting than it may.
+                sent_to_group.append(number)
+                broadcast(content(number, argument), group)
+        # Nothing is dropped that the peer has not refused.
         assert outbox.dropped == dropped or sink.room == 0
         if outbox.direct is not None:
             assert outbox.size == 0
     sink.room = PLENTY
     rig.make_room(0)
-    rig.flush.flush()
+    for each in (rig, other):
+        each.flush.flush()
     assert outbox.size == 0
     assert outbox.direct is not None
     arrived = numbers(sink.taken)
     assert arrived == [number for number in sent if number in set(arrived)]  # in order, none twice
-    assert set(sent) - set(arrived) <= set(range(len(steps))) - controls  # no control frame is dropped
+    assert not (set(sent) - set(arrived)) & controls  # no control frame is dropped
     assert len(sent) - len(arrived) == outbox.dropped
     assert rig.told == (["overflowed"] * outbox.dropped if overflow == "close" else [])
-
-
-def broadcast_frame(frame: bytes, outbox: Outbox) -> None:
-    """What :func:`broadcast` does with a frame of its own making, for one outbox."""
-    direct = outbox.direct
-    if direct is None:
-        outbox.offer(frame)
-        return
-    assert outbox.send_direct(frame)
+    assert numbers(other.taken) == sent_to_group
 
 
 # -- turns
@@ -733,9 +733,9 @@ def test_a_message_is_compressed_once_for_all_that_agreed_on_the_same(
     agreements = Agreement(15), Agreement(9)
     calls: list[Agreement] = []
 
-    def count(data: str | bytes, agreement: Agreement) -> Any:
+    def count(data: str | bytes, agreement: Agreement, history: bytes) -> Any:
         calls.append(agreement)
-        return encode_compressed(data, agreement)
+        return encode_compressed(data, agreement, history)
 
     monkeypatch.setattr("triochan.wire.outbox.encode_compressed", count)
     rigs = [Rig() for _ in range(6)]
@@ -763,3 +763,72 @@ def test_one_message_is_compressed_where_that_was_agreed_on_and_is_worth_it(data
     outbox.threshold = 100
     assert outbox.encode(data) == encode_compressed(data, outbox.agreement).frame
     assert outbox.encode(data[:99]) == encode(data[:99])
+
+
+def test_a_tls_record_that_was_begun_with_a_batch_is_not_discarded() -> None:
+    flush = Flush()
+    rigs = [Rig(flush=flush, tls=True) for _ in range(2)]
+    group = [rig.outbox for rig in rigs]
+    for number in range(3):
+        broadcast(b"%d" % number, group)
+    for rig in rigs:
+        rig.sink.room = 0
+    flush.flush()
+    for rig in rigs:
+        rig.outbox.seal(1013, "slow", discard=True)
+        rig.outbox.put_control(b"!")
+        rig.make_room(PLENTY)
+        assert rig.taken == b"".join(encode(b"%d" % number) for number in range(3)) + b"!"
+        assert rig.told == []
+
+
+async def test_a_batch_leaves_nobody_of_another_server_waiting() -> None:
+    ours, theirs = Flush(), Flush()
+    rigs = [Rig(flush=ours), Rig(flush=ours), Rig(flush=theirs)]
+    group = [rig.outbox for rig in rigs]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.run)
+        for number in range(2):
+            broadcast(b"%d" % number, group)
+        assert ours.batch is not None
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(2, 4):
+            broadcast(b"%d" % number, group)
+        assert ours.batch is not None
+        await trio.testing.wait_all_tasks_blocked()
+        assert rigs[2].taken == b"".join(encode(b"%d" % number) for number in range(4))
+        nursery.cancel_scope.cancel()
+    ours.flush()
+    assert {rig.taken for rig in rigs} == {rigs[2].taken}
+
+
+@pytest.mark.parametrize("end", ["seal", "close", "break", "control"])
+def test_a_member_that_leaves_a_batch(end: str) -> None:
+    flush = Flush()
+    rigs = [Rig(flush=flush) for _ in range(3)]
+    group = [rig.outbox for rig in rigs]
+    for number in range(3):
+        broadcast(b"%d" % number, group)
+    leaves = rigs[1]
+    if end == "seal":
+        leaves.outbox.seal(1000, "")
+        leaves.outbox.put_control(b"!")
+    elif end == "close":
+        leaves.outbox.close(1000, "")
+    elif end == "control":
+        leaves.outbox.put_control(b"!")
+    else:
+        leaves.sink.broken = True
+    broadcast(b"3", group)
+    flush.flush()
+    every = [encode(b"%d" % number) for number in range(4)]
+    for rig in (rigs[0], rigs[2]):
+        assert rig.taken == b"".join(every)
+    expected = {
+        "seal": [*every[:3], b"!"],
+        "control": [*every[:3], b"!", every[3]],
+        "close": every[:1],
+        "break": every[:1],
+    }
+    assert leaves.taken == b"".join(expected[end])
+    assert leaves.told == (["broken"] if end == "break" else [])
