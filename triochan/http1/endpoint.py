@@ -116,6 +116,16 @@ class Exchange:
         """Another request may follow on the connection; known once the response is complete."""
         return self._writer.keep_alive
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Nothing but the end of the connection will say where the response ends."""
+        return self._writer.ends_with_connection
+
+    def be_last(self) -> None:
+        """No other request is answered on the connection; the client is told, if it can be (RFC 9112 section 9.6)."""
+        if not self.started:
+            self._writer.keep_alive = False
+
     # -- its consumer
 
     def begin(

@@ -268,6 +268,11 @@ class Outbox:
         if self.size + len(frame) > self.limit and self._full(len(frame)):
             self._overflow()
             return
+        if self._dead:
+            return  # the transport broke as it was tried
+        if self.direct is not None:  # nothing waits, or no longer
+            self.send_direct(frame)
+            return
         frames = self._frames
         if frames is None:
             frames = self._frames = deque()
@@ -434,8 +439,11 @@ class Outbox:
         self.history = batch.history
         try:
             sent = self._send(joined)
-        except BLOCKED:
+        except BlockingIOError:
             sent = 0
+        except BLOCKED:
+            self.keep(joined, 0)  # see _write
+            return
         except OSError:
             self._break()
             return
@@ -480,9 +488,11 @@ class Outbox:
             data, taken = (self._chunk, 0) if self._chunk else self._head()
             try:
                 sent = send(data)
-            except BLOCKED:
+            except BlockingIOError:
                 self._block()  # nothing of it has begun to leave: it may still be dropped
                 break
+            except BLOCKED:
+                sent = 0  # TLS may have begun a record with it, and has to get the same bytes again
             except OSError:
                 self._break()
                 return
@@ -612,6 +622,8 @@ class Batch:
         self.size += len(frame)
         if self._others:
             _send_each(data, self._others)
+            for flush in {outbox.flush for outbox in self._others}:
+                flush.arm()  # another server's may have had its turn
         if self.size >= self._limit:
             self.flush.end_batch()
 
