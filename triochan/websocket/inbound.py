@@ -377,6 +377,7 @@ class Inbound:
         if life.talking:
             limit -= self._waiting
             room -= self._inbox_size
+        pongs = b""  # they leave in one write
         for kind, payload in decoder.receive(data, max(limit, 1), room):
             if kind <= BINARY:
                 if not life.talking:
@@ -394,7 +395,9 @@ class Inbound:
             elif outcome.failure is not None:
                 decoder.failure = outcome.failure
             elif outcome.answer and life.talking:
-                owner.outbox.put_control(outcome.answer)
+                pongs += outcome.answer
+        if pongs:
+            owner.outbox.put_control(pongs)
 
     def _judge(self) -> None:
         """Act on what came behind the messages, and on how much of them waits."""
@@ -411,7 +414,10 @@ class Inbound:
         if life.state is not State.OPEN:
             return
         full = self._waiting >= settings.inbox_limit or self._inbox_size >= settings.inbox_bytes
-        if full or owner.outbox.size > 2 * owner.outbox.limit:
+        outbox = owner.outbox
+        if full or outbox.size > 2 * outbox.limit:
+            # Nothing else may bring a reader back when the peer has taken it.
+            outbox.watched = outbox.size > 0
             if not self.paused:
                 self._pause()
                 if full:
