@@ -788,7 +788,7 @@ class Chaos:
             async with Server(self).running() as process:
                 before = await self.census()
                 self.up.set()
-                with trio.move_on_after(left if last else seconds):
+                with trio.move_on_after(max(left, seconds / 2) if last else seconds):
                     await process.wait()
                 if process.returncode is not None:
                     self.over = True

@@ -14,7 +14,7 @@ RUN = Path(__file__).parents[1] / "chaos" / "run.py"
 @pytest.mark.slow
 def test_a_little_chaos() -> None:
     command = [sys.executable, str(RUN), "--seconds", "5", "--seed", "1", "--troublemakers", "60"]
-    command += ["--costs", "0.02"]
+    command += ["--costs", "0.05"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
