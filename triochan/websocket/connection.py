@@ -301,6 +301,8 @@ class Connection:
             self.lost()
         elif self.life.state in (State.FAILING, State.REFUSED):
             self._linger()
+        elif self.life.talking:
+            self.again()  # reading may have paused for it
 
     def idle(self) -> None:
         if self.life.state is State.DRAINING:
