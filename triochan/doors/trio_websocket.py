@@ -18,6 +18,7 @@ program gets, and what trio-websocket keeps this door from.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,6 +28,7 @@ import trio_websocket
 
 from ..application import Application
 from ..connection_task import ConnectionTask
+from ..exceptions import SessionStoreUnavailable
 from ..handlers import Held, parted
 from ..headers import Headers
 from ..http1.parser import RequestParser
@@ -42,7 +44,7 @@ from ..websocket.life import State
 from ..wire.control import parse_close
 from ..wire.frames import CLOSE, PING, PONG, TEXT, close_frame, encode, pong_frame
 from ..wire.handshake import Upgrade, check_upgrade, refuse_response
-from ..wire.transport import StreamTransport
+from ..wire.transport import CLOSE_SECONDS, StreamTransport
 from ..workers import Workers
 
 logger = logging.getLogger("triochan.server")
@@ -58,9 +60,10 @@ async def running(
 ) -> AsyncIterator[Application]:
     """Serve ``routing`` to those that :meth:`handle` brings, for as long as the block lasts.
 
-    The connections share its readers, time-outs and channel layer, and consumers of named channels run. Leaving the block is a
-    shutdown: a request that comes then is refused (503), sockets answer what they have received and are closed with
-    1001, all spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut that short.
+    The connections share readers, time-outs and the channel layer, and consumers of named channels run. Leaving the
+    block is a shutdown: a request that comes then is refused (503), sockets answer what they have received and are
+    closed with 1001, spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut
+    that short.
 
     Args:
         routing: a list of routes, the dotted name of one, or an :class:`Application`; :func:`handle` is given the
@@ -94,8 +97,12 @@ async def handle(request: trio_websocket.WebSocketRequest, application: Routing 
     if runtime is not None:
         await _handle(request, runtime)
         return
-    async with _serving(Application.of(application), Settings(), None) as own:
-        await _handle(request, own)
+    made = Application.of(application)
+    try:
+        async with _serving(made, Settings(), None) as own:
+            await _handle(request, own)
+    except SessionStoreUnavailable:
+        logger.exception("a request of trio-websocket's can't be served")
 
 
 @asynccontextmanager
@@ -170,10 +177,14 @@ def _judge(
         return FULL
     scheme = "https" if stream.secure else "http"
     parser = RequestParser(settings.max_head_size, settings.max_body_size, scheme=scheme)
-    parser.receive(head_of(request))
+    try:
+        parser.receive(head_of(request))
+    except UnicodeError:
+        return Refusal(400, "the Host header has a name that is none")
     found = parser.next()
-    if found is None or isinstance(found, Refusal):
-        return found or Refusal(431, "the request head is too large")
+    if isinstance(found, Refusal):
+        return found
+    assert found is not None  # it was given a whole head, of a handshake, which has no body
     hosts = runtime.application.allowed_hosts
     if hosts is not None and not hosts.allows_headers(found.headers):
         return UNKNOWN_HOST
@@ -183,9 +194,16 @@ def _judge(
 
 def head_of(request: trio_websocket.WebSocketRequest) -> bytes:
     """The request's head, as it came but for the order of what trio-websocket has taken out of it, the missing
-    ``Sec-WebSocket-Extensions``, since trio-websocket agrees on none, and the version of HTTP."""
-    event = request._event  # the name of the host is nowhere else
-    lines = [b"GET %b HTTP/1.1" % request.path.encode("ascii"), b"host: " + event.host.encode("idna")]
+    ``Sec-WebSocket-Extensions``, since trio-websocket agrees on none, and the version of HTTP.
+
+    Raises:
+        UnicodeError: the host has a name that IDNA has no form for.
+    """
+    host = request._event.host  # the one place where it is
+    lines = [
+        b"GET %b HTTP/1.1" % request.path.encode("ascii"),
+        b"host: " + host.encode("ascii" if host.isascii() else "idna"),
+    ]
     lines += [name + b": " + value for name, value in request.headers]
     if request.proposed_subprotocols:
         lines.append(b"sec-websocket-protocol: " + ", ".join(request.proposed_subprotocols).encode("ascii"))
@@ -275,6 +293,7 @@ class RequestStream(trio.abc.Stream):
         self._pongs: list[bytes] = []
         self._listening = trio.CancelScope()
         self._closing = False
+        self._deaf = False
         self._closed = trio.Event()
         self._ended = False
 
@@ -311,7 +330,8 @@ class RequestStream(trio.abc.Stream):
     async def _end(self, reason: trio_websocket.CloseReason | None) -> bytes:
         """No message comes any more."""
         if self._closing or (reason is None and self._accepted):
-            # This side closes; or trio-websocket's reader was cancelled, and this side will close.
+            # This side closes; or trio-websocket's reader was cancelled, so that this side will close, unanswered.
+            self._deaf = not self._closing
             await self._closed.wait()
         self._ended = True
         if self._closing or reason is None or not self._accepted or reason.code == 1006:
@@ -382,7 +402,8 @@ class RequestStream(trio.abc.Stream):
             return
         self._closing = True
         try:
-            await self._websocket.aclose(code, reason)
+            with trio.move_on_after(CLOSE_SECONDS if self._deaf else math.inf):
+                await self._websocket.aclose(code, reason)
         finally:
             self._closed.set()
 
