@@ -51,7 +51,7 @@ class Source(Runnable, Protocol):
     """What stands behind a socket."""
 
     @property
-    def transport(self) -> Ending: ...
+    def transport(self) -> Watched: ...
 
     def defer(self) -> None:
         """There is something to read, to be dealt with by :meth:`proceed`."""
@@ -63,8 +63,12 @@ class Source(Runnable, Protocol):
         """There is room to write."""
 
 
-class Ending(Protocol):
+class Watched(Protocol):
+    """A socket's transport, as far as what the epoll tells concerns it."""
+
     ended: bool
+
+    def unwatch_writable(self) -> None: ...
 
 
 class Readers:
@@ -159,6 +163,7 @@ class Readers:
                         if flags & ENDED:
                             source.transport.ended = True
                         if flags & WRITABLE:
+                            source.transport.unwatch_writable()
                             source.writable()
                             if not flags & ~WRITABLE:
                                 continue
@@ -194,10 +199,11 @@ class Readers:
                 if poller is None:
                     return None
                 events.extend(poller.poll())
-                self._busy = bool(events)
+                self._busy = bool(events) or len(ready) > waiting
                 if not events:
                     return None
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            self._busy = True
             self._failed(asked, error)
         finally:
             flush.stepping = False

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .http1.protocol import HttpConnection
     from .websocket.connection import Connection
 
-CONNECT, RECEIVE, DISCONNECT = map(
-    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect")
+CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
+    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request")
 )
 logger = logging.getLogger("triochan.server")
 
@@ -102,10 +102,13 @@ class Runtime:
         self.deadline = math.inf
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self._matches: dict[str, Matches] = {}
+        self._requests: dict[str, Bound] = {}
         self._by_path = {
             channel.name: (keys := self.router.keys_matched(channel.name)) is not None and keys <= {"path"}
             for channel in (CONNECT, RECEIVE, DISCONNECT)
         }
+        keys = self.router.keys_matched(REQUEST.name)
+        self._by_request_path = keys is not None and keys <= {"path"}
 
     @classmethod
     @asynccontextmanager
@@ -204,6 +207,25 @@ class Runtime:
             if len(self._matches) >= _MATCHES:
                 self._matches.clear()
             self._matches[path] = found
+        return found
+
+    def match_request(self, message: Message) -> Bound | None:
+        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""
+        if not self._by_request_path:
+            match = self.router.match(message)
+            return None if match is None else bind(match, REQUEST.name)
+        path = message.content["path"]
+        found = self._requests.get(path)
+        if found is None:
+            match = self.router.match(message)
+            if match is None:
+                return None
+            found = bind(match, REQUEST.name)
+            if len(self._requests) >= _MATCHES:
+                self._requests.clear()
+            self._requests[path] = found
+        elif isinstance(found.consumer, type):  # what is patched by now is called
+            return bind((found.consumer, found.kwargs), REQUEST.name)
         return found
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:

@@ -140,7 +140,7 @@ class Server:
         runtime = self.runtime
         try:
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
+            if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._ssl_context is not None:
                 deadline = trio.current_time() + runtime.settings.head_timeout

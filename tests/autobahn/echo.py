@@ -10,6 +10,7 @@ from triochan.generic.websockets import WebsocketConsumer
 
 class Echo(WebsocketConsumer):
     strict_ordering = True
+    compression = True
 
     async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
         await self.send(text=text, bytes=bytes)

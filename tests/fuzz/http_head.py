@@ -1,6 +1,6 @@
 """Whatever bytes a client sends, cut anywhere: its connection ends; what it was answered are whole, valid HTTP
 responses (of which the last may break off where the client has hung up), then perhaps a WebSocket's valid frames;
-nothing raises, nothing is logged as an error, and no task, no endpoint and no open transport is left.
+nothing raises, nothing is logged as an error, and no task, no endpoint, no timer and no open stream is left.
 
     python tests/fuzz/http_head.py -max_total_time=60
 """
@@ -20,15 +20,24 @@ from unittest import mock
 import h11
 import trio
 import trio.testing
+from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def masked(payload: bytes) -> bytes:
+    """A compressed binary message with a mask of zeros."""
+    assert len(payload) < 126
+    return bytes((0xC2, 0x80 | len(payload), 0, 0, 0, 0)) + payload
+
 
 HANDSHAKE = (
     b"GET /ws/room?a=b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     b"Sec-WebSocket-Protocol: chat, superchat\r\n\r\n"
 )
+DEFLATE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\n\r\nGET /second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
@@ -57,6 +66,11 @@ REQUESTS = [
     HANDSHAKE + b"\x89\x80\0\0\0\0\x10\x81\x80\0\0\0\0",
     HANDSHAKE + b"\x81\x80\0\0\0\0\x89\x80\0\0\0\0\x81\x00\x89\x80\0\0\0\0",
     b"CONNECT /ws/ HTTP/1.1\r\nHost: x\r\n\r\nhttp://",
+    # "Hello" twice, compressed, the second time cut by a ping, and a bomb behind them (RFC 7692 section 7.2.3).
+    DEFLATE + b"\xc1\x87\0\0\0\0\xf2\x48\xcd\xc9\xc9\x07\0\x41\x83\0\0\0\0\xf2\x48\xcd\x89\x80\0\0\0\0"
+    b"\x80\x84\0\0\0\0\xc9\xc9\x07\0" + masked(zlib.compress(bytes(9000))[2:-4]),
+    DEFLATE + b"\x81\x84\0\0\0\0wait\x81\x8f\0\0\0\0aaaaaaaaaaaaaaa\x88\x80\0\0\0\0",
+    HANDSHAKE + b"\x81\x84\0\0\0\0wait" * 12 + b"\x89\x80\0\0\0\0",
 ]
 WORDS = [
     b"GET ", b"HEAD ", b"POST ", b"OPTIONS * ", b"CONNECT ", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n",
@@ -64,7 +78,8 @@ WORDS = [
     b"\r\n\r\n", b"Host: x\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
     b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: Upgrade\r\n", b"Upgrade: websocket\r\n",
     b"Upgrade: h2c\r\n", b"Sec-WebSocket-Version: 13\r\n", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-    b"Sec-WebSocket-Protocol: ", b"http://", b"%", b"%00", b"%2e%2e/", b"/ws/", b"0\r\n\r\n", b"\x88\x80\0\0\0\0",
+    b"Sec-WebSocket-Protocol: ", b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
+    b"http://", b"%", b"%00", b"%2e%2e/", b"/ws/", b"0\r\n\r\n", b"\x88\x80\0\0\0\0",
     b"\x81\x80\0\0\0\0",
 ]  # fmt: skip
 
@@ -85,23 +100,22 @@ class Script(trio.abc.Stream):
     def __init__(self, chunks: list[bytes], hang_up: bool) -> None:
         self._chunks = deque(chunks)
         self._hang_up = hang_up
-        self._closing = trio.Event()
         self.sent = bytearray()
-        self.released = False
+        self.closed = trio.Event()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
-        if not self._closing.is_set():
+        if not self.closed.is_set():
             if self._chunks:
                 return self._chunks.popleft()
             if self._hang_up:
                 return b""
-            await self._closing.wait()
+            await self.closed.wait()
         raise trio.ClosedResourceError
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
-        if self._closing.is_set():
+        if self.closed.is_set():
             raise trio.ClosedResourceError
         assert data
         self.sent += data
@@ -110,8 +124,7 @@ class Script(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        self._closing.set()
-        self.released = True
+        self.closed.set()
         await trio.lowlevel.checkpoint()
 
 
@@ -160,6 +173,8 @@ def application() -> Any:
         await message.reply_channel.send({"accept": False})
 
     class Echo(WebsocketConsumer):
+        compression = True
+
         async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
             if text == "wait":
                 await trio.sleep(1)
@@ -197,28 +212,29 @@ async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool
     """Serve one connection; what it was sent, and for each response whether it answers a HEAD."""
     from triochan import Settings
     from triochan.http1 import protocol
-    from triochan.http1.writer import ResponseWriter
     from triochan.runtime import Runtime
 
     heads: list[bool] = []
 
-    class Recording(ResponseWriter):
-        def _begin(self, *args: Any) -> bytes:
-            data = super()._begin(*args)
-            heads.append(self._silent)
-            return data
+    class Recording(protocol.ResponseWriter):
+        def __init__(self, method: bytes | str, *options: Any) -> None:
+            heads.append(method in ("HEAD", b"HEAD"))
+            super().__init__(method, *options)
 
     stream = Script(chunks, hang_up)
-    settings = Settings(max_head_size=512, max_body_size=64, max_message_size=256, inbox_limit=4)
+    settings = Settings(
+        max_head_size=512, max_body_size=64, max_message_size=256, compression_threshold=1, inbox_limit=4
+    )
     before = trio.lowlevel.current_statistics().tasks_living
     async with Runtime.open(application(), settings, None) as runtime:
         async with runtime.serving():
             with trio.fail_after(600), mock.patch.object(protocol, "ResponseWriter", Recording):
                 await protocol.serve_stream(stream, runtime)
+            await trio.testing.wait_all_tasks_blocked()
             left = [*runtime.websockets, *runtime.http, *runtime.layer._endpoints]
-            assert not left, "something is left"
-            assert not runtime.timers.pending, "a timer is left"
-    assert stream.released, "the stream is not closed"
+            assert not left, f"something is left: {left}"
+            assert not runtime.timers.pending, "a timer is left, which fires for nobody"
+    assert stream.closed.is_set(), "the stream is not closed"
     assert trio.lowlevel.current_statistics().tasks_living == before, "a task is left"
     return bytes(stream.sent), heads
 
@@ -228,7 +244,7 @@ def read_answers(data: bytes, heads: list[bool], hung_up: bool) -> None:
         head, _, rest = data.partition(b"\r\n\r\n")
         if head.startswith(b"HTTP/1.1 101 "):
             assert b"sec-websocket-accept:" in head.lower()
-            _read_frames(rest)
+            _read_frames(rest, _extensions(head))
             return
         data = _read_response(data, heads.pop(0) if heads else False, hung_up)
 
@@ -248,8 +264,21 @@ def _read_response(data: bytes, head_only: bool, hung_up: bool) -> bytes:
     return client.trailing_data[0]
 
 
-def _read_frames(data: bytes) -> None:
-    protocol = FrameProtocol(client=True, extensions=[])
+def _extensions(head: bytes) -> list[Extension]:
+    """What the response to a handshake agrees on."""
+    lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
+    agreed = [value.strip().decode() for name, _, value in lines if name == b"sec-websocket-extensions"]
+    if not agreed:
+        return []
+    [agreement] = agreed
+    assert agreement.startswith("permessage-deflate")
+    extension = PerMessageDeflate()
+    extension.finalize(agreement)
+    return [extension]
+
+
+def _read_frames(data: bytes, extensions: list[Extension]) -> None:
+    protocol = FrameProtocol(client=True, extensions=extensions)
     protocol.receive_bytes(data)
     for _ in protocol.received_frames():
         pass

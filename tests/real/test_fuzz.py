@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import h11
 import pytest
+import trio
 from fuzz import control, deflate, frames, heads, http_head
 from fuzz import run as runner
 from hypothesis import given, settings
@@ -93,6 +92,17 @@ def test_http_on_any_bytes(data: bytes, hang_up: bool, cut: int) -> None:
     http_head.check(bytes((not hang_up, cut)) + data)
 
 
+def test_http_reaches_compressed_messages() -> None:
+    [stream] = [each for each in http_head.REQUESTS if each.startswith(http_head.DEFLATE) and b"\xc9" in each]
+    sent, heads = trio.run(http_head.converse, [stream], True)
+    assert heads == []
+    assert b"permessage-deflate" in sent
+    answers = sent.partition(b"\r\n\r\n")[2]
+    hello = bytes.fromhex("8105") + b"Hello"
+    # A pong waits for no handler; what is so short is not sent compressed.
+    assert answers == b"\x8a\0" + hello + hello + b"\x88\x24\x03\xf1a message is larger than 256 bytes"
+
+
 class TestTheChecksThemselves:
     """A check that can't fail finds nothing."""
 
@@ -130,19 +140,30 @@ class TestTheChecksThemselves:
             deflate.check(bytes((4, 0, 0, 0, 9)) + bytes.fromhex("f248cdc9c90700"))
 
     def test_http_sees_what_is_logged_as_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.replies.check_headers")
+        monkeypatch.delattr("triochan.http1.endpoint.parse_http")
         with pytest.raises(AssertionError, match=r"raised in http\.request"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
+    def test_http_sees_an_error_in_a_reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr("triochan.http1.protocol.bind")
+        with pytest.raises(AssertionError, match="internal error"):
+            http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
     def test_http_sees_what_comes_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.ConnectionTask")
+        monkeypatch.delattr("triochan.http1.protocol.HttpConnection.finish")
         with pytest.raises(ExceptionGroup):  # noqa: ASYNC401 - how deep it is nested is not the point
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
-    def test_http_sees_a_transport_that_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def aclose(self: http_head.Script) -> None: ...
+    def test_http_sees_a_timer_that_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("triochan.timers.Timer.cancel", lambda self: None)
+        with pytest.raises(ExceptionGroup) as raised:  # noqa: ASYNC401 - how deep it is nested is not the point
+            http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raised.group_contains(AssertionError, match="a timer is left")
 
-        monkeypatch.setattr(http_head.Script, "aclose", aclose)
+    def test_http_sees_a_stream_that_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def aclose_forcefully(stream: trio.abc.AsyncResource) -> None: ...
+
+        monkeypatch.setattr("trio.aclose_forcefully", aclose_forcefully)
         with pytest.raises(AssertionError, match="not closed"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -167,13 +188,13 @@ class TestTheChecksThemselves:
 
 def test_the_runner_ends_with_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(runner, "FOUND", tmp_path)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(runner, "run", lambda name, seconds: True)
     assert runner.main(["--seconds", "1"]) == 0
     monkeypatch.setattr(runner, "run", lambda name, seconds: name != "frames")
     assert runner.main([]) == 1
     assert runner.main(["http_head"]) == 0
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
     assert runner.main([]) == 2
     with pytest.raises(SystemExit):
         runner.main(["nothing"])

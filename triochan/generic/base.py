@@ -101,7 +101,9 @@ class BaseConsumer:
         return (
             cls.dispatch is BaseConsumer.dispatch
             and cls.get_handler is BaseConsumer.get_handler
-            and not any(getattr(cls, name) for name in DECORATING)
+            and not (
+                cls.http_user_and_session or cls.http_user or cls.channel_session_user or cls.channel_session
+            )
         )
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:

@@ -45,36 +45,45 @@ class WebsocketConsumer(BaseConsumer):
     max_overlap: int | None = None
     overflow: Overflow | None = None
     outbox_limit: int | None = None
-
     compression: bool | None = None
 
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
         """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
         base = WebsocketConsumer
-        begin = super().begin_on(channel)
         raw = cls.method_mapping.get(channel)
-        if not cls._is_straight() or raw is None or getattr(cls, raw, None) is not getattr(base, raw, None):
-            return begin
-        if channel == "websocket.receive" and raw == "raw_receive":
+        if raw == "raw_receive":
+            if cls.raw_receive is base.raw_receive and cls._is_straight():
+                begin = super().begin_on(channel)
 
-            def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                text = message.content.get("text")
-                if text is None:
-                    return begin(message, kwargs)  # type: ignore[misc]
-                return cls(message, **kwargs).receive(text=text, **kwargs)
+                def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+                    text = message.content.get("text")
+                    if text is None:
+                        return begin(message, kwargs)  # type: ignore[misc]
+                    return cls(message, **kwargs).receive(text=text, **kwargs)
 
-            return receive
-        name = {"raw_connect": "connect", "raw_disconnect": "disconnect"}.get(raw)
-        idle = (
-            name is not None
+                return receive
+        elif cls._does_nothing_on(raw) and cls._is_straight():
+            return None
+        return super().begin_on(channel)
+
+    @classmethod
+    def _does_nothing_on(cls, raw: str | None) -> bool:
+        """All that is called for the method ``raw`` is this class's own, and has nothing to do."""
+        base = WebsocketConsumer
+        if raw == "raw_connect":
+            same = cls.raw_connect is base.raw_connect and cls.connect is base.connect
+        elif raw == "raw_disconnect":
+            same = cls.raw_disconnect is base.raw_disconnect and cls.disconnect is base.disconnect
+        else:
+            return False
+        return (
+            same
             and not cls.groups
-            and all(
-                getattr(cls, each) is getattr(base, each)
-                for each in (name, "connection_groups", "_group_names", "__init__")
-            )
+            and cls.connection_groups is base.connection_groups
+            and cls._group_names is base._group_names
+            and cls.__init__ is base.__init__
         )
-        return None if idle else begin
 
     @property
     def path(self) -> str:

@@ -25,6 +25,10 @@ class Owner(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes of the response; never waits."""
 
+    @property
+    def full(self) -> bool:
+        """The client has to take some of them first."""
+
     async def room(self) -> None:
         """Wait until the client has taken enough of them; ConnectionClosed where it is gone."""
 
@@ -178,7 +182,8 @@ class Exchange:
             on_start, self.on_start = self.on_start, None
             content = await on_start(content)
         self._send(content)
-        await self._owner.room()
+        if self._owner.full:
+            await self._owner.room()
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         if not (self._closed or self.complete):

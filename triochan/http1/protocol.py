@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ..connection_task import ConnectionTask
-from ..handlers import Held, bind
+from ..handlers import Held
 from ..layers import Channel
 from ..message import Message
 from ..replies import Refusal
@@ -200,12 +200,11 @@ class HttpConnection:
         message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
-            match = runtime.router.match(message)
+            bound = runtime.match_request(message)
         except Exception:
             logger.exception("a route raised in http.request on %r", request.path)
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
-        bound = None if match is None else bind(match, REQUEST.name)
         if bound is None or bound.begin is None:
             exchange.answer(Refusal(404, "Not Found"))
             return None
@@ -235,6 +234,10 @@ class HttpConnection:
             self._write_timer = self._runtime.timers.after(
                 self._runtime.settings.write_timeout, self._check_writing
             )
+
+    @property
+    def full(self) -> bool:
+        return self.outbox.size > self.outbox.limit or self.over
 
     async def room(self) -> None:
         await self.outbox.room()

@@ -52,6 +52,8 @@ class GroupRegistry(Generic[M]):
 
     def leave_all(self, member: M) -> list[str]:
         """Take ``member`` out of every group; those that are empty now."""
+        if member not in self._groups:
+            return []
         return [group for group in self.groups_of(member) if self.discard(group, member)]
 
     @contextmanager

@@ -215,6 +215,8 @@ class Inbound:
 
     def writable(self) -> None:
         self._owner.outbox.writable()
+        if self.paused:
+            self._owner.again()  # for this may be what reading waits for
 
     def internal_error(self, error: Exception) -> None:
         self._owner.lost()
@@ -273,14 +275,16 @@ class Inbound:
             scope.cancel()
 
     def drain(self) -> None:
-        """Take no new messages; what was received is handled."""
+        """Take no new messages; what was received is handled. The shutdown's deadline bounds that."""
         self._plain = False
+        self._call_off_stall()
         self.watched = True
         self._pause()
 
     def listen(self) -> None:
         """A close frame of ours is out: messages are passed over from now on, and the peer's close is looked for."""
         self._plain = False
+        self._call_off_stall()
         if self.paused:
             self._resume()
 
@@ -316,7 +320,7 @@ class Inbound:
         owner = self._owner
         life = owner.life
         transport = self.transport
-        if data is None and not life.over and (self._rest or decoder.pending):
+        if data is None and not life.over and (self._rest or (decoder.pending and self._has_room)):
             data, self._rest = self._rest, b""
         reads = 0
         while True:
@@ -339,7 +343,7 @@ class Inbound:
             self._judge()
             if life.over:
                 break
-            if decoder.pending and self._waiting < self._settings.inbox_limit:
+            if decoder.pending and self._has_room:
                 data = b""
                 continue
             if self.paused or not (self._unread or transport.more()):
@@ -369,6 +373,14 @@ class Inbound:
             owner.idle()
         return None
 
+    @property
+    def _has_room(self) -> bool:
+        """What lies in the decoder may come out. Where messages are passed over, they need no room."""
+        settings = self._settings
+        return not self._owner.life.talking or (
+            self._waiting < settings.inbox_limit and self._inbox_size < settings.inbox_bytes
+        )
+
     def _discard(self) -> None:
         """Take what has come off the network, until the peer hangs up."""
         for _ in range(_READS):
@@ -388,9 +400,11 @@ class Inbound:
         owner, settings = self._owner, self._settings
         life, decoder = owner.life, self._decoder
         assert decoder is not None
-        # Where messages are passed over, they need no room.
-        limit = settings.inbox_limit - self._waiting if life.talking else settings.inbox_limit
-        for kind, payload in decoder.receive(data, max(limit, 1)):
+        limit, room = settings.inbox_limit, settings.inbox_bytes
+        if life.talking:
+            limit -= self._waiting
+            room -= self._inbox_size
+        for kind, payload in decoder.receive(data, max(limit, 1), room):
             if kind <= BINARY:
                 if not life.talking:
                     continue
@@ -424,7 +438,10 @@ class Inbound:
         if life.state is not State.OPEN:
             return
         full = self._waiting >= settings.inbox_limit or self._inbox_size >= settings.inbox_bytes
-        if full or owner.outbox.size > 2 * owner.outbox.limit:
+        outbox = owner.outbox
+        if outbox.size > 2 * outbox.limit:
+            outbox.end_turn()  # what was only gathered is no reason to pause, nor does its leaving end one
+        if full or outbox.size > 2 * outbox.limit:
             if not self.paused:
                 self._pause()
                 if full:

@@ -155,7 +155,9 @@ class Opening:
             ValueError: a subprotocol that the client does not offer, or a header that is the handshake's own.
         """
         if self._compression and self._upgrade.extensions:
-            self._agreement = negotiate(self._upgrade.extensions)
+            # A message that a policy drops can't be referred to by the next one.
+            takeover = self._owner.outbox.overflow == "close"
+            self._agreement = negotiate(self._upgrade.extensions, context_takeover=takeover)
         self._response = accept_response(self._upgrade, subprotocol, headers, self._agreement)
         self._owner.life.step(Event.ACCEPT)
         timeout = self._settings.handler_timeout

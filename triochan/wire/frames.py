@@ -5,6 +5,7 @@ This is the hot path. The decoder is held against wsproto's and websockets' by p
 
 from __future__ import annotations
 
+import math
 from codecs import utf_8_decode
 from enum import IntEnum
 from struct import Struct
@@ -219,11 +220,15 @@ class FrameDecoder:
         except UnicodeDecodeError:
             return None
 
-    def receive(self, data: bytes | bytearray, limit: int) -> list[Event]:
+    def receive(self, data: bytes | bytearray, limit: int, room: float = math.inf) -> list[Event]:
         """Take ``data`` from the wire; return at most ``limit`` events, in the order of arrival.
 
         What lies beyond the limit is kept: call again with ``b""`` while :attr:`pending`. What came before an
         error is returned, and :attr:`failure` is set.
+
+        Args:
+            room: bytes; no further event is made once what was inflated has come to so many. Other messages are
+                no larger than ``data`` and what was kept.
         """
         events: list[Event] = []
         if self.failure is not None or self.close_seen:
@@ -250,8 +255,13 @@ class FrameDecoder:
                 self._left -= size
                 self._mask = self._mask[size & 3 :] + self._mask[: size & 3]
                 position = stop
-                if not self._add(payload, self._final and not self._left, events):
+                inflated = self._add(payload, self._final and not self._left, events)
+                if inflated is None:
                     return events
+                if inflated:
+                    room -= inflated
+                    if room <= 0:
+                        limit = len(events)
                 continue
             # -- header
             if end - position < 2:
@@ -316,8 +326,15 @@ class FrameDecoder:
                 self._message = bytearray()
             if stop <= end:
                 position = stop
-                if not self._add(apply_mask(data[body:stop], data[start:body]), bool(first & _FIN), events):
+                inflated = self._add(
+                    apply_mask(data[body:stop], data[start:body]), bool(first & _FIN), events
+                )
+                if inflated is None:
                     return events
+                if inflated:
+                    room -= inflated
+                    if room <= 0:
+                        limit = len(events)
             else:
                 self._left, self._mask, self._final = size, bytes(data[start:body]), bool(first & _FIN)
                 position = body
@@ -345,49 +362,53 @@ class FrameDecoder:
             return None if self._message is not None else "a continuation continues no message"
         return None if self._message is None else "a message begins before the one before it has ended"
 
-    def _add(self, payload: bytes, final: bool, events: list[Event]) -> bool:
-        """Add a piece of a data frame's payload to its message; False where something is wrong with it."""
+    def _add(self, payload: bytes, final: bool, events: list[Event]) -> int | None:
+        """Add a piece of a data frame's payload to its message: the size of an inflated one that ends with it, or
+        0; None where something is wrong with it."""
         message = self._message
         assert message is not None
+        size = 0
         if self._inflate is not None:
             room = self.max_message_size - len(message) - len(self._character)
             try:
                 payload = self._inflate.inflate(payload, room, final=final)
             except DeflateError:
                 self._fail(events, 1007, "a compressed message is not deflate data")
-                return False
+                return None
             if len(payload) > room:
                 self._too_large(events)
-                return False
+                return None
+            if final:
+                size = len(message) + len(self._character) + len(payload)
         if final and not message and not self._character:  # it is all there is: no need to gather it
             if self._text:
                 try:
                     events.append((TEXT, payload.decode()))
                 except UnicodeDecodeError:
                     self._fail(events, 1007, _NOT_UTF_8)
-                    return False
+                    return None
             else:
                 events.append((BINARY, payload))
             self._message = self._inflate = None
-            return True
+            return size
         if self._text:
             payload = self._character + payload
             try:
-                size = utf_8_decode(payload, "strict", final)[1]
+                whole = utf_8_decode(payload, "strict", final)[1]
             except UnicodeDecodeError:
                 self._fail(events, 1007, _NOT_UTF_8)
-                return False
-            self._character = payload[size:]
-            payload = payload[:size]
+                return None
+            self._character = payload[whole:]
+            payload = payload[:whole]
             if b"\xed\xa0" <= self._character < b"\xee":
                 # The first two bytes of a surrogate: Python's decoder waits for the third.
                 self._fail(events, 1007, _NOT_UTF_8)
-                return False
+                return None
         message += payload
         if final:
             events.append((TEXT, message.decode()) if self._text else (BINARY, bytes(message)))
             self._message = self._inflate = None
-        return True
+        return size
 
     def _wait(self, data: bytes | bytearray, position: int, need: int, events: list[Event]) -> list[Event]:
         """Keep the beginning of a header or of a control frame until ``need`` bytes of it are there."""

@@ -18,12 +18,13 @@ import trio
 from ..exceptions import ConnectionClosed
 from ..settings import Overflow
 from .deflate import Agreement
-from .frames import encode, encode_compressed
+from .frames import CompressedFrame, encode, encode_compressed
 from .transport import BLOCKED
 
 CHUNK = 65536
 """Bytes that are gathered, or joined, at the most before they are written."""
 _CONTROL = 0x08
+_COMPRESSED = 0x40
 
 
 class Sink(Protocol):
@@ -120,14 +121,18 @@ class Outbox:
         sent: bytes that the transport has taken, to see that a slow peer makes progress.
         dropped: messages that the overflow policy dropped.
         agreement: what was agreed on compression; None: nothing.
+        history: the message that the last compressed frame carried, where a group sent it: the same object for all
+            members, so that the next frame may refer to it and still serve them all. Empty: the next one refers to
+            nothing.
+        opening: ``connect`` has not returned.
         threshold: bytes from which a message is compressed.
         watched: :meth:`Owner.drained` is wanted.
     """
 
     __slots__ = (
-        "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_opening", "_owner", "_refusal",
-        "_send", "_sink", "_waiting", "agreement", "direct", "dropped", "flush", "limit", "overflow", "sent", "size",
-        "threshold", "watched",
+        "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_owner", "_refusal", "_send",
+        "_sink", "_waiting", "agreement", "direct", "dropped", "flush", "history", "limit", "opening", "overflow",
+        "sent", "size", "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +146,7 @@ class Outbox:
         self.overflow: Overflow = overflow
         self.agreement: Agreement | None = None
         self.threshold = 0
+        self.history = b""
         # The piece being written, of which nothing can be dropped any more; behind it, whole frames.
         self._chunk: bytes = b""
         self._frames: deque[bytes] | None = None
@@ -150,7 +156,7 @@ class Outbox:
         self.direct: Callable[[bytes], int] | None = None
         self._held = True
         # What groups send while connect runs waits by itself: who is refused must not have heard it.
-        self._opening = True
+        self.opening = True
         self._early: list[bytes] | None = None
         self._early_size = 0
         self._blocked = False
@@ -163,7 +169,7 @@ class Outbox:
     # -- messages
 
     def encode(self, data: str | bytes) -> bytes:
-        """One message as a frame, compressed where that was agreed on and is worth it."""
+        """One message as a frame, compressed where that was agreed on and is worth it; it refers to no other."""
         if self.agreement is not None and len(data) >= self.threshold:
             return encode_compressed(data, self.agreement).frame
         return encode(data)
@@ -201,7 +207,13 @@ class Outbox:
         direct = self.direct
         if direct is None:
             return False
-        self._touch()
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
+        self.direct = None
+        flush = self.flush
+        flush.touch(self)
+        if not flush.stepping:
+            flush.arm()
         try:
             sent = direct(frame)
         except BLOCKED:
@@ -220,7 +232,9 @@ class Outbox:
         """
         if self._refusal is not None:
             return
-        if self._opening:
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
+        if self.opening:
             # Before connect has returned nothing of it can leave, and that is not the peer's fault.
             if self._early is None:
                 self._early = []
@@ -325,7 +339,7 @@ class Outbox:
 
     def opened(self) -> None:
         """``connect`` has returned, and the socket stays open: what groups have sent meanwhile may leave."""
-        self._opening = False
+        self.opening = False
         if self._early:
             if self._frames is None:
                 self._frames = deque()
@@ -352,7 +366,7 @@ class Outbox:
         if self._frames:
             if not self._blocked:
                 self._write()
-        elif self._refusal is None and not self._held and not self._blocked and not self._opening:
+        elif self._refusal is None and not self._held and not self._blocked and not self.opening:
             self.direct = self._send
 
     def writable(self) -> None:
@@ -362,12 +376,14 @@ class Outbox:
             self._write()
 
     def _queue(self, frame: bytes) -> None:
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
         frames = self._frames
         if frames is None:
             frames = self._frames = deque()
         frames.append(frame)
         self.size += len(frame)
-        if self._opening or self._blocked or self.size >= CHUNK:
+        if self.opening or self._blocked or self.size >= CHUNK:
             self.end_turn()
         elif self.direct is not None:  # put() had to wait: the turn is another one by now
             self._touch()
@@ -402,7 +418,7 @@ class Outbox:
                 self._block()
                 break
         else:
-            if self._refusal is None and not self._opening:
+            if self._refusal is None and not self.opening:
                 self.direct = send
             if self.watched and self._owner is not None:
                 self._owner.drained()
@@ -462,21 +478,25 @@ class Outbox:
 def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
     """Give the same bytes object to every outbox, without waiting for any of them.
 
-    A message is encoded once, and compressed once for all that have agreed on the same. The loop is written out, for it
-    is what a group send costs.
+    A message is encoded once, and compressed once for all that have agreed on the same and whose last compressed
+    message was the same. The loop is written out, for it is what a group send costs.
     """
     plain = frame = encode(data)
     length = len(data)
-    compressed: dict[Agreement, bytes] = {}
+    compressed: dict[tuple[Agreement, bytes], CompressedFrame] = {}
     for outbox in outboxes:
         agreement = outbox.agreement
-        if agreement is None or length < outbox.threshold:
+        # What waits for connect to return leaves later than what follows it, so nothing may refer to it.
+        if agreement is None or length < outbox.threshold or outbox.opening:
             frame = plain
+            history = outbox.history
         else:
-            found = compressed.get(agreement)
+            found = compressed.get((agreement, outbox.history))
             if found is None:
-                found = compressed[agreement] = encode_compressed(data, agreement).frame
-            frame = found
+                found = compressed[agreement, outbox.history] = encode_compressed(
+                    data, agreement, outbox.history
+                )
+            frame, history = found
         direct = outbox.direct
         if direct is not None:
             outbox.direct = None
@@ -492,5 +512,6 @@ def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
                 outbox.keep(frame, sent)
         else:
             outbox.offer(frame)
+        outbox.history = history
     for flush in {outbox.flush for outbox in outboxes}:
         flush.arm()

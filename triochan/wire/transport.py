@@ -62,6 +62,9 @@ class Transport(Protocol):
     def watch_writable(self) -> None:
         """Tell the source when there is room to write."""
 
+    def unwatch_writable(self) -> None:
+        """It has been told."""
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes, where the transport can."""
 
@@ -92,6 +95,7 @@ class SocketTransport:
         "_pending",
         "_poller",
         "_receive",
+        "_wanting",
         "ended",
         "send",
         "socket",
@@ -107,6 +111,7 @@ class SocketTransport:
         # A read that filled the buffer has probably left something.
         self._full = False
         self._paused = False
+        self._wanting = False
         self._notified = False
         poller.register(sock, source, edges=self._pending is None)
 
@@ -129,19 +134,34 @@ class SocketTransport:
 
     def pause(self) -> None:
         # Edges may come and are passed over; levels would not stop to.
-        if self._pending is not None and self._poller is not None and not self._paused:
-            self._poller.watch(self.socket, edges=False, readable=False, writable=False)
-        self._paused = True
+        if not self._paused:
+            self._paused = True
+            if self._pending is not None:
+                self._watch()
 
     def resume(self) -> None:
-        if self._paused and self._poller is not None:
+        if self._paused:
             self._paused = False
-            self._poller.watch(self.socket, edges=self._pending is None, writable=False)
+            self._watch()
 
     def watch_writable(self) -> None:
+        self._wanting = True
+        self._watch()
+
+    def unwatch_writable(self) -> None:
+        self._wanting = False
+        if self._pending is not None:  # an edge is told once
+            self._watch()
+
+    def _watch(self) -> None:
         if self._poller is not None:
+            plain = self._pending is None
+            # While nothing is read, the end of a TLS socket is told once as well.
             self._poller.watch(
-                self.socket, edges=self._pending is None, readable=not self._paused, writable=True
+                self.socket,
+                edges=plain or self._paused,
+                readable=plain or not self._paused,
+                writable=self._wanting,
             )
 
     def send_eof(self) -> None:
@@ -242,6 +262,9 @@ class StreamTransport:
 
     def watch_writable(self) -> None:
         pass  # the writing task always says so
+
+    def unwatch_writable(self) -> None:
+        pass
 
     def send_eof(self) -> None:
         pass

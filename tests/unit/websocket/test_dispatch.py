@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from raw_clients import RawClient, handshake
+from raw_clients import frame as raw_frame
 from recorder import Recorder, frame, nothing_left, wait_and_raise
 from websockets.frames import Opcode
 
@@ -157,6 +160,62 @@ async def test_a_batch_larger_than_the_inbox_is_handled_in_order() -> None:
         await socket.close()
         await nothing_left(client)
     assert record.events[:1000] == [*map(str, range(1000))]
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"strict_ordering": True}, {"slight_ordering": True}, {"max_overlap": 3}]
+)
+async def test_a_full_inbox_takes_no_more_however_often_it_is_asked(
+    attributes: dict[str, Any], autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Recorder(**attributes)
+
+    async def slow(consumer: Any, data: Any) -> None:
+        await trio.sleep(1)
+
+    record.hooks["receive"] = slow
+    settings = Settings(inbox_limit=4, stall_timeout=100, ping_interval=0)
+    async with Client(record.routing, settings=settings) as client, client.websocket("/") as socket:
+        batch = b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(40))
+        await socket.stream.send_all(batch)
+        for _ in range(10):  # whatever wakes a reader for a connection
+            [connection] = client.runtime.websockets
+            client.runtime.readers.again(connection.inbound)
+            await trio.testing.wait_all_tasks_blocked()
+            assert connection.inbound.waiting <= 4
+        await trio.sleep(45)
+        await socket.close()
+        await nothing_left(client)
+    assert record.events[:40] == [*map(str, range(40))]
+    assert not caplog.records
+
+
+async def test_an_inbox_takes_few_bombs_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder(strict_ordering=True, compression=True)
+
+    async def slow(consumer: Any, data: Any) -> None:
+        await trio.sleep(1)
+
+    record.hooks["receive"] = slow
+    settings = Settings(ping_interval=0)
+    size = settings.max_message_size
+    compressor = zlib.compressobj(wbits=-15)
+    bomb = (compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    compressed = raw_frame(Opcode.BINARY, bomb, reserved=4)
+    offer = ["Sec-WebSocket-Extensions: permessage-deflate"]
+    async with Client(record.routing, settings=settings) as client:
+        peer = RawClient(client.connect())
+        await peer.send(handshake("/", offer) + compressed * 20)
+        assert "permessage-deflate" in (await peer.head())["sec-websocket-extensions"]
+        [connection] = client.runtime.websockets
+        most = 0
+        while len(record.events) < 20:
+            most = max(most, connection.inbound.waiting)
+            await trio.sleep(0.25)
+        assert 1 <= most <= 2  # the one that fills it, and a batch ends with it
+        assert record.events == [bytes(size)] * 20
+        await trio.aclose_forcefully(peer.stream)
+        await nothing_left(client)
 
 
 async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.MockClock) -> None:

@@ -724,6 +724,22 @@ class TestLimitAndPending:
         assert decoder.receive(frame(T, b"1") + frame(T, b"2"), 2) == [(TEXT, "1"), (TEXT, "2")]
         assert not decoder.pending
 
+    def test_no_more_is_inflated_than_there_is_room_for(self) -> None:
+        bomb = zipped(bytes(1000), B)
+        for cuts in ([bomb * 3], [bomb * 2 + bomb[:9], bomb[9:]], [bomb[:9], bomb[9:] + bomb * 2]):
+            decoder = FrameDecoder(1000, AGREEMENT)
+            sizes = []
+            for piece in [*cuts, b"", b""]:
+                events = decoder.receive(piece, 64, 1500)
+                sizes += [len(payload) for _, payload in events]
+                assert len(events) <= 2
+            assert sizes == [1000] * 3
+        decoder = FrameDecoder(1000, AGREEMENT)
+        assert len(decoder.receive(bomb * 3, 64, 1)) == 1
+        assert decoder.pending
+        assert len(decoder.receive(frame(B, bytes(900)) * 3, 64, 1)) == 1
+        assert len(decoder.receive(b"", 64, 2000)) == 4, "what is not inflated is no larger than what came"
+
     def test_half_a_frame_is_not_pending(self) -> None:
         for cut in range(1, len(frame(T, b"12345"))):
             decoder = FrameDecoder(10)
