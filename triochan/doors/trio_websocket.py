@@ -29,7 +29,7 @@ import trio_websocket
 from ..application import Application
 from ..connection_task import ConnectionTask
 from ..exceptions import SessionStoreUnavailable
-from ..handlers import Held, parted
+from ..handlers import Held
 from ..headers import Headers
 from ..http1.parser import RequestParser
 from ..http1.protocol import FULL, UNKNOWN_HOST
@@ -152,16 +152,9 @@ async def _handle(request: trio_websocket.WebSocketRequest, runtime: Runtime) ->
                 await _refuse(stream, upgrade, runtime.settings.close_timeout)
             else:
                 await _serve(stream, upgrade, runtime)
-    except BaseException as error:
-        mine, others = parted(error)
-        if mine is not None:
-            logger.error(
-                "internal error on the connection from %s", stream.address(local=False), exc_info=mine
-            )
-        if others is not None:
-            if mine is None:
-                raise
-            raise others from None
+    except* Exception as errors:
+        client = stream.address(local=False)
+        logger.error("internal error on the connection from %s", client, exc_info=errors)
     finally:
         await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - it does not wait
 
@@ -221,8 +214,9 @@ async def _refuse(stream: RequestStream, refusal: Refusal, seconds: float) -> No
 async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> None:
     """Serve one WebSocket to its end."""
     task = ConnectionTask()
+    scope = trio.CancelScope(shield=True)
     async with trio.open_nursery() as watch:
-        with runtime.guest() as scope:
+        with runtime.guest(scope):
             async with trio.open_nursery() as stream.tasks:
                 transport = StreamTransport(stream, runtime.readers.again, _Nobody())
                 connection = Connection(upgrade, transport, runtime, task)
