@@ -11,14 +11,13 @@
         await trio_websocket.serve_websocket(handler, "127.0.0.1", 8000, ssl_context=None)
 
 A connection is the one that sockets get, over a stream which translates: what trio-websocket has read is put into
-frames again, and frames that are to leave become calls of trio-websocket's. ``docs/trio-websocket.md`` says what a
-program gets, and what trio-websocket keeps this door from.
+frames again, and frames that are to leave become calls of trio-websocket's. What a program gets, and what
+trio-websocket keeps from it, is in ``docs/other-servers.md``.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -224,7 +223,7 @@ async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> N
                 held = connection.open(upgrade)
                 stream.tasks.start_soon(transport.pump)
                 stream.tasks.start_soon(task.live)
-                watch.start_soon(_drain_when_cancelled, connection, scope, runtime.settings)
+                watch.start_soon(_drain_when_cancelled, connection, stream, scope, runtime.settings)
                 if held is not None:
                     await _finish(held, runtime)
         watch.cancel_scope.cancel()
@@ -249,13 +248,16 @@ async def _finish(held: Held, runtime: Runtime) -> None:
         runtime.readers.again(held.owner)
 
 
-async def _drain_when_cancelled(connection: Connection, scope: trio.CancelScope, settings: Settings) -> None:
+async def _drain_when_cancelled(
+    connection: Connection, stream: RequestStream, scope: trio.CancelScope, settings: Settings
+) -> None:
     try:
         await trio.sleep_forever()
     finally:
         if connection.life.state is State.CONNECTING:
             scope.cancel()
         elif not connection.over:
+            stream.deaf = True
             scope.deadline = min(scope.deadline, trio.current_time() + settings.shutdown_timeout)
             connection.drain()
 
@@ -271,6 +273,7 @@ class RequestStream(trio.abc.Stream):
 
     Attributes:
         secure: it came over TLS.
+        deaf: trio-websocket's reader is cancelled, or may be: nobody will tell it of the client's answer to a close.
         tasks: where a ping waits for its pong; set before one is sent.
     """
 
@@ -287,7 +290,7 @@ class RequestStream(trio.abc.Stream):
         self._pongs: list[bytes] = []
         self._listening = trio.CancelScope()
         self._closing = False
-        self._deaf = False
+        self.deaf = False
         self._closed = trio.Event()
         self._ended = False
 
@@ -325,7 +328,7 @@ class RequestStream(trio.abc.Stream):
         """No message comes any more."""
         if self._closing or (reason is None and self._accepted):
             # This side closes; or trio-websocket's reader was cancelled, so that this side will close, unanswered.
-            self._deaf = not self._closing
+            self.deaf = not self._closing
             await self._closed.wait()
         self._ended = True
         if self._closing or reason is None or not self._accepted or reason.code == 1006:
@@ -396,14 +399,24 @@ class RequestStream(trio.abc.Stream):
             return
         self._closing = True
         try:
-            with trio.move_on_after(CLOSE_SECONDS if self._deaf else math.inf):
+            if not self.deaf:
                 await self._websocket.aclose(code, reason)
+                return
+            with trio.move_on_after(CLOSE_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._close_unheard, code, reason, nursery.cancel_scope)
+                    await self._see_off()
+                    nursery.cancel_scope.cancel()
         finally:
             self._closed.set()
 
+    async def _close_unheard(self, code: int, reason: str, scope: trio.CancelScope) -> None:
+        await self._websocket.aclose(code, reason)
+        scope.cancel()  # trio-websocket has heard the answer after all
+
     async def _see_off(self) -> None:
-        """Read what still comes: trio-websocket has told the client that its message is too large, and reads no more.
-        Closing upon unread bytes would be a reset, and destroy that."""
+        """Read what still comes where trio-websocket reads no more: it has told the client that its message is too
+        large, or its reader was cancelled. Closing upon unread bytes would be a reset, and destroy the close frame."""
         try:
             while True:
                 try:

@@ -42,7 +42,8 @@ class Echo(WebsocketConsumer):
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
-MESSAGES = st.lists(st.text() | st.binary() | st.binary(min_size=70_000, max_size=70_000), max_size=4)
+AT_A_LIMIT = [b"\xff" * size for size in (125, 126, 65535, 65536)]
+MESSAGES = st.lists(st.text() | st.binary() | st.sampled_from(AT_A_LIMIT), max_size=4)
 
 
 @given(MESSAGES)
@@ -330,7 +331,8 @@ async def test_groups_and_named_channels_are_shared(own: bool) -> None:
         for raw in (first, second):
             assert await raw.message() == "worked on 7"
             await raw.send(close_frame())
-            await raw.ended()
+            assert await raw.closing() == (1000, "")
+            assert await raw.rest() == b""
     assert handled == [7]
 
 
@@ -411,6 +413,26 @@ async def test_a_cancelled_program_answers_first(own: bool, autojump_clock: trio
     assert await raw.closing() == (1001, "going away")
     assert await raw.rest() == b""
     assert record.events == ["x", ("disconnect", 1001, "going away")]
+
+
+async def test_a_handle_that_is_cancelled_alone_closes_its_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """trio-websocket's reader goes on, and hears the client's answer."""
+    record = Recorder()
+    application = Application(record.routing)
+
+    async def handler(request: trio_websocket.WebSocketRequest) -> None:
+        with trio.move_on_after(60):
+            await handle(request, application)
+
+    async with program(handler) as listener, running(application):
+        raw, begun = await websocket(listener), trio.current_time()
+        raw.patience = 100
+        assert await raw.ended() == (1001, "going away")
+        assert trio.current_time() - begun < 60.5
+        await trio.testing.wait_all_tasks_blocked()
+        assert record.events == [("disconnect", 1001, "going away")]
 
 
 async def test_a_shutdown_is_bounded(
