@@ -216,16 +216,18 @@ async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> N
     scope = trio.CancelScope(shield=True)
     async with trio.open_nursery() as watch:
         with runtime.guest(scope):
-            async with trio.open_nursery() as stream.tasks:
-                transport = StreamTransport(stream, runtime.readers.again, _Nobody())
-                connection = Connection(upgrade, transport, runtime, task)
-                task.stage = connection
-                held = connection.open(upgrade)
-                stream.tasks.start_soon(transport.pump)
-                stream.tasks.start_soon(task.live)
-                watch.start_soon(_drain_when_cancelled, connection, stream, scope, runtime.settings)
-                if held is not None:
-                    await _finish(held, runtime)
+            async with trio.open_nursery() as stream.pings:
+                async with trio.open_nursery() as nursery:
+                    transport = StreamTransport(stream, runtime.readers.again, _Nobody())
+                    connection = Connection(upgrade, transport, runtime, task)
+                    task.stage = connection
+                    held = connection.open(upgrade)
+                    nursery.start_soon(transport.pump)
+                    nursery.start_soon(task.live)
+                    watch.start_soon(_drain_when_cancelled, connection, stream, scope, runtime.settings)
+                    if held is not None:
+                        await _finish(held, runtime)
+                stream.pings.cancel_scope.cancel()
         watch.cancel_scope.cancel()
 
 
@@ -274,7 +276,7 @@ class RequestStream(trio.abc.Stream):
     Attributes:
         secure: it came over TLS.
         deaf: trio-websocket's reader is cancelled, or may be: nobody will tell it of the client's answer to a close.
-        tasks: where a ping waits for its pong; set before one is sent.
+        pings: where each waits for its pong; set before the handshake is answered.
     """
 
     def __init__(self, request: trio_websocket.WebSocketRequest) -> None:
@@ -283,7 +285,7 @@ class RequestStream(trio.abc.Stream):
         # trio-websocket closes its stream only in some of the ways in which a connection ends.
         self._below: trio.abc.Stream = self._websocket._stream
         self.secure = isinstance(self._below, trio.SSLStream)
-        self.tasks: trio.Nursery
+        self.pings: trio.Nursery
         self._answered = trio.Event()
         self._accepted = False
         self._unread = b""
@@ -376,7 +378,7 @@ class RequestStream(trio.abc.Stream):
         if kind == CLOSE:
             await self._close(*parse_close(payload))
         elif kind == PING:
-            self.tasks.start_soon(self._ping, payload)
+            self.pings.start_soon(self._ping, payload)
         elif kind == PONG:
             await websocket.pong(payload)
         else:

@@ -229,6 +229,21 @@ async def test_pings_keep_a_client_that_answers(autojump_clock: trio.testing.Moc
         assert len(client.runtime.websockets) == 1
 
 
+async def test_a_client_that_answers_no_ping_is_lost_and_leaves_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    record = Recorder()
+    door = DoorClient(record.routing)
+    async with door as client:
+        raw, begun = await websocket(door.listener), trio.current_time()
+        raw.patience = 100
+        assert (await raw.frame())[0] == PING
+        assert await raw.rest() == b""
+        assert trio.current_time() - begun == pytest.approx(40)
+        await nothing_left(client)
+    assert record.events == [("disconnect", 1006, "no pong came")]
+
+
 async def test_a_ping_is_answered_while_a_handler_waits(autojump_clock: trio.testing.MockClock) -> None:
     record = Recorder()
     record.hooks["receive"] = hang
@@ -423,14 +438,14 @@ async def test_a_handle_that_is_cancelled_alone_closes_its_connection(
     application = Application(record.routing)
 
     async def handler(request: trio_websocket.WebSocketRequest) -> None:
-        with trio.move_on_after(60):
+        with trio.move_on_after(10):
             await handle(request, application)
 
     async with program(handler) as listener, running(application):
         raw, begun = await websocket(listener), trio.current_time()
         raw.patience = 100
         assert await raw.ended() == (1001, "going away")
-        assert trio.current_time() - begun < 60.5
+        assert trio.current_time() - begun < 10.5
         await trio.testing.wait_all_tasks_blocked()
         assert record.events == [("disconnect", 1001, "going away")]
 
