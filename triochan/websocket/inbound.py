@@ -489,19 +489,24 @@ class Inbound:
         assert received is not None
         # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
         gathering = self._waiting > 1 and outbox.direct is not None
+        flush = outbox.flush
         if gathering:
             outbox.hold_turn()
+            flush.holding = True
             until = time.perf_counter() + CORK_SECONDS
-        while self._waiting and self.running < self._limit:
-            item = received.receive_nowait()
-            self._waiting -= 1
-            self._inbox_size -= len(item[1])
-            held = self._start(item)
-            if held is not None:
-                return held
-            if gathering and time.perf_counter() > until:
-                outbox.end_turn()
-                gathering = False
+        try:
+            while self._waiting and self.running < self._limit:
+                item = received.receive_nowait()
+                self._waiting -= 1
+                self._inbox_size -= len(item[1])
+                held = self._start(item)
+                if held is not None:
+                    return held
+                if gathering and time.perf_counter() > until:
+                    flush.flush()
+                    flush.holding = gathering = False
+        finally:
+            flush.holding = False
         if gathering:
             outbox.end_turn()
         return None
