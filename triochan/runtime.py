@@ -83,6 +83,7 @@ class Runtime:
         guests: the scopes of those that run in tasks of others, see :meth:`guest`.
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
+        cut_short: the shutdown has cancelled a handler.
     """
 
     def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
@@ -100,6 +101,7 @@ class Runtime:
         self._guest_left = trio.lowlevel.ParkingLot()
         self.draining = False
         self.deadline = math.inf
+        self.cut_short = False
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self._matches: dict[str, Matches] = {}
         self._requests: dict[str, Bound] = {}
