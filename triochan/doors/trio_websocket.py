@@ -28,7 +28,6 @@ import trio_websocket
 from ..application import Application
 from ..connection_task import ConnectionTask
 from ..exceptions import SessionStoreUnavailable
-from ..handlers import Held
 from ..headers import Headers
 from ..http1.parser import RequestParser
 from ..http1.protocol import FULL, UNKNOWN_HOST
@@ -221,12 +220,10 @@ async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> N
                     transport = StreamTransport(stream, runtime.readers.again, _Nobody())
                     connection = Connection(upgrade, transport, runtime, task)
                     task.stage = connection
-                    held = connection.open(upgrade)
                     nursery.start_soon(transport.pump)
                     nursery.start_soon(task.live)
                     watch.start_soon(_drain_when_cancelled, connection, stream, scope, runtime.settings)
-                    if held is not None:
-                        await _finish(held, runtime)
+                    await _open(connection, upgrade, runtime)
                 stream.pings.cancel_scope.cancel()
         watch.cancel_scope.cancel()
 
@@ -241,13 +238,15 @@ class _Nobody:
         """Nothing was written."""
 
 
-async def _finish(held: Held, runtime: Runtime) -> None:
-    """Await the rest of ``connect``, which has begun in this task and in this step."""
-    try:
-        with trio.CancelScope() as scope:
-            await held.finish(scope)
-    finally:
-        runtime.readers.again(held.owner)
+async def _open(connection: Connection, upgrade: Upgrade, runtime: Runtime) -> None:
+    """Open the connection, and run ``connect`` to its end; the first step before anything else of it."""
+    with trio.CancelScope() as scope:
+        held = connection.open(upgrade)
+        if held is not None:
+            try:
+                await held.finish(scope)
+            finally:
+                runtime.readers.again(held.owner)
 
 
 async def _drain_when_cancelled(

@@ -1,4 +1,4 @@
-"""Every way out of a connection, once more through trio-websocket's server."""
+"""Every way out of a connection, once more through trio-websocket's server, in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import trio.testing
 from door import DoorClient
 from recorder import Recorder, frame
-from unit.websocket import test_closing as closing
+from ways_out import WAYS, closed_with, matrix
 from websockets.frames import Opcode
 
 from triochan.test import Client, TestWebsocket
@@ -17,37 +17,26 @@ from triochan.test import Client, TestWebsocket
 def at_fault(data: bytes) -> Any:
     """What trio-websocket takes for wrong: it ends the stream, and does not tell the client why."""
 
-    async def way(client: Client, socket: TestWebsocket, record: Recorder) -> None:
+    async def act(client: Client, socket: TestWebsocket, record: Recorder) -> None:
         await socket.stream.send_all(data)
-        assert (await socket.wait_closed()).code == 1006
+        await closed_with(socket, 1006)
 
-    return way
+    return act
 
 
 UNSAID = {
-    closing.not_utf8: at_fault(frame(Opcode.TEXT, b"\xff\xfe")),
-    closing.not_masked: at_fault(frame(Opcode.TEXT, b"x", mask=False)),
-    closing.bad_control_frame: at_fault(frame(Opcode.CLOSE, b"\x03\xec")),
+    "not_utf8": at_fault(frame(Opcode.TEXT, b"\xff\xfe")),
+    "not_masked": at_fault(frame(Opcode.TEXT, b"x", mask=False)),
+    "bad_control_frame": at_fault(frame(Opcode.CLOSE, b"\x03\xec")),
 }
 
 
-@pytest.mark.parametrize("mode", ["overlap", "slight", "strict", "cancel", "session"])
-@pytest.mark.parametrize(
-    ("way", "code", "hooks", "logged"),
-    closing.WAYS_OUT,
-    ids=[f"{way[0].__name__}{i}" for i, way in enumerate(closing.WAYS_OUT)],
-)
+@pytest.mark.parametrize(("name", "mode", "waiting"), matrix())
 async def test_every_way_out_runs_disconnect_once_and_leaves_nothing(
-    way: Any,
-    code: int,
-    hooks: dict[str, Any],
-    logged: bool,
+    name: str,
     mode: str,
+    waiting: str,
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(closing, "Client", DoorClient)
-    await closing.test_every_way_out_runs_disconnect_once_and_leaves_nothing(
-        UNSAID.get(way, way), code, hooks, logged, mode, autojump_clock, caplog
-    )
+    await WAYS[name].check(DoorClient, caplog, mode=mode, waiting=waiting, act=UNSAID.get(name))
