@@ -34,6 +34,10 @@ _MATCHES = 1024
 class Drainable(Protocol):
     """A connection, as far as a shutdown needs it."""
 
+    @property
+    def handlers(self) -> int:
+        """Handlers of the program's that have begun and not ended."""
+
     def drain(self) -> None:
         """Take nothing new, answer what was received, and end."""
 

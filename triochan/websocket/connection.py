@@ -143,6 +143,11 @@ class Connection:
         return "slight" if self._policy.gated else None
 
     @property
+    def handlers(self) -> int:
+        """Its handlers that have begun and not ended."""
+        return self.inbound.running
+
+    @property
     def dropped(self) -> int:
         """Messages that were dropped because the peer did not read."""
         return self.outbox.dropped
