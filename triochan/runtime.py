@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 import trio
@@ -22,10 +22,6 @@ from .settings import Overflow, Settings
 from .timers import Timers
 from .wire.outbox import Flush
 
-if TYPE_CHECKING:
-    from .http1.protocol import HttpConnection
-    from .websocket.connection import Connection
-
 CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
     Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request")
 )
@@ -33,6 +29,13 @@ logger = logging.getLogger("triochan.server")
 
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
+
+
+class Drainable(Protocol):
+    """A connection, as far as a shutdown needs it."""
+
+    def drain(self) -> None:
+        """Take nothing new, answer what was received, and end."""
 
 
 class Policy(NamedTuple):
@@ -83,6 +86,7 @@ class Runtime:
         guests: the scopes of those that run in tasks of others, see :meth:`guest`.
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
+        cut_short: the shutdown has cancelled a handler.
     """
 
     def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
@@ -94,12 +98,13 @@ class Runtime:
         self.timers = Timers()
         self.readers = Readers(self.flush)
         self.sockets = 0
-        self.websockets: dict[Connection, None] = {}
-        self.http: set[HttpConnection] = set()
+        self.websockets: dict[Drainable, None] = {}
+        self.http: set[Drainable] = set()
         self.guests: dict[trio.CancelScope, None] = {}
         self._guest_left = trio.lowlevel.ParkingLot()
         self.draining = False
         self.deadline = math.inf
+        self.cut_short = False
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self._matches: dict[str, Matches] = {}
         self._requests: dict[str, Bound] = {}

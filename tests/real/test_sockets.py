@@ -391,7 +391,7 @@ async def test_a_second_signal_cuts_it_short(tmp_path: Path) -> None:
             assert await client.closing() == (1001, "going away")
             server.process.send_signal(signal.SIGTERM)
             with trio.fail_after(PATIENCE):
-                assert await server.process.wait() == 0
+                assert await server.process.wait() == 1
         await server.wait_for("disconnect 1001")
 
 

@@ -69,9 +69,9 @@ class Recorder:
 async def nothing_left(client: Client) -> None:
     """The connection has left no trace: wait for its task to end, then look."""
     with trio.fail_after(100):
-        while client._nursery.child_tasks:
+        while client._nursery.child_tasks or client.runtime.sockets:
             await trio.testing.wait_all_tasks_blocked()
-            if client._nursery.child_tasks:
+            if client._nursery.child_tasks or client.runtime.sockets:
                 await trio.sleep(1)
     assert not client.runtime.websockets
     assert not client.runtime.layer._endpoints

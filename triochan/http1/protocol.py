@@ -245,6 +245,7 @@ class HttpConnection:
             self._refuse(upgrade)
             return None
         self._leave()
+        self.over = True  # of this there is nothing to go on with
         connection = Connection(upgrade, self.transport, self._runtime, self._task)
         self._task.stage = connection
         return connection.open(upgrade)

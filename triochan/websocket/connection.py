@@ -301,6 +301,8 @@ class Connection:
             self.lost()
         elif self.life.state in (State.FAILING, State.REFUSED):
             self._linger()
+        elif self.life.talking:
+            self.again()  # reading may have paused for it
 
     def idle(self) -> None:
         if self.life.state is State.DRAINING:
@@ -316,11 +318,23 @@ class Connection:
 
     def drain(self) -> None:
         """A shutdown: take no new messages; when what was received is answered, close with 1001."""
-        self.life.step(Event.DRAIN)
-        if self.life.state is State.DRAINING:
+        if self.life.state is State.OPEN:
+            self.life.step(Event.DRAIN)
             self.inbound.drain()
             if not self.inbound.busy:
                 self.idle()
+            else:
+                now, deadline = trio.current_time(), self._runtime.deadline
+                # What is left then is disconnect's.
+                share = min(self._runtime.settings.disconnect_timeout, (deadline - now) / 2)
+                self._timer = self._runtime.timers.at(deadline - share, self._drained_too_slowly)
+
+    def _drained_too_slowly(self) -> None:
+        if self.life.state is State.DRAINING:
+            logger.error("the shutdown cuts off %d handlers on %r", self.inbound.running, self.path)
+            self._runtime.cut_short = True
+            self.inbound.cancel()
+            self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
 
     # -- what life orders
 
@@ -459,6 +473,8 @@ class Connection:
         try:
             if not self.over:  # cancelled from outside
                 inbound.cancel()
+                if life.talking:  # the peer is told, if there is room for it
+                    self._perform(life.step(Event.CLOSE, 1001, "going away"))
                 order = life.step(Event.LOSE, 1001, "going away")
                 if order is Order.NOTHING:
                     self._cut()

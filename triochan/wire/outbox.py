@@ -52,10 +52,10 @@ class Owner(Protocol):
 
 
 class Flush:
-    """The outboxes that have sent something in this turn of Trio's loop; one for all that runs in a Trio run.
+    """The outboxes of one server that have sent something in this turn of Trio's loop.
 
-    Whoever runs many handlers in one step calls :meth:`flush` at its end. For everybody else :meth:`run`, a task,
-    does it in the turn that follows.
+    Whoever runs many handlers in one step sets :attr:`stepping` for that long, and calls :meth:`flush` at its end. For
+    everybody else :meth:`run`, a task, does it in the turn that follows.
     """
 
     def __init__(self) -> None:
