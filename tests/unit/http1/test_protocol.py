@@ -635,6 +635,7 @@ async def test_who_asks_and_does_not_read_is_not_asked_for_more() -> None:
             while True:
                 await raw.stream.send_all(request("/nothing") * 100)
                 sent += 100
+                connection: Any
                 for connection in server.runtime.http:
                     assert connection.outbox.size < 100_000
                     assert connection._parser.buffered < 200_000
@@ -729,6 +730,7 @@ async def test_a_drain_lets_the_last_answer_leave() -> None:
         raw = await server.connect()
         await raw.send(request("/"))
         await trio.sleep(0.02)
+        connection: Any
         [connection] = server.runtime.http
         assert connection.outbox.size
         server.runtime.draining = True
