@@ -63,10 +63,10 @@ def started(
     return begin(owner, bound_to(handler), message(), timeout)
 
 
-async def finished(owner: Owner, handler: Any, timeout: float | None = None) -> tuple[Any, Any]:
+async def finished(owner: Owner, handler: Any, seconds: float | None = None) -> tuple[Any, Any]:
     """Begin a handler that waits, and await it: its result, and what it raised."""
     with trio.CancelScope() as scope:
-        held, result, error = started(owner, handler, timeout)
+        held, result, error = started(owner, handler, seconds)
         assert held is not None
         assert (result, error) == (None, None)
         await held.finish(scope)
@@ -117,7 +117,7 @@ async def test_what_is_not_the_programs_comes_out(error: type[BaseException]) ->
     async def handler(message: Message) -> None:
         raise BaseExceptionGroup("", [error(), ValueError("mine")])
 
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.raises(BaseExceptionGroup) as raised:  # noqa: ASYNC401 - what is in it is looked at
         started(Owner(), handler)
     assert raised.value.subgroup(error) is not None
 
@@ -278,7 +278,7 @@ async def test_a_keyboard_interrupt_comes_out_and_its_owner_is_told() -> None:
 
     held, _, _ = started(owner, handler)
     assert held is not None
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.raises(BaseExceptionGroup) as raised:  # noqa: ASYNC401 - what is in it is looked at
         await held.finish(trio.CancelScope())
     assert only(raised.value, KeyboardInterrupt)
     assert len(owner.told) == 2
@@ -289,7 +289,7 @@ async def test_a_handler_that_takes_too_long(autojump_clock: MockClock) -> None:
         await trio.sleep_forever()
 
     began = trio.current_time()
-    _, error = await finished(Owner(), handler, timeout=7)
+    _, error = await finished(Owner(), handler, seconds=7)
     assert isinstance(error, trio.TooSlowError)
     assert trio.current_time() - began == 7
 

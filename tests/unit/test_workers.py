@@ -508,7 +508,7 @@ async def test_a_consumer_may_be_interrupted_by_a_key(caplog: pytest.LogCaptureF
 
     for alone in (True, False):
         caplog.clear()
-        with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012
+        with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012, ASYNC401
             async with working([route("jobs", consume)]):
                 await Channel("jobs").send({"alone": alone})
                 await trio.sleep_forever()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -64,6 +65,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_deadline",
         "_layer",
         "_local",
         "_owner",
@@ -90,6 +92,7 @@ class Exchange:
         self._closed = False
         self._local: Local | None = None
         self._scope: trio.CancelScope | None = None
+        self._deadline = math.inf
         self._patience = 0.0
         self.dropped = 0
         self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
@@ -147,6 +150,7 @@ class Exchange:
 
     def hold(self, scope: trio.CancelScope) -> None:
         self._scope = scope
+        scope.deadline = min(scope.deadline, self._deadline)
 
     def release(
         self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
@@ -162,6 +166,7 @@ class Exchange:
 
     def end_by(self, deadline: float) -> None:
         """The client is gone, or only listens: the consumer has until ``deadline``, on Trio's clock."""
+        self._deadline = min(self._deadline, deadline)
         if self._scope is not None:
             self._scope.deadline = min(self._scope.deadline, deadline)
 

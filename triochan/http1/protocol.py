@@ -218,9 +218,11 @@ class HttpConnection:
         writer = ResponseWriter(
             request.method,
             request.http_version,
-            request.keep_alive and not runtime.draining and not self._listening_only,
+            request.keep_alive and not runtime.draining,
         )
         exchange = self._exchange = Exchange(self, runtime.layer, writer)
+        if self._listening_only:
+            exchange.end_by(trio.current_time() + runtime.settings.disconnect_timeout)
         message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
@@ -285,8 +287,11 @@ class HttpConnection:
         if exchange is None:
             return
         settings = self._runtime.settings
-        if not exchange.keeps_alive or self._listening_only or self._runtime.draining:
+        if not exchange.keeps_alive or self._runtime.draining:
             self._see_off()
+            return
+        if self._listening_only:
+            self._runtime.readers.again(self)  # what came before the end is answered
             return
         self._resume()
         if self._parser.buffered:
@@ -345,7 +350,7 @@ class HttpConnection:
             limit = self._runtime.settings.disconnect_timeout
             self._exchange.end_by(trio.current_time() + limit)
             if self._exchange.running:
-                self._await(limit, _nothing)
+                self._await(limit, self._no_rest)
             else:
                 self._await(min(limit, self._left()), self._expired)
         elif not self._held_back:
@@ -467,6 +472,13 @@ class HttpConnection:
     def _no_answer(self) -> None:
         if self._exchange is not None and not self._exchange.started:
             self._exchange.answer(Refusal(503, "No answer came in time"))
+        else:
+            self._close(clean=False)
+
+    def _no_rest(self) -> None:
+        """Who only listens, or is gone, has waited for the rest of a response for long enough."""
+        if self._exchange is not None and self._exchange.running:
+            self._await(self._runtime.settings.disconnect_timeout, self._no_rest)  # it is being cancelled
         else:
             self._close(clean=False)
 

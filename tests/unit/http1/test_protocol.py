@@ -493,10 +493,12 @@ class Served:
         poller = self.runtime.readers.poller
         assert poller is not None
         self.numbers.append(sock.fileno())
-        await serve_connection(lambda source: SocketTransport(sock, poller, source), self.runtime)
-        assert sock.fileno() == -1
-        self.ended += 1
-        self._one_ended.unpark_all()
+        try:
+            await serve_connection(lambda source: SocketTransport(sock, poller, source), self.runtime)
+        finally:
+            assert sock.fileno() == -1
+            self.ended += 1
+            self._one_ended.unpark_all()
 
     async def all_ended(self) -> None:
         with trio.fail_after(5):
@@ -633,6 +635,7 @@ async def test_who_asks_and_does_not_read_is_not_asked_for_more() -> None:
             while True:
                 await raw.stream.send_all(request("/nothing") * 100)
                 sent += 100
+                connection: Any
                 for connection in server.runtime.http:
                     assert connection.outbox.size < 100_000
                     assert connection._parser.buffered < 200_000
@@ -727,6 +730,7 @@ async def test_a_drain_lets_the_last_answer_leave() -> None:
         raw = await server.connect()
         await raw.send(request("/"))
         await trio.sleep(0.02)
+        connection: Any
         [connection] = server.runtime.http
         assert connection.outbox.size
         server.runtime.draining = True
@@ -757,5 +761,172 @@ async def test_a_broken_off_response_does_not_end_as_a_whole_one(tls: bool, vers
         except trio.BrokenResourceError:
             broken = True
         assert broken or (version == "1.1" and not data.endswith(b"0\r\n\r\n"))
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+@both
+async def test_requests_that_came_whole_before_the_end_are_answered(
+    tls: bool,
+) -> None:
+    async with served([route("http.request", large, path="^/large"), *ROUTING], tls) as server:
+        raw = await server.connect()
+        await raw.send(request("/large") + request("/echo") * 3 + request("/large"))
+        await trio.sleep(0.02)
+        await half_close(raw)
+        await trio.sleep(0.02)
+        assert (await raw.answer()).body == LARGE
+        for _ in range(3):
+            assert (await raw.answer()).body == b"GET /echo "
+        assert (await raw.answer()).body == LARGE
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+@pytest.mark.parametrize("first", [b"", request("/large")])
+@pytest.mark.parametrize(
+    "half", [b"GET / HT", request("/", "Content-Length: 5", method="POST") + b"1"], ids=["head", "body"]
+)
+async def test_a_request_that_ends_half_way(first: bytes, half: bytes) -> None:
+    async with served([route("http.request", large)]) as server:
+        raw = await server.connect()
+        await raw.send(first + half)
+        await trio.sleep(0.02)
+        await half_close(raw)
+        await trio.sleep(0.02)
+        if first:
+            assert (await raw.answer()).body == LARGE
+        assert (await raw.answer()).status == 400
+        assert await raw.rest() == b""
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+@pytest.mark.parametrize("first", [b"", request("/large")])
+async def test_a_client_that_ends_between_requests(first: bytes) -> None:
+    async with served([route("http.request", large)]) as server:
+        raw = await server.connect()
+        await raw.send(first)
+        await half_close(raw)
+        await trio.sleep(0.02)
+        if first:
+            assert (await raw.answer()).body == LARGE
+        assert await raw.rest() == b""
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("returns", ["before", "after"])
+async def test_who_only_listens_does_not_wait_for_ever(begun: bool, returns: str) -> None:
+    async def leave(message: Message) -> None:
+        if returns == "after":
+            await trio.sleep(0.05)
+        if begun:
+            await message.reply_channel.send({"status": 200, "content": b"half", "more_content": True})
+
+    settings: dict[str, Any] = {"disconnect_timeout": 0.1, "response_timeout": 100}
+    async with served([route("http.request", leave)], **settings) as server:
+        raw = await server.connect()
+        await raw.send(request("/"))
+        await trio.sleep(0.02)
+        await half_close(raw)
+        if begun:
+            await raw.head()
+            assert await raw.rest() == b"4\r\nhalf\r\n"
+        else:
+            assert (await raw.answer()).status == 503
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+async def test_a_connection_that_is_cancelled_from_outside() -> None:
+    ended: list[str] = []
+
+    async def wait(message: Message) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(message["path"])
+
+    async with served([route("http.request", wait)]) as server:
+        busy, idle = await server.connect(), await server.connect()
+        await busy.send(request("/busy"))
+        await trio.sleep(0.02)
+        assert len(server.runtime.http) == 2
+        server._nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await server.all_ended()
+            assert ended == ["/busy"]
+            for raw in (busy, idle):
+                assert await raw.rest() == b""
+                gone(raw)
+
+
+@needs_epoll
+async def test_an_answer_that_comes_when_the_client_is_gone() -> None:
+    channels: list[Any] = []
+
+    async def leave(message: Message) -> None:
+        channels.append(message.reply_channel)
+
+    async with served([route("http.request", leave)], disconnect_timeout=0.05) as server:
+        raw = await server.connect()
+        await raw.send(request("/") + b"x")
+        await trio.sleep(0.02)
+        gone(raw)
+        await server.all_ended()
+        with pytest.raises(ConnectionClosed):
+            await channels[0].send({"status": 200})
+
+
+async def test_a_handshake_that_can_t_be_is_refused(autojump_clock: MockClock) -> None:
+    async with talking() as (raw, client):
+        await raw.send(handshake("/", without="Sec-WebSocket-Key"))
+        assert (await raw.answer()).status == 400
+        assert await raw.rest() == b""
+        await nothing_left(client)
+
+
+@needs_epoll
+async def test_a_consumer_that_begins_behind_the_end_has_its_time_too() -> None:
+    began: list[str] = []
+
+    async def wait(message: Message) -> None:
+        began.append(message["path"])
+        if message["path"] == "/first":
+            await trio.sleep(0.04)
+            await message.reply_channel.send(text("there"))
+            return
+        await trio.sleep_forever()
+
+    async with served([route("http.request", wait)], disconnect_timeout=0.08) as server:
+        raw = await server.connect()
+        await raw.send(request("/first") + request("/second"))
+        await half_close(raw)
+        assert (await raw.answer()).body == b"there"
+        assert (await raw.answer()).status == 500
+        assert began == ["/first", "/second"]
+        gone(raw)
+        await server.all_ended()
+
+
+@needs_epoll
+async def test_a_shielded_consumer_is_waited_for() -> None:
+    async def wait(message: Message) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.2)
+        await message.reply_channel.send(text("late"))
+
+    async with served([route("http.request", wait)], disconnect_timeout=0.05) as server:
+        raw = await server.connect()
+        await raw.send(request("/"))
+        await half_close(raw)
+        assert (await raw.answer()).body == b"late"
         gone(raw)
         await server.all_ended()

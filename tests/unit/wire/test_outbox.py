@@ -832,3 +832,49 @@ def test_a_member_that_leaves_a_batch(end: str) -> None:
     }
     assert leaves.taken == b"".join(expected[end])
     assert leaves.told == (["broken"] if end == "break" else [])
+
+
+@pytest.mark.parametrize("room", [0, 1, 5])
+def test_a_batch_that_does_not_fit_waits(room: int) -> None:
+    flush = Flush()
+    rigs = [Rig(flush=flush) for _ in range(2)]
+    group = [rig.outbox for rig in rigs]
+    for number in range(3):
+        broadcast(b"%d" % number, group)
+    rigs[1].sink.room = room
+    flush.flush()
+    every = b"".join(encode(b"%d" % number) for number in range(3))
+    assert rigs[0].taken == every
+    assert rigs[1].outbox.size == len(every) - 3 - room
+    broadcast(b"3", group)
+    broadcast(b"4", group)
+    flush.flush()
+    rigs[1].make_room(PLENTY)
+    assert rigs[0].taken == rigs[1].taken == every + encode(b"3") + encode(b"4")
+
+
+def test_a_batch_is_cut_at_64_kib_and_at_the_least_limit() -> None:
+    for limit, most in ((PLENTY, CHUNK), (1000, 1000)):
+        flush = Flush()
+        rigs = [Rig(flush=flush, limit=each) for each in (PLENTY, limit)]
+        group = [rig.outbox for rig in rigs]
+        frame = encode(bytes(600))
+        for _ in range(300):
+            broadcast(bytes(600), group)
+            assert flush.batch is None or flush.batch.size < most
+        flush.flush()
+        assert [rig.taken for rig in rigs] == [frame * 300] * 2
+
+
+async def test_who_waits_for_nothing_is_told_of_a_full_outbox_that_has_batched() -> None:
+    flush = Flush()
+    rigs = [Rig(flush=flush, limit=30) for _ in range(2)]
+    group = [rig.outbox for rig in rigs]
+    for number in range(3):
+        broadcast(b"%d" % number, group)
+    await rigs[0].outbox.put(b"own")
+    rigs[1].outbox.offer(b"own")
+    flush.flush()
+    every = b"".join(encode(b"%d" % number) for number in range(3)) + b"own"
+    assert [rig.taken for rig in rigs] == [every] * 2
+    broadcast(b"x", [])
