@@ -34,8 +34,9 @@ check: && coverage
     {{venv}}/bin/lint-imports --no-logo
 
 # The modules that need no Trio and no socket to be tested whole.
-pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/message.py,triochan/replies.py," + \
-    "triochan/routing.py,triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
+pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
+    "triochan/http1/writer.py,triochan/message.py,triochan/origins.py,triochan/replies.py,triochan/routing.py," + \
+    "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
     "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py"
 
 # what tests run: all of what is pure, 95 % of the rest, branches included (measured anew where the code has changed since)
@@ -75,6 +76,10 @@ client:
 # write docs/conformance.md from the tests' marks
 conformance:
     {{python}} tests/support/conformance.py
+
+# draw a WebSocket's life in docs/architecture.md from the code's table
+diagrams:
+    {{python}} tests/support/life_diagram.py
 
 # run every example of the README and of docs/
 docs:

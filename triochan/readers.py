@@ -33,7 +33,7 @@ _ROUNDS = 8
 
 
 class Runnable(Protocol):
-    """What a worker may be asked to go on with."""
+    """What a worker may be asked to go on with. Methods are called within a worker's step, and never wait."""
 
     @property
     def waits(self) -> bool:
@@ -48,10 +48,11 @@ class Runnable(Protocol):
 
 
 class Source(Runnable, Protocol):
-    """What stands behind a socket."""
+    """What stands behind a socket that the epoll watches."""
 
     @property
-    def transport(self) -> Watched: ...
+    def transport(self) -> Watched:
+        """Its socket's."""
 
     def defer(self) -> None:
         """There is something to read, to be dealt with by :meth:`proceed`."""
@@ -64,11 +65,16 @@ class Source(Runnable, Protocol):
 
 
 class Watched(Protocol):
-    """A socket's transport, as far as what the epoll tells concerns it."""
+    """A socket's transport, as far as what the epoll tells concerns it.
+
+    Attributes:
+        ended: set where the stream's end, or an error, lies behind what can be read.
+    """
 
     ended: bool
 
-    def unwatch_writable(self) -> None: ...
+    def unwatch_writable(self) -> None:
+        """There was room to write: tell of it no more, unless asked again."""
 
 
 class Readers:
@@ -94,7 +100,7 @@ class Readers:
         self._context: Context
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read, until cancelled."""
+        """Read, until cancelled. Workers run in the context that this is called in, as it is at that moment."""
         self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -105,12 +111,15 @@ class Readers:
             self._nursery = None
 
     def close(self) -> None:
-        """No connection is left: close the epoll."""
+        """Close the epoll. Connections take their sockets out of it at their end, so none may be left."""
         if self.poller is not None:
             self.poller.close()
 
     def again(self, source: Runnable) -> None:
-        """Let a worker call ``source.proceed()`` in a moment. Callable from anywhere in this Trio run."""
+        """Let a worker call ``source.proceed()`` in a moment: later in this step, or in the turn that follows.
+
+        Callable from any task of this Trio run, and from a timer.
+        """
         self._ready.append(source)
         if not self._flush.stepping:
             self._call(1)

@@ -66,6 +66,7 @@ class route(Routable):
         return self.consumer, arguments
 
     def channel_names(self) -> set[str]:
+        """The channels that the route was made for."""
         return set(self.channels)
 
     def __str__(self) -> str:
@@ -111,6 +112,8 @@ class include(Routable):
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
+        """The first match of its routes, which see the message without what the prefixes matched; ``partly`` as in
+        :meth:`route.match`."""
         arguments: dict[str, Any] = {}
         if self.prefixes:
             content = dict(message.content)
@@ -133,6 +136,7 @@ class include(Routable):
         return None
 
     def channel_names(self) -> set[str]:
+        """The channels of all its routes."""
         return set().union(*(entry.channel_names() for entry in self.routing))
 
     def __str__(self) -> str:

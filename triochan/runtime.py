@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 import trio
@@ -22,10 +22,6 @@ from .settings import Overflow, Settings
 from .timers import Timers
 from .wire.outbox import Flush
 
-if TYPE_CHECKING:
-    from .http1.protocol import HttpConnection
-    from .websocket.connection import Connection
-
 CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
     Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request")
 )
@@ -33,6 +29,17 @@ logger = logging.getLogger("triochan.server")
 
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
+
+
+class Drainable(Protocol):
+    """A connection, as far as a shutdown needs it."""
+
+    @property
+    def handlers(self) -> int:
+        """Handlers of the program's that have begun and not ended."""
+
+    def drain(self) -> None:
+        """Take nothing new, answer what was received, and end."""
 
 
 class Policy(NamedTuple):
@@ -95,8 +102,8 @@ class Runtime:
         self.timers = Timers()
         self.readers = Readers(self.flush)
         self.sockets = 0
-        self.websockets: dict[Connection, None] = {}
-        self.http: set[HttpConnection] = set()
+        self.websockets: dict[Drainable, None] = {}
+        self.http: set[Drainable] = set()
         self.guests: dict[trio.CancelScope, None] = {}
         self._guest_left = trio.lowlevel.ParkingLot()
         self.draining = False
@@ -138,17 +145,19 @@ class Runtime:
             self.readers.close()  # after the connections: they take their sockets out of it
 
     @contextmanager
-    def guest(self) -> Iterator[trio.CancelScope]:
-        """Hold a connection that runs in a task of another server's, which waits for its end here.
+    def guest(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Hold a connection that runs in a task of another server's; a shutdown here waits for its end.
 
-        The scope that it gets, and the block runs in, is shielded: a shutdown answers first, and bounds it.
+        Args:
+            scope: a new one, entered for the block: a shutdown gives it its deadline. A shielded one lets a connection
+                that its own server cancels answer first.
         """
-        scope = trio.CancelScope(shield=True, deadline=self.deadline)
+        scope.deadline = self.deadline
         self.guests[scope] = None
         self.sockets += 1
         try:
             with scope:
-                yield scope
+                yield
         finally:
             self.sockets -= 1
             del self.guests[scope]

@@ -38,9 +38,11 @@ class Timer:
 
     @property
     def pending(self) -> bool:
+        """It is still to fire."""
         return self._callback is not None
 
     def fire(self) -> None:
+        """Call what is due, unless that was called off."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -57,7 +59,7 @@ class Timers:
         self._cancelled = 0
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call ``callback`` in ``seconds``."""
+        """Call ``callback`` in ``seconds``, in the task of :meth:`run`. Callable within Trio only."""
         return self.at(trio.current_time() + seconds, callback)
 
     def at(self, due: float, callback: Callable[[], None]) -> Timer:
@@ -69,7 +71,7 @@ class Timers:
         return timer
 
     def forget(self) -> None:
-        """A timer was called off. They are swept out when they are most of the heap: nearly all are called off."""
+        """Told by :meth:`Timer.cancel`. Such timers are swept out when they are most of the heap, as most are."""
         self._cancelled += 1
         heap = self._heap
         if self._cancelled > _SWEEP and self._cancelled > len(heap) // 2:

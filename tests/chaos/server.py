@@ -1,6 +1,7 @@
 """The server of the chaos run, in a process of its own: rooms to chat in, and what it has to say about itself.
 
-It prints its port, and serves until SIGTERM. ``GET /census`` tells what it holds and what it has logged.
+It prints its ports, of TCP and TLS, and serves until SIGTERM. ``GET /census`` tells what it holds and what it has
+logged; the last such report is printed when it has ended.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import logging
 import os
 import random
 import resource
+import signal
+import ssl
 import sys
 import traceback
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,6 +23,7 @@ import trio
 import triochan
 import triochan.http
 from triochan import Group, Message, Settings, route, route_class
+from triochan.content import encode_json
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.layers import MemoryLayer
@@ -38,8 +43,9 @@ SETTINGS = Settings(
     stall_timeout=2,
     disconnect_timeout=3,
     outbox_limit=512 * 1024,
-    shutdown_timeout=10,
+    shutdown_timeout=15,
     drain_spread=0.2,
+    compression_threshold=64,
 )
 PLANNED = (
     "did not accept within",  # a handshake that nobody decides
@@ -95,10 +101,15 @@ class Accounted(WebsocketConsumer):
 
 
 class Room(Accounted):
-    """``say …`` goes to all in the room, with the speaker's name; the other commands are for mischief."""
+    """For clients that compress and that don't.
 
-    def connection_groups(self, room: str, **kwargs: Any) -> list[str]:
-        return [f"room.{room}"]
+    ``say …`` goes to all in the room, with the speaker's name; the other commands are for mischief.
+    """
+
+    compression = True
+
+    def connection_groups(self, **kwargs: Any) -> list[str]:
+        return [f"room.{kwargs['room']}"]
 
     async def receive(
         self,
@@ -178,6 +189,34 @@ class EchoJson(JsonWebsocketConsumer, Accounted):
         await self.send(content)
 
 
+class Compressing(Echo):
+    compression = True
+    strict_ordering = True
+
+
+class Waiting(Echo):
+    """Each handler waits once before it answers."""
+
+    strict_ordering = True
+
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        if chance.random() < 0.5:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(chance.random() / 100)
+        await self.send(text=text, bytes=bytes)
+
+
+class Overlapping(Echo):
+    """As many handlers as may wait at once; their answers come in any order."""
+
+    compression = True
+
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        await trio.sleep(chance.random() / 5)
+        await self.send(text=text, bytes=bytes)
+
+
 class Undecided(Accounted):
     async def connect(self, message: Message, **kwargs: Any) -> None:
         await trio.sleep_forever()
@@ -200,6 +239,13 @@ async def pieces(message: Message) -> None:
     await message.reply_channel.send({"content": b"."})
 
 
+async def begun(message: Message) -> None:
+    """A response whose head comes at once, and whose end comes later."""
+    await message.reply_channel.send({"status": 200, "content": b"begun", "more_content": True})
+    await trio.sleep(chance.random() / 2)
+    await message.reply_channel.send({"content": b", ended"})
+
+
 async def slow(message: Message) -> None:
     await trio.sleep(chance.random())
     await message.reply_channel.send({"status": 200, "content": b"slow"})
@@ -210,6 +256,11 @@ async def crash(message: Message) -> None:
 
 
 async def census(message: Message) -> None:
+    await message.reply_channel.send(triochan.http.json(report()))
+
+
+def report() -> dict[str, Any]:
+    """What this process holds, has counted and logged."""
     names: Counter[str] = Counter()
     tasks = [trio.lowlevel.current_root_task()]
     while tasks:
@@ -217,13 +268,16 @@ async def census(message: Message) -> None:
         if task is not None:
             names[task.name] += 1
             tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    # As many workers stay parked as handlers have waited at once.
+    del names["triochan.readers.Readers._work"]
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    content = {
+    return {
         "tasks": {
             name: count for name, count in names.items() if name.startswith(("triochan.", "trio_websocket."))
         },
         "descriptors": len(os.listdir("/proc/self/fd")),
         "groups": {name: len(layer.groups.members(name)) for name in layer.groups.names()},
+        "endpoints": len(layer._endpoints),
         "connected": connected.total(),
         "disconnected": disconnected.total(),
         "not once": [
@@ -234,7 +288,6 @@ async def census(message: Message) -> None:
         "peak KiB": usage.ru_maxrss,
         "seconds": usage.ru_utime + usage.ru_stime,
     }
-    await message.reply_channel.send(triochan.http.json(content))
 
 
 def rooms(path: str, consumer: type[Room]) -> route_class:
@@ -247,41 +300,46 @@ routing = [
     rooms("slight", SlightRoom),
     rooms("hasty", HastyRoom),
     route_class(Echo, path="^/echo$"),
+    route_class(Compressing, path="^/deflate$"),
+    route_class(Waiting, path="^/wait$"),
+    route_class(Overlapping, path="^/overlap$"),
     route_class(EchoJson, path="^/json$"),
     route_class(Undecided, path="^/undecided$"),
     route_class(Refusing, path="^/refusing$"),
     route("http.request", echo_body, path="^/body$"),
     route("http.request", pieces, path="^/pieces$"),
+    route("http.request", begun, path="^/begun$"),
     route("http.request", slow, path="^/slow$"),
     route("http.request", crash, path="^/crash$"),
     route("http.request", census, path="^/census$"),
 ]
 
 
-class Announcement:
-    def started(self, addresses: list[triochan.Address] | None = None, /) -> None:
-        assert addresses
-        print(addresses[0].port, flush=True)
-
-
 def main() -> None:
+    """Serve. Arguments: the seed, and the file with the certificate and its key."""
     chance.seed(sys.argv[1])
     logging.getLogger().addHandler(ledger)
     logging.getLogger().setLevel(logging.INFO)
     try:
-        trio.run(serve, Announcement())
+        trio.run(serve, sys.argv[2])
     except ConnectionClosed:
         raise SystemExit("a ConnectionClosed came out of the server") from None
 
 
-async def serve(announcement: Any) -> None:
-    await triochan.serve(
-        routing, port=0, settings=SETTINGS, layer=layer, signals=True, task_status=announcement
-    )
-    left = {"groups": layer.groups.names(), "not once": []}
-    left["not once"] = [name for name in connected if connected[name] != disconnected[name]]
-    if any(left.values()):
-        raise SystemExit(f"after the shutdown: {left}")
+async def serve(certificate: str) -> None:
+    """Two servers on one layer, which a cancellation stops, as it does in a program that has them as a part."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    common = partial(triochan.serve, routing, port=0, settings=SETTINGS, layer=layer)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            [plain] = await nursery.start(common)
+            [secure] = await nursery.start(partial(common, ssl_context=tls))
+            print(plain.port, secure.port, flush=True)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                break
+    print(encode_json(report()), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,10 @@ def blocks(*languages: str) -> Iterator[Block]:
                 yield Block(page, text.count("\n", 0, start.start()) + 2, start[1], start[2], above)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES_WITH_PYTHON = sorted({block.page for block in blocks("python")})
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.name)
 async def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page are one module, run from top to bottom; its ``async def test_…`` are run too."""
     # Annotations are looked up by the name of the module that a class says it is of.

@@ -16,9 +16,17 @@ from triochan import Application, Settings
 from triochan.http1.protocol import serve_connection
 from triochan.layers import ChannelLayer
 from triochan.runtime import Runtime
+from triochan.websocket.connection import Connection
 from triochan.wire.listeners import start_tls
 from triochan.wire.transport import SocketTransport, Transport
 from triochan.workers import Workers
+
+
+def connection_of(runtime: Runtime) -> Connection:
+    """The one WebSocket that is open."""
+    [connection] = runtime.websockets
+    assert isinstance(connection, Connection)
+    return connection
 
 
 @attrs.frozen

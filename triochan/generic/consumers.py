@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..content import InvalidJSON, decode_json, encode_json
@@ -50,10 +51,9 @@ class WebsocketConsumer(BaseConsumer):
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
         """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
-        base = WebsocketConsumer
         raw = cls.method_mapping.get(channel)
         if raw == "raw_receive":
-            if cls.raw_receive is base.raw_receive and cls._is_straight():
+            if cls.raw_receive is _OWN.raw_receive and cls._is_straight():
                 begin = super().begin_on(channel)
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
@@ -70,19 +70,18 @@ class WebsocketConsumer(BaseConsumer):
     @classmethod
     def _does_nothing_on(cls, raw: str | None) -> bool:
         """All that is called for the method ``raw`` is this class's own, and has nothing to do."""
-        base = WebsocketConsumer
+        own = _OWN
         if raw == "raw_connect":
-            same = cls.raw_connect is base.raw_connect and cls.connect is base.connect
+            same = cls.raw_connect is own.raw_connect and cls.connect is own.connect
         elif raw == "raw_disconnect":
-            same = cls.raw_disconnect is base.raw_disconnect and cls.disconnect is base.disconnect
+            same = cls.raw_disconnect is own.raw_disconnect and cls.disconnect is own.disconnect
         else:
             return False
         return (
             same
             and not cls.groups
-            and cls.connection_groups is base.connection_groups
-            and cls._group_names is base._group_names
-            and cls.__init__ is base.__init__
+            and cls.connection_groups is own.connection_groups
+            and cls._group_names is own._group_names
         )
 
     @property
@@ -156,15 +155,22 @@ class WebsocketConsumer(BaseConsumer):
             ValueError: neither text nor bytes, or both.
             ConnectionClosed: the peer is gone.
         """
-        connection = self.message.connection
-        if connection is not None and close is False and bytes is None and text.__class__ is str:
+        message = self.message
+        connection = message.connection
+        if (
+            connection is not None
+            and close is False
+            and bytes is None
+            and text.__class__ is str
+            and message.reply_channel is connection.channel
+        ):
             # What the rest comes to, without its dict and its checks.
             if not connection.send_nowait(text):
                 await connection.send(text)
             return
         if text is None and bytes is None:
             raise ValueError("send takes text or bytes")
-        await self.message.reply_channel.send(_content(text, bytes, close))
+        await message.reply_channel.send(_content(text, bytes, close))
 
     async def close(self, code: int | bool = True, reason: str = "") -> None:
         """Close the socket from this end, or refuse it while it connects; does not wait for the peer.
@@ -187,6 +193,10 @@ class WebsocketConsumer(BaseConsumer):
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
         await Group(name).send(_content(text, bytes, close))
+
+
+# As they are written here: the class itself may be patched.
+_OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
 
 class JsonWebsocketConsumer(WebsocketConsumer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -64,6 +65,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_deadline",
         "_layer",
         "_local",
         "_owner",
@@ -90,6 +92,7 @@ class Exchange:
         self._closed = False
         self._local: Local | None = None
         self._scope: trio.CancelScope | None = None
+        self._deadline = math.inf
         self._patience = 0.0
         self.dropped = 0
         self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
@@ -116,6 +119,16 @@ class Exchange:
         """Another request may follow on the connection; known once the response is complete."""
         return self._writer.keep_alive
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Nothing but the end of the connection will say where the response ends."""
+        return self._writer.ends_with_connection
+
+    def be_last(self) -> None:
+        """No other request is answered on the connection; the client is told, if it can be (RFC 9112 section 9.6)."""
+        if not self.started:
+            self._writer.keep_alive = False
+
     # -- its consumer
 
     def begin(
@@ -137,6 +150,7 @@ class Exchange:
 
     def hold(self, scope: trio.CancelScope) -> None:
         self._scope = scope
+        scope.deadline = min(scope.deadline, self._deadline)
 
     def release(
         self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
@@ -152,6 +166,7 @@ class Exchange:
 
     def end_by(self, deadline: float) -> None:
         """The client is gone, or only listens: the consumer has until ``deadline``, on Trio's clock."""
+        self._deadline = min(self._deadline, deadline)
         if self._scope is not None:
             self._scope.deadline = min(self._scope.deadline, deadline)
 

@@ -50,9 +50,9 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_client", "_deadline", "_exchange", "_expired", "_lingers", "_listening_only", "_outbox_sent", "_parser",
-        "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used", "_write_timer", "outbox", "over",
-        "transport", "unread", "waits",
+        "_client", "_deadline", "_exchange", "_expired", "_held_back", "_lingers", "_listening_only",
+        "_outbox_sent", "_parser", "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used",
+        "_write_timer", "outbox", "over", "transport", "unread", "waits",
     )  # fmt: skip
 
     asks = False
@@ -80,6 +80,7 @@ class HttpConnection:
         self._used = False
         self._paused = False
         self._listening_only = False
+        self._held_back = False
         self._lingers = False
         self.over = False
         self.waits = False
@@ -125,8 +126,7 @@ class HttpConnection:
         if self._exchange is None:
             return self._next()
         if parser.buffered > self._runtime.settings.max_head_size and not self._listening_only:
-            self._paused = True
-            self.transport.pause()
+            self._pause()
         return None
 
     def writable(self) -> None:
@@ -152,8 +152,14 @@ class HttpConnection:
         """Answer the requests that are whole; note what is awaited then."""
         parser, settings = self._parser, self._runtime.settings
         for _ in range(_REQUESTS):
+            if self.outbox.size:
+                self._hold_back()
+                return None
             request = parser.next()
             if request is None:
+                if self._listening_only:
+                    self._end_of_requests()
+                    return None
                 if parser.take_continue():
                     self.write(CONTINUE)
                 if parser.in_body:
@@ -176,6 +182,24 @@ class HttpConnection:
         self._runtime.readers.again(self)
         return None
 
+    def _hold_back(self) -> None:
+        """The response before is on its way still. Who asks and does not read would fill the memory with responses, and
+        a WebSocket's first frame must not overtake one."""
+        self._held_back = True
+        self.outbox.watched = True
+        self._await(math.inf, self.lost)  # write_timeout bounds it
+        self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause()
+
+    def _resume(self) -> None:
+        if self._paused and not self._listening_only:
+            self._paused = False
+            self.transport.resume()
+
     def _take(self, request: Request) -> Held | None:
         """Answer one request, or become the WebSocket that it asks for."""
         runtime = self._runtime
@@ -194,9 +218,11 @@ class HttpConnection:
         writer = ResponseWriter(
             request.method,
             request.http_version,
-            request.keep_alive and not runtime.draining and not self._listening_only,
+            request.keep_alive and not runtime.draining,
         )
         exchange = self._exchange = Exchange(self, runtime.layer, writer)
+        if self._listening_only:
+            exchange.end_by(trio.current_time() + runtime.settings.disconnect_timeout)
         message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
@@ -244,6 +270,8 @@ class HttpConnection:
         await self.outbox.room()
 
     def broke_off(self) -> None:
+        if self._exchange is not None and self._exchange.ends_with_connection:
+            self.transport.reset()
         self._close(clean=False)
 
     def patient(self, seconds: float) -> None:
@@ -259,12 +287,13 @@ class HttpConnection:
         if exchange is None:
             return
         settings = self._runtime.settings
-        if not exchange.keeps_alive or self._listening_only or self._runtime.draining:
+        if not exchange.keeps_alive or self._runtime.draining:
             self._see_off()
             return
-        if self._paused:
-            self._paused = False
-            self.transport.resume()
+        if self._listening_only:
+            self._runtime.readers.again(self)  # what came before the end is answered
+            return
+        self._resume()
         if self._parser.buffered:
             self._runtime.readers.again(self)
         else:
@@ -277,17 +306,31 @@ class HttpConnection:
 
     def drained(self) -> None:
         self.outbox.watched = False
-        self._linger()
+        if self._lingers:
+            self._linger()
+        elif self._held_back:
+            self._held_back = False
+            self._resume()
+            self._runtime.readers.again(self)
 
     def broken(self) -> None:
         self.lost()
 
     # -- the end
 
+    @property
+    def handlers(self) -> int:
+        """Consumers of its requests that have begun and not ended."""
+        return int(self._exchange is not None and self._exchange.running)
+
     def drain(self) -> None:
         """A shutdown: a request under way is answered, and no other one is taken."""
-        if self._exchange is None and not self._lingers:
-            if self._parser.begun or self._parser.in_body:
+        if self._exchange is not None:
+            self._exchange.be_last()
+        elif not self._lingers:
+            if self.outbox.size:
+                self._see_off()  # the last response is on its way still
+            elif self._parser.begun or self._parser.in_body:
                 self._await(min(self._runtime.settings.close_timeout, self._left()), self._expired)
             else:
                 self._close()
@@ -298,24 +341,28 @@ class HttpConnection:
 
     def _end_of_stream(self) -> Held | None:
         """The client sends no more. It may still listen: a response under way is written to it."""
-        if self._lingers:
-            self._close()
-            return None
         self._listening_only = True
-        if self._exchange is not None:
+        self._pause()  # over TLS this would be told again and again
+        if self._lingers:
+            if not self.outbox.size:
+                self._close()
+        elif self._exchange is not None:
             limit = self._runtime.settings.disconnect_timeout
             self._exchange.end_by(trio.current_time() + limit)
             if self._exchange.running:
-                self._await(limit, _nothing)
+                self._await(limit, self._no_rest)
             else:
                 self._await(min(limit, self._left()), self._expired)
-            return None
+        elif not self._held_back:
+            self._end_of_requests()
+        return None
+
+    def _end_of_requests(self) -> None:
         refusal = self._parser.eof()
         if refusal is not None:
             self._refuse(refusal)
         else:
             self._see_off()
-        return None
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, and end the connection: what comes next can't be told from the rest of this request."""
@@ -329,9 +376,7 @@ class HttpConnection:
         if self.over:
             return
         self._lingers = True
-        if self._paused:
-            self._paused = False
-            self.transport.resume()
+        self._resume()
         if self.outbox.size:
             self.outbox.watched = True
             self._await(math.inf, self.lost)  # write_timeout bounds it
@@ -427,6 +472,13 @@ class HttpConnection:
     def _no_answer(self) -> None:
         if self._exchange is not None and not self._exchange.started:
             self._exchange.answer(Refusal(503, "No answer came in time"))
+        else:
+            self._close(clean=False)
+
+    def _no_rest(self) -> None:
+        """Who only listens, or is gone, has waited for the rest of a response for long enough."""
+        if self._exchange is not None and self._exchange.running:
+            self._await(self._runtime.settings.disconnect_timeout, self._no_rest)  # it is being cancelled
         else:
             self._close(clean=False)
 

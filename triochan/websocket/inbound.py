@@ -404,6 +404,7 @@ class Inbound:
         if life.talking:
             limit -= self._waiting
             room -= self._inbox_size
+        pongs = b""  # they leave in one write
         for kind, payload in decoder.receive(data, max(limit, 1), room):
             if kind <= BINARY:
                 if not life.talking:
@@ -421,7 +422,9 @@ class Inbound:
             elif outcome.failure is not None:
                 decoder.failure = outcome.failure
             elif outcome.answer and life.talking:
-                owner.outbox.put_control(outcome.answer)
+                pongs += outcome.answer
+        if pongs:
+            owner.outbox.put_control(pongs)
 
     def _judge(self) -> None:
         """Act on what came behind the messages, and on how much of them waits."""
@@ -442,6 +445,8 @@ class Inbound:
         if outbox.size > 2 * outbox.limit:
             outbox.end_turn()  # what was only gathered is no reason to pause, nor does its leaving end one
         if full or outbox.size > 2 * outbox.limit:
+            # Nothing else may bring a reader back when the peer has taken it.
+            outbox.watched = outbox.size > 0
             if not self.paused:
                 self._pause()
                 if full:
@@ -489,19 +494,24 @@ class Inbound:
         assert received is not None
         # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
         gathering = self._waiting > 1 and outbox.direct is not None
+        flush = outbox.flush
         if gathering:
             outbox.hold_turn()
+            flush.holding = True
             until = time.perf_counter() + CORK_SECONDS
-        while self._waiting and self.running < self._limit:
-            item = received.receive_nowait()
-            self._waiting -= 1
-            self._inbox_size -= len(item[1])
-            held = self._start(item)
-            if held is not None:
-                return held
-            if gathering and time.perf_counter() > until:
-                outbox.end_turn()
-                gathering = False
+        try:
+            while self._waiting and self.running < self._limit:
+                item = received.receive_nowait()
+                self._waiting -= 1
+                self._inbox_size -= len(item[1])
+                held = self._start(item)
+                if held is not None:
+                    return held
+                if gathering and time.perf_counter() > until:
+                    flush.flush()
+                    flush.holding = gathering = False
+        finally:
+            flush.holding = False
         if gathering:
             outbox.end_turn()
         return None

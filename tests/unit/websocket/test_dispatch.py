@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from raw_clients import RawClient, handshake
+from raw_clients import RawClient, close_frame, handshake
 from raw_clients import frame as raw_frame
 from recorder import Recorder, frame, nothing_left, wait_and_raise
+from served import connection_of
 from websockets.frames import Opcode
 
 from triochan import Group, Settings, route
@@ -179,7 +180,7 @@ async def test_a_full_inbox_takes_no_more_however_often_it_is_asked(
         batch = b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(40))
         await socket.stream.send_all(batch)
         for _ in range(10):  # whatever wakes a reader for a connection
-            [connection] = client.runtime.websockets
+            connection = connection_of(client.runtime)
             client.runtime.readers.again(connection.inbound)
             await trio.testing.wait_all_tasks_blocked()
             assert connection.inbound.waiting <= 4
@@ -207,7 +208,7 @@ async def test_an_inbox_takes_few_bombs_at_once(autojump_clock: trio.testing.Moc
         peer = RawClient(client.connect())
         await peer.send(handshake("/", offer) + compressed * 20)
         assert "permessage-deflate" in (await peer.head())["sec-websocket-extensions"]
-        [connection] = client.runtime.websockets
+        connection = connection_of(client.runtime)
         most = 0
         while len(record.events) < 20:
             most = max(most, connection.inbound.waiting)
@@ -241,6 +242,60 @@ async def test_send_waits_while_the_outbox_is_full(autojump_clock: trio.testing.
         await trio.testing.wait_all_tasks_blocked()
         assert len(sent) == 50
         assert client.runtime.websockets
+
+
+@pytest.mark.parametrize("attributes", [{"strict_ordering": True}, {}])
+async def test_reading_goes_on_when_the_peer_has_taken_a_large_answer(
+    attributes: dict[str, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    record = Recorder(**attributes)
+
+    async def echo(consumer: Any, data: Any) -> None:
+        await consumer.send(data)
+
+    record.hooks["receive"] = echo
+    settings = Settings(outbox_limit=1000, ping_interval=0)
+    async with Client(record.routing, settings=settings, lockstep=True) as client:
+        peer = RawClient(client.connect())
+        await peer.send(handshake("/"))
+        await peer.head()
+        [connection] = client.runtime.websockets
+
+        def paused() -> bool:
+            return connection.inbound.paused
+
+        # This one's echo is on its way, the next one's waits behind it.
+        await peer.send(raw_frame(Opcode.TEXT, "1" * 5000))
+        await peer.send(raw_frame(Opcode.TEXT, "2" * 5000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert paused()
+        assert [await peer.message(), await peer.message()] == ["1" * 5000, "2" * 5000]
+        await trio.testing.wait_all_tasks_blocked()
+        assert not paused()
+        await peer.send(close_frame())
+        assert await peer.ended() == (1000, "")
+    assert record.disconnects[0][1] == 1000
+
+
+async def test_pongs_to_many_pings_leave_in_one_write(autojump_clock: trio.testing.MockClock) -> None:
+    record = Recorder()
+    async with Client(record.routing) as client, client.websocket("/") as socket:
+        await trio.testing.wait_all_tasks_blocked()
+        [connection] = client.runtime.websockets
+        writes: list[bytes] = []
+        write = connection.outbox._send
+
+        def count(data: bytes) -> int:
+            writes.append(data)
+            return write(data)
+
+        connection.outbox._send = connection.outbox.direct = count
+        pings = [frame(Opcode.PING, str(number).encode()) for number in range(50)]
+        await socket.stream.send_all(b"".join(pings))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(writes) == 1
+        assert writes[0].startswith(b"\x8a\x010\x8a\x011")
+        assert writes[0].endswith(b"\x8a\x0249")
 
 
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
@@ -301,7 +356,7 @@ async def test_a_ping_is_answered_before_the_message_behind_it(apart: bool) -> N
     async with Client(routing) as client, client.websocket("/") as socket:
         # The client's own reader would take the pong: what the server writes is looked at below it.
         written: list[bytes] = []
-        [connection] = client.runtime.websockets
+        connection = connection_of(client.runtime)
         transport: Any = connection._transport
         send_some = transport._stream.send_all
 

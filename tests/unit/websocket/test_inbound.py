@@ -9,7 +9,7 @@ import pytest
 import trio
 import trustme
 from raw_clients import TEXT, RawClient, frame
-from served import serving
+from served import connection_of, serving
 from trio.testing import wait_all_tasks_blocked
 
 from triochan import Settings, route
@@ -69,7 +69,7 @@ async def test_a_peer_that_sends_much_before_it_reads_gets_every_answer(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.send, *[frame(TEXT, f"{n:0>1000}") for n in range(count)])
                 await wait_all_tasks_blocked()
-                [connection] = server.runtime.websockets
+                connection = connection_of(server.runtime)
                 assert connection.outbox.size
                 got = [int(await client.message()) for _ in range(count)]
             assert sorted(got) == list(range(count))
@@ -95,7 +95,7 @@ async def test_pings_of_a_peer_that_does_not_read_are_bounded(tls: TLS | None) -
 
                 nursery.start_soon(send)
                 await wait_all_tasks_blocked()
-                [connection] = server.runtime.websockets
+                connection = connection_of(server.runtime)
                 assert connection.inbound.paused
                 assert connection.outbox.size < 100_000
                 pongs = 0

@@ -735,6 +735,10 @@ class TestLimitAndPending:
                 assert len(events) <= 2
             assert sizes == [1000] * 3
         decoder = FrameDecoder(1000, AGREEMENT)
+        assert decoder.receive(bomb[:9], 64, 1000) == []
+        assert len(decoder.receive(bomb[9:] + bomb, 64, 1000)) == 1, "one that came in part takes room too"
+        assert decoder.pending
+        decoder = FrameDecoder(1000, AGREEMENT)
         assert len(decoder.receive(bomb * 3, 64, 1)) == 1
         assert decoder.pending
         assert len(decoder.receive(frame(B, bytes(900)) * 3, 64, 1)) == 1

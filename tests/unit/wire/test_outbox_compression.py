@@ -85,28 +85,37 @@ def sentence(source: random.Random) -> str:
     return " ".join(source.choice(words) for _ in range(source.randrange(1, 400)))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(60))
 async def test_every_peer_reads_every_message(seed: int) -> None:
     source = random.Random(seed)
     flush = Flush()
     kinds = [TAKEOVER, TAKEOVER, TAKEOVER, NONE, NARROW, None]
     peers = [Peer(flush, kind, source.choice([10**6, 3000, 200])) for kind in kinds]
+    everybody = [peer.outbox for peer in peers]
     sent: list[list[bytes]] = [[] for _ in peers]
     async with trio.open_nursery() as nursery:
         for _ in range(120):
             text = sentence(source)
-            what = source.randrange(6)
+            what = source.randrange(8)
             if what < 3:
                 chosen = [index for index in range(len(peers)) if what or source.random() < 0.6]
                 broadcast(text, [peers[index].outbox for index in chosen])
                 for index in chosen:
                     sent[index].append(text.encode())
-            elif what == 3:
+            elif what < 5:
+                flush.holding = source.random() < 0.3
+                for _ in range(source.randrange(6)):  # the same list: gathered once for all
+                    text = sentence(source)
+                    broadcast(text, everybody)
+                    for messages in sent:
+                        messages.append(text.encode())
+                flush.holding = False
+            elif what == 5:
                 index = source.randrange(len(peers))
                 outbox = peers[index].outbox
                 await outbox.put(outbox.encode(text))
                 sent[index].append(text.encode())
-            elif what == 4:
+            elif what == 6:
                 flush.flush()
             else:
                 source.choice(peers).read()

@@ -1,0 +1,194 @@
+"""What each kind of input that a client may choose costs the server's processor, per MB on the wire, against an echo.
+
+The echo is one of messages of 128 bytes, which are 134 on the wire. The smallest message is one of 6, and costs a
+handler and an answer as well: by construction, and as long as each message gets a handler, it costs 134 / 6 = 22 times
+as much per byte. That is the yardstick: no kind may cost more than twice as much as that, which is room for what takes
+another way than text in one frame does, and for the noise of a busy machine. What inflates is counted by what it inflates to, for that is what ``max_message_size``
+bounds; and a segment of TCP counts 40 bytes more than it carries, which is what its headers take of the sender's line.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+from raw_clients import BINARY, CLOSE, PING, PONG, TEXT, frame
+
+from chaos.clients import OFFER, Client, deflated
+from triochan.wire.listeners import Address
+
+MOST = 2 * 134 / 6
+"""Times an echo's processor seconds per MB."""
+SEGMENT = 40
+"""Bytes of the headers of IP and TCP."""
+LONGEST = 5.0
+"""Seconds that one kind may take."""
+IDLE = 0.02
+"""Seconds without work, after which the server has done all there was."""
+
+
+class Kind(NamedTuple):
+    """One kind of input.
+
+    Attributes:
+        name: what it is.
+        path: whom it is sent to.
+        batch: what is sent again and again.
+        size: bytes that one batch counts as.
+        one_by_one: each byte in a segment of its own.
+        websocket: it comes behind a handshake; False: it is HTTP.
+        dies: the server ends the connection: each batch needs another one, and the handshake counts.
+    """
+
+    name: str
+    path: str
+    batch: bytes
+    size: int
+    one_by_one: bool = False
+    websocket: bool = True
+    dies: bool = False
+
+
+def kinds() -> Iterator[Kind]:
+    def kind(name: str, path: str, batch: bytes, **more: bool) -> Kind:
+        return Kind(name, path, batch, len(batch), **more)
+
+    yield kind("an echo", "/echo", frame(TEXT, "x" * 128) * 100)
+    yield kind("1-byte frames", "/echo", frame(TEXT, "x") * 1000)
+    yield kind("empty messages", "/echo", frame(BINARY) * 1000)
+    yield kind(
+        "1-byte fragments",
+        "/echo",
+        frame(TEXT, "x", final=False) + frame(0, "x", final=False) * 2000 + frame(0),
+    )
+    yield kind("empty fragments", "/echo", frame(TEXT, final=False) + frame(0, final=False) * 2000 + frame(0))
+    yield kind("pings", "/echo", frame(PING) * 1000)
+    yield kind("pongs", "/echo", frame(PONG) * 1000)
+    chunks = frame(BINARY, bytes(200))
+    yield Kind("1-byte chunks", "/echo", chunks, len(chunks) * (SEGMENT + 1), one_by_one=True)
+    yield kind("tiny compressed frames", "/deflate", frame(TEXT, deflated(b"x"), reserved=4) * 500)
+    yield kind("empty compressed messages", "/deflate", frame(TEXT, b"\0", reserved=4) * 500)
+    yield kind(
+        "compressed messages of many streams",
+        "/deflate",
+        frame(BINARY, b"\x03\0" * 60 + b"\0", reserved=4) * 100,
+    )
+    pieces = (
+        frame(BINARY, deflated(bytes(200)), reserved=4, final=False)
+        + frame(0, final=False) * 1000
+        + frame(0, b"")
+    )
+    yield kind("empty fragments of a compressed message", "/deflate", pieces)
+    bomb = frame(BINARY, deflated(bytes(250_000)), reserved=4)
+    yield Kind("compressed messages of 250 kB of zeros", "/deflate", bomb * 4, 1_000_000)
+    yield kind("deep JSON", "/json", frame(TEXT, "[" * 500 + "]" * 500) * 20)
+    yield kind("JSON that is too deep", "/json", frame(TEXT, "[" * 100_000), dies=True)
+    yield kind("JSON of a long number", "/json", frame(TEXT, "1" * 100_000), dies=True)
+    yield kind("small values as JSON", "/json", frame(TEXT, "[" + "1," * 5000 + "1]") * 4)
+    yield kind("escapes as JSON", "/json", frame(TEXT, '"' + r"\u00e9" * 5000 + '"') * 4)
+    yield kind("surrogates as JSON", "/json", frame(TEXT, '"' + r"\ud83d\ude00" * 2500 + '"') * 4)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    yield kind("the smallest requests", "", request * 100, websocket=False)
+    head = b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield kind("1-byte chunks of a body", "", head + b"1\r\nx\r\n" * 4000 + b"0\r\n\r\n", websocket=False)
+    fields = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"a%d:\r\n" % each for each in range(80)) + b"\r\n"
+    yield kind("empty header fields", "", fields * 20, websocket=False)
+    slow = request * 8
+    yield Kind("heads byte by byte", "", slow, len(slow) * (SEGMENT + 1), one_by_one=True, websocket=False)
+
+
+class Costs:
+    """Measures a server that has nothing else to do.
+
+    Args:
+        address: where it listens.
+        pid: its process.
+        seconds: of its processor that are to be measured for each kind, more or less.
+        counts: where the costs are told.
+        violations: where it is told that one is too high.
+    """
+
+    def __init__(
+        self, address: Address, pid: int, seconds: float, counts: Counter[str], violations: list[str]
+    ) -> None:
+        self._address = address
+        self._schedule = Path(f"/proc/{pid}/schedstat")
+        self._seconds = seconds
+        self._counts = counts
+        self._violations = violations
+
+    async def measure(self) -> None:
+        echo = 0.0
+        for kind in kinds():
+            try:
+                with trio.fail_after(4 * LONGEST):
+                    cost = await self._cost(kind)
+            except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError, AssertionError) as error:
+                self._violations.append(f"the cost of {kind.name} could not be measured: {error!r}")
+                continue
+            if not echo:
+                echo = cost
+                self._counts["cost of an echo, ms of processor per MB"] = round(1000 * cost)
+                continue
+            self._counts[f"cost of {kind.name}, % of an echo's"] = round(100 * cost / echo)
+            if cost > MOST * echo:
+                times = f"{cost / echo:.0f} times an echo's, and may cost {MOST:.0f} times"
+                self._violations.append(f"{kind.name} cost {cost:.2f} s of processor per MB: {times}")
+
+    async def _cost(self, kind: Kind) -> float:
+        """Seconds of the server's processor per MB."""
+        async with await self._connect(kind) as client:
+            await self._send(client, kind)  # what is done for the first time is not measured
+        until = trio.current_time() + LONGEST
+        before, size = await self._at_rest(), 0
+        while not size or (trio.current_time() < until and self._used() - before < self._seconds):
+            async with await self._connect(kind) as client:
+                while not size or (trio.current_time() < until and self._used() - before < self._seconds):
+                    await self._send(client, kind)
+                    size += kind.size
+                    if kind.dies:
+                        break
+        return 1e6 * (await self._at_rest() - before) / size
+
+    async def _connect(self, kind: Kind) -> Client:
+        if kind.websocket:
+            offer = [OFFER] if kind.path == "/deflate" else []
+            client = await Client.websocket(self._address, kind.path, offer)
+            assert client.compresses is bool(offer)
+        else:
+            client = await Client.connect(self._address)
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    async def _send(self, client: Client, kind: Kind) -> None:
+        """Send one batch, and take what comes back until the server has seen all of it."""
+        if kind.one_by_one:
+            await client.send(*(kind.batch[at : at + 1] for at in range(len(kind.batch))))
+        else:
+            await client.send(kind.batch)
+        if not kind.websocket:
+            for _ in range(kind.batch.count(b" HTTP/1.1\r\n")):
+                await client.answer()
+            return
+        if not kind.dies:
+            await client.send(frame(PING, "seen"))
+        while (came := await client.frame()) != (PONG, b"seen"):
+            if came[0] == CLOSE:
+                assert kind.dies, f"the server closed: {came[1]!r}"
+                return
+
+    def _used(self) -> float:
+        """Seconds of processor that the server has used."""
+        return int(self._schedule.read_text().split()[0]) / 1e9
+
+    async def _at_rest(self) -> float:
+        """The same, when it has done all that there was to do."""
+        while True:
+            used = self._used()
+            await trio.sleep(IDLE)
+            if self._used() - used < IDLE / 20:
+                return used
