@@ -259,7 +259,7 @@ async def test_reading_goes_on_when_the_peer_has_taken_a_large_answer(
         peer = RawClient(client.connect())
         await peer.send(handshake("/"))
         await peer.head()
-        [connection] = client.runtime.websockets
+        connection = connection_of(client.runtime)
 
         def paused() -> bool:
             return connection.inbound.paused
@@ -267,6 +267,7 @@ async def test_reading_goes_on_when_the_peer_has_taken_a_large_answer(
         # This one's echo is on its way, the next one's waits behind it.
         await peer.send(raw_frame(Opcode.TEXT, "1" * 5000))
         await peer.send(raw_frame(Opcode.TEXT, "2" * 5000))
+        await peer.send(raw_frame(Opcode.PING))
         await trio.testing.wait_all_tasks_blocked()
         assert paused()
         assert [await peer.message(), await peer.message()] == ["1" * 5000, "2" * 5000]
@@ -281,7 +282,7 @@ async def test_pongs_to_many_pings_leave_in_one_write(autojump_clock: trio.testi
     record = Recorder()
     async with Client(record.routing) as client, client.websocket("/") as socket:
         await trio.testing.wait_all_tasks_blocked()
-        [connection] = client.runtime.websockets
+        connection = connection_of(client.runtime)
         writes: list[bytes] = []
         write = connection.outbox._send
 
