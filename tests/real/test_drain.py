@@ -510,10 +510,15 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 def end(process: subprocess.Popen[str], path: Path, data: str, signals: int = 1) -> tuple[int, str, float]:
     """Exit status, output, and seconds from the first signal on, where ``data`` is being handled then."""
     deadline = time.monotonic() + SECONDS
-    while not path.exists():
+    while not listens(path):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -336,6 +336,7 @@ class Inbound:
                     or decoder.pending
                     or self._rest
                     or self._unread
+                    or self.paused
                     or transport.more()
                 ):
                     owner.again()
@@ -447,10 +448,9 @@ class Inbound:
         if full or outbox.size > 2 * outbox.limit:
             # Nothing else may bring a reader back when the peer has taken it.
             outbox.watched = outbox.size > 0
-            if not self.paused:
-                self._pause()
-                if full:
-                    self._stall = owner.after(settings.stall_timeout, self._stalled)
+            self._pause()
+            if full and self._stall is None:
+                self._stall = owner.after(settings.stall_timeout, self._stalled)
         elif self.paused:
             self._call_off_stall()
             self._resume()
@@ -504,6 +504,8 @@ class Inbound:
                 item = received.receive_nowait()
                 self._waiting -= 1
                 self._inbox_size -= len(item[1])
+                if self._stall is not None:
+                    self._call_off_stall()  # it goes on, even if what lies behind fills the inbox again
                 held = self._start(item)
                 if held is not None:
                     return held
