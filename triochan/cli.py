@@ -1,7 +1,7 @@
 """The command line: options (:mod:`triochan.options`) → an application → :func:`triochan.serve`.
 
-Exit status: 0 after a shutdown, 2 where what was asked for can't be served (one or two lines on stderr say why),
-1 where the server itself broke, 130 where it was interrupted before it served.
+Exit status: 0 after a shutdown, 1 where that cut something off, or the server itself broke; 2 where what was asked
+for can't be served (one or two lines on stderr say why), 130 where it was interrupted before it served.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ import ssl
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
-
-import trio
 
 from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
 from .exceptions import ImproperlyConfigured, TriochanError
 from .options import make_parser, settings_of
 from .routing import name_of
-from .server import serve
+from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
 from .wire.listeners import Address
 
@@ -59,18 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = _tls(options.ssl_certfile, options.ssl_keyfile)
         settings = settings_of(options)
         try:
-            trio.run(
-                partial(
-                    serve,
-                    application,
-                    host=options.host,
-                    port=options.port,
-                    uds=options.uds,
-                    ssl_context=context,
-                    settings=settings,
-                    signals=True,
-                    task_status=announcement,
-                )
+            return run_process(
+                application,
+                host=options.host,
+                port=options.port,
+                uds=options.uds,
+                ssl_context=context,
+                settings=settings,
+                task_status=announcement,
             )
         except (OSError, TriochanError) as error:
             if announcement.made:
@@ -84,7 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Once it serves, the server takes the signals itself; what comes after it has ended changes nothing.
         return 0 if announcement.made else 130
-    return 0
 
 
 class _Announcement:

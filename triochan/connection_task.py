@@ -44,7 +44,10 @@ class ConnectionTask:
         self._woken = False
 
     async def live(self) -> None:
-        """Wait for the end, and do what is owed then. Only a cancellation comes out."""
+        """Wait for the end, and do what is owed then.
+
+        A cancellation comes out, and what a stage raises: nothing but faults of triochan's own.
+        """
         # The stage is not kept in a variable: one that has been left is freed.
         try:
             while not self.stage.over:

@@ -36,6 +36,10 @@ class Bound(NamedTuple):
 class Owner(Protocol):
     """Whose handler it is."""
 
+    @property
+    def waits(self) -> bool:
+        """Its last handler had to wait."""
+
     def hold(self, scope: trio.CancelScope) -> None:
         """A task waits in the handler from now on; ``scope`` is the owner's to cancel until :meth:`release`.
 
@@ -115,13 +119,15 @@ def begin(
     """
     context = copy_context()
     assert bound.begin is not None
+    coroutine: Coroutine[Any, Any, object] | None = None
     try:
-        coroutine = bound.begin(message, bound.kwargs)
+        # What makes the coroutine is the program's code as well: a consumer's __init__.
+        coroutine = context.run(bound.begin, message, bound.kwargs)
         if timeout is not None:
             coroutine = bounded(coroutine, timeout)
         trap = context.run(coroutine.send, None)
     except StopIteration as stop:
-        return None, stop.value, None
+        return (None, stop.value, None) if coroutine is not None else (None, None, stop)
     except BaseException as error:
         if parted(error)[1] is not None:
             raise
@@ -149,6 +155,21 @@ def resume(
     except StopIteration as stop:
         result: object = stop.value
         return result
+
+
+async def call(
+    begin: Begin, message: Message, kwargs: dict[str, Any], seconds: float | None = None
+) -> object:
+    """Begin a handler and await it, in a context of its own.
+
+    Args:
+        seconds: that it may take; then it raises TooSlowError.
+    """
+    context = copy_context()
+    coroutine = context.run(begin, message, kwargs)
+    if seconds is not None:
+        coroutine = bounded(coroutine, seconds)
+    return await run(coroutine, context)
 
 
 async def run(coroutine: Coroutine[Any, Any, object], context: Context | None = None) -> object:

@@ -22,6 +22,13 @@ class Head(NamedTuple):
     http_version: bytes
 
 
+_CHECKED = frozenset(
+    (b"Content-Type", value)
+    for value in (b"application/json", b"text/html; charset=utf-8", b"text/plain; charset=utf-8")
+)
+"""What nearly every response has, and needs no look."""
+
+
 def is_token(value: bytes) -> bool:
     """``value`` is a token of RFC 9110 section 5.6.2."""
     return _TOKEN.match(value) is not None
@@ -54,15 +61,23 @@ def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Hea
         ValueError: not pairs, or a name or value with characters that a header can't have.
     """
     pairs: Headers = []
-    if not isinstance(headers, Iterable):
-        raise ValueError(f"headers are pairs of str or bytes, not {headers!r}")
-    for pair in headers.items() if isinstance(headers, Mapping) else headers:
-        try:
-            if isinstance(pair, (str, bytes)):
-                raise TypeError
-            name, value = map(_header_bytes, pair)
-        except (TypeError, ValueError):
-            raise ValueError(f"a header is a pair of str or bytes, not {pair!r}") from None
+    if headers.__class__ is not list:
+        if not isinstance(headers, Iterable):
+            raise ValueError(f"headers are pairs of str or bytes, not {headers!r}")
+        headers = headers.items() if isinstance(headers, Mapping) else headers
+    for pair in headers:
+        if pair.__class__ is tuple and len(pair) == 2 and pair[0].__class__ is pair[1].__class__ is bytes:
+            if pair in _CHECKED:
+                pairs.append(pair)
+                continue
+            name, value = pair
+        else:
+            try:
+                if isinstance(pair, (str, bytes)):
+                    raise TypeError
+                name, value = map(_header_bytes, pair)
+            except (TypeError, ValueError):
+                raise ValueError(f"a header is a pair of str or bytes, not {pair!r}") from None
         if not _TOKEN.match(name):
             raise ValueError(f"header name {name!r} is not a token")
         if not _FIELD_VALUE.match(value):

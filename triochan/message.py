@@ -62,7 +62,10 @@ class MessageApplication(HasConverter, Protocol):
 
 
 class LiveConnection(Protocol):
-    """What a message's ``connection`` is: the program's side of a live WebSocket."""
+    """What a message's ``connection`` is: the program's side of a live WebSocket.
+
+    :class:`triochan.websocket.connection.Connection` is one, and says what each of these does.
+    """
 
     @property
     def channel(self) -> SendsReplies: ...
@@ -104,7 +107,7 @@ class Message:
     """What arrived on a channel: a mapping over ``content``, plus where it came from.
 
     Attributes:
-        content: the message's own keys (SPEC of each channel: ``docs/architecture.md``).
+        content: the message's own keys; ``docs/architecture.md`` lists them for each channel.
         channel: the channel it arrived on; ``message.channel.name`` is what routing matches.
         reply_channel: the channel back to the client, None where nobody waits for an answer.
         channel_session, http_session, user: set by the decorators of :mod:`triochan.sessions` and

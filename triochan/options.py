@@ -44,7 +44,7 @@ example:
 
       triochan hello:routing --max-message-size 2MiB --port 0
 
-exit status: 0 after a shutdown, 2 where it could not be served.
+exit status: 0 after a shutdown, 1 where that cut something off, 2 where it could not be served.
 """
 
 SECTIONS = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from contextvars import Context, copy_context
 from typing import Protocol
 
 import trio
@@ -24,12 +25,20 @@ from .wire.poller import ENDED, READABLE, WRITABLE, Poller, has_epoll
 
 logger = logging.getLogger("triochan.server")
 
-MAX_PARKED = 64
+MAX_PARKED = 1024
 """Workers that are kept for the next handlers that wait."""
+_CALLED_AT_ONCE = 256
+_ROUNDS = 8
+"""Looks at the epoll between two checkpoints, as long as each finds something."""
 
 
 class Runnable(Protocol):
-    """What a worker may be asked to go on with."""
+    """What a worker may be asked to go on with. Methods are called within a worker's step, and never wait."""
+
+    @property
+    def waits(self) -> bool:
+        """Its last handler had to wait: the next one is begun by a worker of its own, for it will probably wait too,
+        and whoever looks at the sockets would have to be replaced."""
 
     def proceed(self) -> Held | None:
         """Do what can be done now, until something waits."""
@@ -39,10 +48,14 @@ class Runnable(Protocol):
 
 
 class Source(Runnable, Protocol):
-    """What stands behind a socket."""
+    """What stands behind a socket that the epoll watches."""
 
     @property
-    def transport(self) -> Ending: ...
+    def transport(self) -> Watched:
+        """Its socket's."""
+
+    def defer(self) -> None:
+        """There is something to read, to be dealt with by :meth:`proceed`."""
 
     def readable(self) -> Held | None:
         """There may be something to read: read it, and run what it brings until something waits."""
@@ -51,8 +64,17 @@ class Source(Runnable, Protocol):
         """There is room to write."""
 
 
-class Ending(Protocol):
+class Watched(Protocol):
+    """A socket's transport, as far as what the epoll tells concerns it.
+
+    Attributes:
+        ended: set where the stream's end, or an error, lies behind what can be read.
+    """
+
     ended: bool
+
+    def unwatch_writable(self) -> None:
+        """There was room to write: tell of it no more, unless asked again."""
 
 
 class Readers:
@@ -72,37 +94,51 @@ class Readers:
         self._events: deque[tuple[int, int]] = deque()
         self._parked: list[trio.lowlevel.Task] = []
         self._leads = False
-        self._called = False
+        self._busy = False
+        self._called = 0
         self._nursery: trio.Nursery | None = None
+        self._context: Context
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read, until cancelled."""
+        """Read, until cancelled. Workers run in the context that this is called in, as it is at that moment."""
+        self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
+                self._called = 1
                 self._nursery.start_soon(self._work)
                 task_status.started()
         finally:
             self._nursery = None
-            if self.poller is not None:
-                self.poller.close()
+
+    def close(self) -> None:
+        """Close the epoll. Connections take their sockets out of it at their end, so none may be left."""
+        if self.poller is not None:
+            self.poller.close()
 
     def again(self, source: Runnable) -> None:
-        """Let a worker call ``source.proceed()`` in a moment. Callable from anywhere in this Trio run."""
+        """Let a worker call ``source.proceed()`` in a moment: later in this step, or in the turn that follows.
+
+        Callable from any task of this Trio run, and from a timer.
+        """
         self._ready.append(source)
         if not self._flush.stepping:
-            self._call_one()
+            self._call(1)
 
-    def _call_one(self) -> None:
-        """See that another worker goes on; the one that was called and has not come yet will do."""
-        if self._called:
+    def _call(self, count: int) -> None:
+        """See that ``count`` other workers come in the turn that follows; those that were called already count."""
+        nursery = self._nursery
+        if nursery is None or not nursery.child_tasks:  # it takes nobody any more
             return
-        self._called = self._nursery is not None
-        if self._parked:
-            trio.lowlevel.reschedule(self._parked.pop())
-        elif self._nursery is not None:
-            self._nursery.start_soon(self._work)
+        while self._called < count:
+            self._called += 1
+            if self._parked:
+                trio.lowlevel.reschedule(self._parked.pop())
+            else:
+                # Not in the context of the handler that may have caused this.
+                self._context.run(nursery.start_soon, self._work)
 
     async def _work(self) -> None:
+        self._called -= 1
         while True:
             with trio.CancelScope() as scope:
                 while not scope.cancel_called and scope.deadline == math.inf:
@@ -112,9 +148,11 @@ class Readers:
                             return
                         continue
                     if self._events or self._ready or not self._leads or self._flush.pending:
-                        self._call_one()
+                        self._call(min(max(len(self._ready), 1), _CALLED_AT_ONCE))
                     try:
                         await held.finish(scope)
+                    except Exception as error:  # noqa: BLE001 - a handler's own goes to its owner
+                        self._failed(held.owner, error)
                     finally:
                         self._ready.append(held.owner)
 
@@ -122,45 +160,75 @@ class Readers:
         """Look at what has happened, socket after socket, until a handler waits or nothing is left."""
         poller, flush, events, ready = self.poller, self._flush, self._events, self._ready
         flush.stepping = True
-        self._called = False
         asked: Runnable | None = None
         try:
-            while events:
-                number, flags = events.popleft()
-                asked = source = poller.sources.get(number)  # type: ignore[union-attr]
-                if source is None:
-                    continue
-                if flags != READABLE:
-                    if flags & ENDED:
-                        source.transport.ended = True
-                    if flags & WRITABLE:
-                        source.writable()
-                        if not flags & ~WRITABLE:
-                            continue
-                held = source.readable()
-                if held is not None:
-                    return held
-            # What is put there meanwhile has its turn after a checkpoint.
-            for _ in range(len(ready)):
-                asked = ready.popleft()
-                held = asked.proceed()
-                if held is not None:
-                    return held
-            flush.flush()
-        except Exception as error:
-            logger.exception("internal error; the connection is ended")
-            if asked is not None:
-                asked.internal_error(error)
+            for _ in range(_ROUNDS):
+                while events:
+                    number, flags = events.popleft()
+                    asked = source = poller.sources.get(number)  # type: ignore[union-attr]
+                    if source is None:
+                        continue
+                    if flags != READABLE:
+                        if flags & ENDED:
+                            source.transport.ended = True
+                        if flags & WRITABLE:
+                            source.transport.unwatch_writable()
+                            source.writable()
+                            if not flags & ~WRITABLE:
+                                continue
+                    if source.waits:
+                        source.defer()
+                        ready.append(source)
+                        continue
+                    held = source.readable()
+                    if held is not None:
+                        return held
+                if self._leads:  # another one looks at the sockets: this one was called for what is ready
+                    while ready:
+                        asked = ready.popleft()
+                        held = asked.proceed()
+                        if held is not None:
+                            return held
+                    flush.flush()
+                    return None
+                # What is put there meanwhile has its turn after a checkpoint.
+                waiting = 0
+                for _ in range(len(ready)):
+                    asked = ready.popleft()
+                    if asked.waits:
+                        waiting += 1
+                        ready.append(asked)
+                        continue
+                    held = asked.proceed()
+                    if held is not None:
+                        return held
+                flush.flush()
+                if waiting:
+                    self._call(min(waiting, _CALLED_AT_ONCE))
+                if poller is None:
+                    return None
+                events.extend(poller.poll())
+                self._busy = bool(events) or len(ready) > waiting
+                if not events:
+                    return None
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            self._busy = True
+            self._failed(asked, error)
         finally:
             flush.stepping = False
         return None
 
+    def _failed(self, source: Runnable | None, error: Exception) -> None:
+        logger.error("internal error; the connection is ended", exc_info=error)
+        if source is not None:
+            source.internal_error(error)
+
     async def _wait(self) -> bool:
         """Lead, or follow; always a checkpoint. False: this worker is one too many."""
-        if self._events or self._ready:
-            await trio.lowlevel.checkpoint()
-            return True
         if self._leads or self.poller is None:
+            if self._ready or self._events:
+                await trio.lowlevel.checkpoint()
+                return True
             if len(self._parked) >= MAX_PARKED:
                 return False
             task = trio.lowlevel.current_task()
@@ -171,11 +239,16 @@ class Readers:
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)
+            self._called -= 1
             return True
         self._leads = True
         try:
-            await trio.lowlevel.wait_readable(self.poller.fileno())
+            if self._busy or self._events:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self.poller.fileno())
         finally:
             self._leads = False
-        self._events.extend(self.poller.poll())
+        if not self._events:
+            self._events.extend(self.poller.poll())
         return True

@@ -31,7 +31,7 @@ class Routable(Protocol):
         """The channels that this route listens on; the same for as long as the process runs."""
 
 
-class route:
+class route(Routable):
     """One consumer on one or more channels.
 
     Args:
@@ -66,6 +66,7 @@ class route:
         return self.consumer, arguments
 
     def channel_names(self) -> set[str]:
+        """The channels that the route was made for."""
         return set(self.channels)
 
     def __str__(self) -> str:
@@ -94,7 +95,7 @@ class route_class(route):
         super().__init__(resolved.channel_names(), resolved, **filters)
 
 
-class include:
+class include(Routable):
     """Another routing, behind prefixes that are stripped before it is asked.
 
     Args:
@@ -111,6 +112,8 @@ class include:
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
+        """The first match of its routes, which see the message without what the prefixes matched; ``partly`` as in
+        :meth:`route.match`."""
         arguments: dict[str, Any] = {}
         if self.prefixes:
             content = dict(message.content)
@@ -133,6 +136,7 @@ class include:
         return None
 
     def channel_names(self) -> set[str]:
+        """The channels of all its routes."""
         return set().union(*(entry.channel_names() for entry in self.routing))
 
     def __str__(self) -> str:
@@ -145,9 +149,13 @@ class Router:
 
     Args:
         routing: as :class:`include` takes it.
+
+    Attributes:
+        routing: that one.
     """
 
     def __init__(self, routing: Routing) -> None:
+        self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}

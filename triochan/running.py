@@ -67,12 +67,21 @@ def serving(application: HasConverter) -> Iterator[None]:
     """Within the block this Trio run serves ``application``; tasks that are started in it are the application's."""
     served = run_local().of(_Applications).served
     served.append(application)
+    try:
+        with of_application(application):
+            yield
+    finally:
+        served.remove(application)
+
+
+@contextmanager
+def of_application(application: HasConverter) -> Iterator[None]:
+    """Within the block this task, and those that are started in it, are those of ``application``, which is served."""
     token = _own.set(application)
     try:
         yield
     finally:
         _own.reset(token)
-        served.remove(application)
 
 
 def current_application() -> HasConverter | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple, Protocol
 
+import attrs
 import trio
 
 from .application import Application
@@ -14,20 +16,26 @@ from .handlers import Bound, bind
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message
 from .readers import Readers
-from .routing import Consumer, Match
+from .routing import Consumer, Match, Routing
+from .running import run_local
 from .settings import Overflow, Settings
 from .timers import Timers
 from .wire.outbox import Flush
 
-if TYPE_CHECKING:
-    from .http1.protocol import HttpConnection
-    from .websocket.connection import Connection
-
-CONNECT, RECEIVE, DISCONNECT = map(
-    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect")
+CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
+    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request")
 )
+logger = logging.getLogger("triochan.server")
+
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
+
+
+class Drainable(Protocol):
+    """A connection, as far as a shutdown needs it."""
+
+    def drain(self) -> None:
+        """Take nothing new, answer what was received, and end."""
 
 
 class Policy(NamedTuple):
@@ -75,8 +83,10 @@ class Runtime:
         sockets: TCP connections held now.
         websockets: the accepted WebSockets among them.
         http: those that speak HTTP.
+        guests: the scopes of those that run in tasks of others, see :meth:`guest`.
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
+        cut_short: the shutdown has cancelled a handler.
     """
 
     def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
@@ -88,16 +98,22 @@ class Runtime:
         self.timers = Timers()
         self.readers = Readers(self.flush)
         self.sockets = 0
-        self.websockets: dict[Connection, None] = {}
-        self.http: set[HttpConnection] = set()
+        self.websockets: dict[Drainable, None] = {}
+        self.http: set[Drainable] = set()
+        self.guests: dict[trio.CancelScope, None] = {}
+        self._guest_left = trio.lowlevel.ParkingLot()
         self.draining = False
         self.deadline = math.inf
+        self.cut_short = False
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self._matches: dict[str, Matches] = {}
+        self._requests: dict[str, Bound] = {}
         self._by_path = {
             channel.name: (keys := self.router.keys_matched(channel.name)) is not None and keys <= {"path"}
             for channel in (CONNECT, RECEIVE, DISCONNECT)
         }
+        keys = self.router.keys_matched(REQUEST.name)
+        self._by_request_path = keys is not None and keys <= {"path"}
 
     @classmethod
     @asynccontextmanager
@@ -111,12 +127,62 @@ class Runtime:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:
         """Run what all connections need for as long as the block lasts; what is started in the nursery, too."""
-        async with trio.open_nursery() as services:
-            await services.start(self.readers.run)
-            services.start_soon(self.timers.run)
-            services.start_soon(self.flush.run)
-            yield services
-            services.cancel_scope.cancel()
+        runtimes = run_local().of(_Runtimes).serving
+        runtimes.append(self)
+        try:
+            async with trio.open_nursery() as services:
+                await services.start(self.readers.run)
+                services.start_soon(self.timers.run)
+                services.start_soon(self.flush.run)
+                yield services
+                services.cancel_scope.cancel()
+        finally:
+            runtimes.remove(self)
+            self.readers.close()  # after the connections: they take their sockets out of it
+
+    @contextmanager
+    def guest(self) -> Iterator[trio.CancelScope]:
+        """Hold a connection that runs in a task of another server's, which waits for its end here.
+
+        The scope that it gets, and the block runs in, is shielded: a shutdown answers first, and bounds it.
+        """
+        scope = trio.CancelScope(shield=True, deadline=self.deadline)
+        self.guests[scope] = None
+        self.sockets += 1
+        try:
+            with scope:
+                yield scope
+        finally:
+            self.sockets -= 1
+            del self.guests[scope]
+            self._guest_left.unpark_all()
+
+    async def guests_left(self) -> None:
+        """Wait until the last guest has ended."""
+        while self.guests:
+            await self._guest_left.park()
+
+    async def drain(self, hard: trio.CancelScope) -> None:
+        """Begin a shutdown: let each socket answer what it has received, and close it with 1001, spread over a time,
+        so that their clients do not all come back at once.
+
+        Args:
+            hard: gets the shutdown's deadline.
+        """
+        settings = self.settings
+        self.draining = True
+        self.deadline = hard.deadline = trio.current_time() + settings.shutdown_timeout
+        for guest in self.guests:
+            guest.deadline = min(guest.deadline, self.deadline)
+        for http in list(self.http):
+            http.drain()
+        websockets = list(self.websockets)
+        if websockets:
+            logger.info("shutdown: closing %d WebSockets", len(websockets))
+        for index, connection in enumerate(websockets):
+            if index:
+                await trio.sleep(settings.drain_spread / len(websockets))
+            connection.drain()
 
     def match(self, connect: Message) -> Matches:
         """Find the consumers of a connection, by its path alone where the routing looks at nothing else.
@@ -148,6 +214,25 @@ class Runtime:
             self._matches[path] = found
         return found
 
+    def match_request(self, message: Message) -> Bound | None:
+        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""
+        if not self._by_request_path:
+            match = self.router.match(message)
+            return None if match is None else bind(match, REQUEST.name)
+        path = message.content["path"]
+        found = self._requests.get(path)
+        if found is None:
+            match = self.router.match(message)
+            if match is None:
+                return None
+            found = bind(match, REQUEST.name)
+            if len(self._requests) >= _MATCHES:
+                self._requests.clear()
+            self._requests[path] = found
+        elif isinstance(found.consumer, type):  # what is patched by now is called
+            return bind((found.consumer, found.kwargs), REQUEST.name)
+        return found
+
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:
         """The strictest ordering that any of a path's consumers asks for, and their limits."""
         policy = self._policies.get(consumers)
@@ -167,3 +252,19 @@ class Runtime:
                 compression=next(iter(asked("compression")), settings.compression),
             )
         return policy
+
+
+@attrs.define(eq=False)
+class _Runtimes:
+    """Those that serve in one Trio run, in the order in which they began."""
+
+    serving: list[Runtime] = attrs.field(factory=list)
+
+
+def runtime_of(routing: Routing | Application) -> Runtime | None:
+    """The runtime that serves this very application, or this very routing, in this Trio run; None: none does."""
+    for runtime in run_local().of(_Runtimes).serving:
+        application = runtime.application
+        if application is routing or application.router.routing is routing:
+            return runtime
+    return None

@@ -21,6 +21,7 @@ from .layers import ChannelLayer
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
+from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, start_tls
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
@@ -39,6 +40,7 @@ class Server:
         runtime: what its connections share.
         listeners: as :func:`triochan.wire.listeners.open_listeners` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
+        watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Server:
         runtime: Runtime,
         listeners: list[tuple[socket.socket, Address]],
         ssl_context: ssl.SSLContext | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.runtime = runtime
+        self._watchdog = watchdog
         self.addresses = [address for _, address in listeners]
         self._listeners = [listener for listener, _ in listeners]
         self._ssl_context = ssl_context
@@ -70,6 +74,7 @@ class Server:
         """Cut the shutdown short: cancel what still runs."""
         self._stop.set()
         self._hard.cancel()
+        self._watch(self.runtime.settings.disconnect_timeout)
 
     @property
     def stopping(self) -> bool:
@@ -90,12 +95,30 @@ class Server:
                         task_status.started(self.addresses)
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
-                    await self._drain()
+                    for scope in self._handshakes:
+                        scope.cancel()
+                    self._watch(runtime.settings.shutdown_timeout)
+                    await runtime.drain(self._hard)
+                await runtime.guests_left()
                 await workers.drain()
         if self._hard.cancelled_caught:
             self.cut_short = True
             logger.error("the shutdown was cut short: what still ran was cancelled")
+        self.cut_short = self.cut_short or runtime.cut_short
         self.finished.set()
+
+    def _watch(self, seconds: float) -> None:
+        deadline = self.runtime.deadline
+        if self._watchdog is not None:
+            self._watchdog.start(min(seconds, max(0.0, deadline - trio.current_time())) + GRACE, self._left)
+
+    def _left(self) -> str:
+        """What has not ended; called in any thread."""
+        runtime = self.runtime
+        handlers = sum(connection.inbound.running for connection in list(runtime.websockets))
+        what = f"{runtime.sockets} sockets, {handlers} handlers of WebSockets"
+        threads = busy_threads()
+        return f"{what}, in threads: {', '.join(threads)}" if threads else what
 
     async def stop_at_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Stop at the first SIGINT or SIGTERM, abort at the second; runs until cancelled."""
@@ -107,25 +130,6 @@ class Server:
                 else:
                     logger.info("%s: shutting down; once more to stop at once", signal.Signals(number).name)
                     self.stop()
-
-    async def _drain(self) -> None:
-        """Let each socket answer what it has received, and close it with 1001: spread over a time, so that their
-        clients do not all come back at once."""
-        runtime = self.runtime
-        settings = runtime.settings
-        runtime.draining = True
-        runtime.deadline = self._hard.deadline = trio.current_time() + settings.shutdown_timeout
-        for scope in self._handshakes:
-            scope.cancel()
-        for http in list(runtime.http):
-            http.drain()
-        websockets = list(runtime.websockets)
-        if websockets:
-            logger.info("shutdown: closing %d WebSockets", len(websockets))
-        for index, connection in enumerate(websockets):
-            if index:
-                await trio.sleep(settings.drain_spread / len(websockets))
-            connection.drain()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -155,8 +159,10 @@ class Server:
         """One connection, and the barrier that keeps whatever happens in it from reaching another."""
         runtime = self.runtime
         try:
+            if self.stopping:
+                return
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
+            if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._ssl_context is not None:
                 deadline = trio.current_time() + runtime.settings.head_timeout
@@ -166,7 +172,7 @@ class Server:
                         sock = await start_tls(sock, self._ssl_context)
                     finally:
                         self._handshakes.discard(scope)
-                if scope.cancelled_caught:
+                if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
             await self._serve(
@@ -211,8 +217,9 @@ async def serve(
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
     signals: bool = False,
+    watchdog: Watchdog | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
-) -> None:
+) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
 
     A cancellation stops accepting, closes the sockets with 1001, lets handlers finish, and comes out when all is
@@ -226,7 +233,12 @@ async def serve(
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
         signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short.
+        watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
+            that are nothing but this server, as :func:`run` is. None: a thread is waited for.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
+
+    Returns:
+        Whether all had ended of itself; False: the shutdown cut something off.
 
     Raises:
         ImproperlyConfigured: the routing is wrong.
@@ -235,7 +247,7 @@ async def serve(
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
     async with Runtime.open(application, settings or Settings(), layer) as runtime:
-        server = Server(runtime, await open_listeners(host, port, uds, scheme), ssl_context)
+        server = Server(runtime, await open_listeners(host, port, uds, scheme), ssl_context, watchdog)
         try:
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
@@ -250,17 +262,43 @@ async def serve(
         finally:
             if uds is not None:
                 Path(uds).unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, at the very end
+    return not server.cut_short
+
+
+def run_process(routing: Routing | Application, **options: Any) -> int:
+    """Serve until SIGINT or SIGTERM, in a Trio run of its own and a process that is nothing else.
+
+    Args:
+        options: as :func:`serve` takes them.
+
+    Returns:
+        The exit status: 0, or 1 where the shutdown cut something off. Where even that does not end it, because a
+        handler sits in a thread, the process ends a second after the shutdown's deadline.
+    """
+    watchdog = Watchdog()
+    try:
+        ended = trio.run(partial(serve, routing, signals=True, watchdog=watchdog, **options))
+    finally:
+        watchdog.cancel()
+    return 0 if ended else 1
+
+
+class _Announcement:
+    """Stands in for Trio's task status: logs where the server listens."""
+
+    def started(self, addresses: list[Address], /) -> None:
+        logger.info("serving on %s", ", ".join(map(str, addresses)))
 
 
 def run(routing: Routing | Application, **options: Any) -> None:
     """Serve until SIGINT or SIGTERM, in a Trio run of its own; ``options`` as :func:`serve` takes them.
 
-    It returns when everything has ended.
+    It returns when everything has ended. The process is taken to be the server's: where a handler sits in a thread
+    for longer than ``settings.shutdown_timeout``, the process ends a second later, with exit status 1.
+
+    Raises:
+        SystemExit: with 1, where the shutdown cut something off.
     """
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(partial(serve, routing, signals=True, **options))
-            logger.info("serving on %s", ", ".join(map(str, addresses)))
-
-    trio.run(main)
+    status = run_process(routing, task_status=_Announcement(), **options)
+    if status:
+        raise SystemExit(status)

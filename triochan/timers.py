@@ -12,73 +12,91 @@ import trio
 
 logger = logging.getLogger("triochan.server")
 
+_SWEEP = 256
+"""Timers that were called off may stay in the heap, at the least."""
+
 
 class Timer:
-    """Something that is due; comparable by when it is.
+    """Something that is due.
 
     Attributes:
         due: on Trio's clock.
     """
 
-    __slots__ = ("_callback", "_serial", "due")
+    __slots__ = ("_callback", "_timers", "due")
 
-    def __init__(self, due: float, serial: int, callback: Callable[[], None]) -> None:
+    def __init__(self, due: float, callback: Callable[[], None], timers: Timers) -> None:
         self.due = due
-        self._serial = serial
         self._callback: Callable[[], None] | None = callback
+        self._timers = timers
 
     def cancel(self) -> None:
         """Call it off; again is no error, nor is one that has fired."""
-        self._callback = None
+        if self._callback is not None:
+            self._callback = None
+            self._timers.forget()
 
     @property
     def pending(self) -> bool:
+        """It is still to fire."""
         return self._callback is not None
 
     def fire(self) -> None:
+        """Call what is due, unless that was called off."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
-
-    def __lt__(self, other: Timer) -> bool:
-        return (self.due, self._serial) < (other.due, other._serial)
 
 
 class Timers:
     """A heap of timers and the task that fires them. Callbacks are synchronous; what one raises is logged."""
 
     def __init__(self) -> None:
-        self._heap: list[Timer] = []
+        # Tuples, for these are compared without a call of ours; the serial numbers keep timers from being compared.
+        self._heap: list[tuple[float, int, Timer]] = []
         self._serials = itertools.count()
         self._sleep = trio.CancelScope()
         self._cancelled = 0
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call ``callback`` in ``seconds``."""
+        """Call ``callback`` in ``seconds``, in the task of :meth:`run`. Callable within Trio only."""
         return self.at(trio.current_time() + seconds, callback)
 
     def at(self, due: float, callback: Callable[[], None]) -> Timer:
         """Call ``callback`` at the time ``due``, on Trio's clock."""
-        timer = Timer(due, next(self._serials), callback)
-        heapq.heappush(self._heap, timer)
+        timer = Timer(due, callback, self)
+        heapq.heappush(self._heap, (due, next(self._serials), timer))
         if due < self._sleep.deadline:
             self._sleep.deadline = due
         return timer
+
+    def forget(self) -> None:
+        """Told by :meth:`Timer.cancel`. Such timers are swept out when they are most of the heap, as most are."""
+        self._cancelled += 1
+        heap = self._heap
+        if self._cancelled > _SWEEP and self._cancelled > len(heap) // 2:
+            heap[:] = [entry for entry in heap if entry[2].pending]
+            heapq.heapify(heap)
+            self._cancelled = 0
 
     async def run(self) -> None:
         """Fire timers as they fall due, until cancelled."""
         heap = self._heap
         while True:
             now = trio.current_time()
-            while heap and (heap[0].due <= now or not heap[0].pending):
+            while heap and (heap[0][0] <= now or not heap[0][2].pending):
+                timer = heapq.heappop(heap)[2]
+                if not timer.pending:
+                    self._cancelled = max(0, self._cancelled - 1)
+                    continue
                 try:
-                    heapq.heappop(heap).fire()
+                    timer.fire()
                 except Exception:
                     logger.exception("internal error in a timer")
-            with trio.CancelScope(deadline=heap[0].due if heap else math.inf) as self._sleep:
+            with trio.CancelScope(deadline=heap[0][0] if heap else math.inf) as self._sleep:
                 await trio.sleep_forever()
 
     @property
     def pending(self) -> int:
         """Timers that are still to fire."""
-        return sum(timer.pending for timer in self._heap)
+        return sum(timer.pending for _, _, timer in self._heap)

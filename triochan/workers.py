@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import ConnectionClosed, LayerUnavailable
-from .handlers import begin_of, bounded, only, parted, run
+from .handlers import begin_of, call, only, parted
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -92,10 +92,7 @@ class Workers:
             begin = begin_of(consumer, channel.name)
             if begin is None:
                 return
-            handler = begin(message, kwargs)
-            if runtime.settings.handler_timeout is not None:
-                handler = bounded(handler, runtime.settings.handler_timeout)
-            await run(handler)
+            await call(begin, message, kwargs, runtime.settings.handler_timeout)
         except BaseException as error:
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):

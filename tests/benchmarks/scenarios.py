@@ -232,9 +232,9 @@ SCENARIOS = (
     ),
     Scenario(
         "deflate",
-        "group of 500, 2 KiB of JSON, compressed, one send at a time",
+        "group of 500, 2 KiB of JSON, compressed, 8 in flight",
         "compressed",
-        Load("/deflate", members=500, size=2048),
+        Load("/deflate", members=500, size=2048, in_flight=8),
         {"websockets": 10},
         others=("aiohttp", "socketify"),
         wire_targets={"websockets": 1.1},

@@ -18,6 +18,7 @@ from triochan.exceptions import ChannelFull, ConnectionClosed
 from triochan.layers import ChannelLayer, current_layer
 from triochan.running import Local
 from triochan.wire.frames import encode
+from triochan.wire.outbox import Flush
 
 SETTINGS = Settings(
     channel_capacity={"small.*": 3, "*": 100},
@@ -31,12 +32,18 @@ class FakeOutbox:
     """The outbox of a connection whose peer does not read: it takes frames and never waits."""
 
     direct = None
+    agreement = None
+    history = b""
 
     def __init__(self) -> None:
+        self.flush = Flush()
         self.frames: list[bytes] = []
 
     def offer(self, frame: bytes) -> None:
         self.frames.append(frame)
+
+    def joins(self, batch: object) -> bool:
+        return False
 
 
 class FakeEndpoint:

@@ -115,10 +115,18 @@ class TestSqlite(SessionStoreContract):
     ) -> None:
         batches = []
         commit = store._commit
-        monkeypatch.setattr(store, "_commit", lambda batch: (batches.append(len(batch)), commit(batch)))
+
+        def counted(batch: list[sqlite._Write]) -> None:
+            batches.append(len(batch))
+            commit(batch)
+
+        async def save(index: int) -> None:
+            await store.save(str(index), "1", 60, new=True)
+
+        monkeypatch.setattr(store, "_commit", counted)
         async with trio.open_nursery() as nursery:
             for index in range(100):
-                nursery.start_soon(lambda index=index: store.save(str(index), "1", 60, new=True))
+                nursery.start_soon(save, index)
         assert sum(batches) == 100
         assert len(batches) < 10
 

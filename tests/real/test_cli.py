@@ -253,7 +253,9 @@ def test_every_setting_is_an_option_with_its_default(capsys: pytest.CaptureFixtu
     for field in attrs.fields(Settings):
         assert defaults[field.name] == field.default
         option = "--" + field.name.replace("_", "-")
-        after = help_text[help_text.index(f" {option} ") :]
+        found = re.search(rf" {option}(?=[ ,])", help_text)
+        assert found is not None, option
+        after = help_text[found.start() :]
         assert after.index(field.metadata["help"]) < after.index("(default: ")
     assert options.SECTIONS.keys() <= {field.name for field in attrs.fields(Settings)}
     assert "(default: 16KiB)" in help_text

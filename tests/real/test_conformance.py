@@ -13,7 +13,7 @@ import trio
 import trustme
 from raw_clients import RawClient, get, no_leak
 
-from triochan import Message, Settings, route
+from triochan import Application, Message, Settings, route
 from triochan.http import static_files, text
 from triochan.http.conditions import http_date
 from triochan.test import LiveServer
@@ -123,21 +123,88 @@ async def test_bodies_are_read_or_the_connection_closed(server: Address) -> None
         assert await client.rest() == b""
 
 
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
 @pytest.mark.rfc("9112", "6.3", "MUST answer 400 to a Content-Length that is none, and close")
-@pytest.mark.parametrize("line", [b"Content-Length: x", b"Content-Length: 1, 2", b"Content-Length: -0"])
-async def test_what_has_no_end_ends_the_connection(server: Address, line: bytes) -> None:
+@pytest.mark.rfc("9112", "6.3", "MUST answer 400 where chunked is not the last transfer coding, and close")
+@pytest.mark.rfc(
+    "9112", "6.1", "MUST close behind a request with Content-Length and Transfer-Encoding; it is refused"
+)
+@pytest.mark.rfc(
+    "9112", "6.1", "MUST take Transfer-Encoding in HTTP/1.0 for faulty framing, and close; it is refused"
+)
+@pytest.mark.parametrize(
+    ("lines", "version", "status"),
+    [
+        (b"Content-Length: x\r\n", b"1.1", 400),
+        (b"Content-Length: 1, 2\r\n", b"1.1", 400),
+        (b"Content-Length: -0\r\n", b"1.1", 400),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"1.1", 400),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", b"1.1", 400),
+        (b"Transfer-Encoding: chunked, gzip\r\n", b"1.1", 400),
+        (b"Transfer-Encoding: gzip, chunked\r\n", b"1.1", 501),
+        (b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n", b"1.0", 400),
+        (b"Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 5\r\n", b"1.1", 400),
+        (b"Expect: tea\r\nContent-Length: 5\r\n", b"1.1", 417),
+    ],
+)
+async def test_what_has_no_sure_end_ends_the_connection(
+    server: Address, lines: bytes, version: bytes, status: int
+) -> None:
+    for behind in (b"0\r\n\r\n" + SMUGGLED, SMUGGLED, b"hello" + SMUGGLED):
+        async with await RawClient.connect(server) as client:
+            await client.send(b"POST / HTTP/" + version + b"\r\n" + HOST + lines + b"\r\n" + behind)
+            answer = await client.answer()
+            assert (answer.status, answer["connection"]) == (status, "close")
+            await client.stream.send_eof()  # type: ignore[attr-defined]
+            assert await client.rest() == b""
+
+
+@pytest.mark.rfc(
+    "9112", "3.2.2", "MUST ignore the Host header beside a target in absolute form, and use the target's"
+)
+async def test_the_host_that_counts(tmp_path: Path) -> None:
+    routing = [route("http.request", echo)]
+    async with LiveServer(Application(routing, allowed_hosts=["good"])) as address:
+        for target, host, status in (
+            (b"/a", b"good", 200),
+            (b"/a", b"bad", 400),
+            (b"http://good/a", b"bad", 200),
+            (b"http://good:80/a", b"", 200),
+            (b"http://bad/a", b"good", 400),
+            (b"http://bad@good/a", b"good", 400),
+            (b"http://good/a", b"a b", 400),
+        ):
+            async with await RawClient.connect(address) as client:
+                await client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
+                answer = await client.answer()
+                assert (answer.status, answer.body == b"GET /a ") == (status, status == 200)
+
+
+@pytest.mark.rfc("9110", "9.3.2", "MUST NOT send content in answer to HEAD")
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD /%ff HTTP/1.1\r\n" + HOST, 400),
+        (b"HEAD / HTTP/1.1\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nA : b\r\n" + HOST, 400),
+        (b"HEAD / HTTP/1.1\r\nContent-Length: 65\r\n" + HOST, 413),
+        (b"HEAD / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n" + HOST, 431),
+        (b"HEAD /unknown HTTP/1.1\r\nConnection: close\r\n" + HOST, 404),
+    ],
+)
+async def test_a_head_that_is_refused(server: Address, data: bytes, status: int) -> None:
     async with await RawClient.connect(server) as client:
-        await client.send(
-            b"POST / HTTP/1.1\r\n" + HOST + line + b"\r\n\r\nGET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n"
-        )
-        answer = await client.answer()
-        assert (answer.status, answer["connection"]) == (400, "close")
+        await client.send(data + b"\r\n")
+        answer = await client.answer(bodiless=True)
+        assert answer.status == status
+        assert int(answer["content-length"]) > 0
         await client.stream.send_eof()  # type: ignore[attr-defined]
         assert await client.rest() == b""
 
 
 @pytest.mark.rfc("9112", "9.8", "MUST say in TLS that it closes, before it does")
-@pytest.mark.xfail(strict=True, reason="the TCP stream is shut down before TLS can say so")
 async def test_the_end_of_a_tls_connection_is_said(tmp_path: Path) -> None:
     """A client that asks for it sees the end of TLS, and no mere end of TCP."""
     authority = trustme.CA()

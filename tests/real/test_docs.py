@@ -15,9 +15,10 @@ from typing import NamedTuple
 import pytest
 
 from triochan import options
+from triochan.binding.sqlalchemy import Database
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "<!-- compiled, not run -->"
 """Stands before a block that needs something we do not have; it is compiled all the same."""
 
@@ -44,7 +45,10 @@ def blocks(*languages: str) -> Iterator[Block]:
                 yield Block(page, text.count("\n", 0, start.start()) + 2, start[1], start[2], above)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES_WITH_PYTHON = sorted({block.page for block in blocks("python")})
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.name)
 async def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page are one module, run from top to bottom; its ``async def test_…`` are run too."""
     # Annotations are looked up by the name of the module that a class says it is of.
@@ -58,9 +62,14 @@ async def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             code = compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True)
             if block.before != ELSEWHERE:
                 exec(code, vars(module))
-    for name, test in list(vars(module).items()):
-        if name.startswith("test_") and inspect.iscoroutinefunction(test):
-            await test()
+    try:
+        for name, test in list(vars(module).items()):
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                await test()
+    finally:
+        for each in vars(module).values():
+            if isinstance(each, Database):  # a page has no end at which it would close it
+                each.close()
 
 
 @pytest.mark.parametrize("block", list(blocks("sh")), ids=str)

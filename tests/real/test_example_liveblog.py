@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -127,7 +128,7 @@ async def test_the_desk_is_told_what_was_wrong(liveblog: ModuleType) -> None:
         async with page(client, "/desk/live") as desk:
             await desk.ask("values", action="create", data={"name": "Score"})
             await desk.until("values", "create")
-            for stream, asked, details in [
+            refused: list[tuple[str, dict[str, Any], str]] = [
                 ("posts", {"action": "create", "data": {"text": "  "}}, "A post has a text."),
                 ("posts", {"action": "create", "data": {"text": "x" * 4001}}, "4000 characters"),
                 ("posts", {"action": "create", "data": {"text": "x", "time": 7}}, "$.data.time: no field"),
@@ -138,7 +139,8 @@ async def test_the_desk_is_told_what_was_wrong(liveblog: ModuleType) -> None:
                     {"action": "update", "pk": 1, "data": {"value": 1.5}},
                     "a whole number is expected",
                 ),
-            ]:
+            ]
+            for stream, asked, details in refused:
                 await desk.ask(stream, **asked)
                 answer = await desk.refused()
                 assert answer["stream"] == stream
@@ -312,6 +314,10 @@ def test_two_browsers(windows: list[Window], process: Process) -> None:
         assert window.errors() == []
 
 
+def one_post(window: Window) -> bool:
+    return len(window.texts(".post")) == 1
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_pages_fit_a_phone(windows: list[Window], process: Process, tmp_path: Path) -> None:
@@ -324,7 +330,7 @@ def test_the_pages_fit_a_phone(windows: list[Window], process: Process, tmp_path
     write(desk, "W" * 100, "w" * 500)
     desk.wait_for("#values .name", "W" * 30)
     for window, name in ((desk, "desk"), (reader, "blog")):
-        window.wait(lambda window=window: len(window.texts(".post")) == 1, "the post is not there")
+        window.wait(partial(one_post, window), "the post is not there")
         for dark in (False, True):
             window.emulate(width=320, height=640, phone=True, dark=dark)
             assert window.run("return document.documentElement.scrollWidth") == 320, name

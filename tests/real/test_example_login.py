@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -95,7 +96,7 @@ async def test_register_log_out_and_log_in(client: Client) -> None:
 async def test_what_is_no_account(client: Client, fields: dict[str, str], says: str) -> None:
     await submit(client, "/register", name="Ada", password=PASSWORD)
     client.cookies.clear()
-    response = await submit(client, "/register", **fields)
+    response = await submit(client, "/register", None, **fields)
     assert response.status == 422
     assert problem(response) == says
     assert not client.cookies
@@ -106,7 +107,7 @@ async def test_what_is_no_account(client: Client, fields: dict[str, str], says: 
 )
 async def test_it_is_not_said_which_of_the_two_is_wrong(client: Client, fields: dict[str, str]) -> None:
     await submit(client, "/register", name="Ada", password=PASSWORD)
-    response = await submit(client, "/login", **fields)
+    response = await submit(client, "/login", None, **fields)
     assert response.status == 422
     assert problem(response) == "There is no account with this name and this password."
 
@@ -161,8 +162,9 @@ async def test_the_socket_knows_its_user_in_every_handler(client: Client) -> Non
             assert await first.receive_json() == {"type": "note", "note": "milk", "from": "2"}
             assert await first.receive_json() == {**event, "handler": "receive", "windows": 2}
         assert await first.receive_json() == {**event, "handler": "disconnect"}
-        for wrong in ({"note": 7}, {"note": "x" * 2001}, {}, [], None):
-            await first.send_json(wrong)
+        content: Any
+        for content in ({"note": 7}, {"note": "x" * 2001}, {}, [], None):
+            await first.send_json(content)
             assert (await first.receive_json())["type"] == "error"
     async with client.websocket("/live/") as third:
         assert await third.receive_json() == {"type": "note", "note": "milk"}

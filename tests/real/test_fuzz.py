@@ -145,7 +145,7 @@ class TestTheChecksThemselves:
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_http_sees_an_error_in_a_reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr("triochan.http1.protocol.bind")
+        monkeypatch.delattr("triochan.http1.protocol.Message")
         with pytest.raises(AssertionError, match="internal error"):
             http_head.check(b"\0\0GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -188,13 +188,13 @@ class TestTheChecksThemselves:
 
 def test_the_runner_ends_with_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(runner, "FOUND", tmp_path)
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(runner, "run", lambda name, seconds: True)
     assert runner.main(["--seconds", "1"]) == 0
     monkeypatch.setattr(runner, "run", lambda name, seconds: name != "frames")
     assert runner.main([]) == 1
     assert runner.main(["http_head"]) == 0
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert runner.main([]) == 2
     with pytest.raises(SystemExit):
         runner.main(["nothing"])

@@ -391,7 +391,7 @@ async def test_a_second_signal_cuts_it_short(tmp_path: Path) -> None:
             assert await client.closing() == (1001, "going away")
             server.process.send_signal(signal.SIGTERM)
             with trio.fail_after(PATIENCE):
-                assert await server.process.wait() == 0
+                assert await server.process.wait() == 1
         await server.wait_for("disconnect 1001")
 
 
@@ -610,7 +610,7 @@ async def test_tls_with_a_slow_peer() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await sock.connect((address.host, address.port))
         stream = trio.SSLStream(trio.SocketStream(sock), trusting, server_hostname="127.0.0.1")
-        async with RawClient(stream) as client:  # type: ignore[arg-type]
+        async with RawClient(stream) as client:
             await client.send(handshake())
             assert (await client.head()).status == 101
             await client.send(frame(TEXT, "go"))

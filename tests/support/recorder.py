@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from triochan import route
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.layers import MemoryLayer
 from triochan.sessions import http_session
 from triochan.test import Client
 
@@ -68,14 +69,15 @@ class Recorder:
 async def nothing_left(client: Client) -> None:
     """The connection has left no trace: wait for its task to end, then look."""
     with trio.fail_after(100):
-        while client._nursery.child_tasks:
+        while client._nursery.child_tasks or client.runtime.sockets:
             await trio.testing.wait_all_tasks_blocked()
-            if client._nursery.child_tasks:
+            if client._nursery.child_tasks or client.runtime.sockets:
                 await trio.sleep(1)
     assert not client.runtime.websockets
     assert not client.runtime.layer._endpoints
     assert not client.runtime.timers.pending
     assert not client.runtime.http
+    assert isinstance(client.runtime.layer, MemoryLayer)
     assert len(client.runtime.layer.groups) == 0
 
 

@@ -122,19 +122,25 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.testing.wait_all_tasks_blocked()
 
 
+async def until_disconnected(times: int) -> None:
+    await until(lambda: len(Socket.disconnects) == times)
+
+
 # -- who is it
 
 
 @pytest.mark.parametrize("path", ["/user/", "/both/"])
 async def test_every_handler_knows_the_user(client: Client, path: str) -> None:
-    for who, expected in ((None, "nobody"), ("/login/1", "Ada"), ("/login/2", "Grace")):
+    people = ((None, "nobody"), ("/login/1", "Ada"), ("/login/2", "Grace"))
+    for count, (who, expected) in enumerate(people, 1):
         if who:
             await client.get(who)
         async with client.websocket(path) as socket:
             assert await socket.receive() == f"connect {expected}"
             await socket.send("?")
             assert await socket.receive() == f"receive {expected}"
-        await until(lambda expected=expected: Socket.disconnects[-1:] == [(expected, 1000, "")])
+        await until_disconnected(count)
+        assert Socket.disconnects[-1] == (expected, 1000, "")
         assert (await client.get("/whoami")).text == expected
 
 

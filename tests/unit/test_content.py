@@ -39,7 +39,7 @@ class Grammar:
         return condition
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        found = self.want(pattern.match(self.text, self.place))
+        found: re.Match[str] = self.want(pattern.match(self.text, self.place))
         self.place = found.end()
         return found
 

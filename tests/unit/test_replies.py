@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triochan.headers import check_headers
 from triochan.replies import (
     HttpReply,
     WebsocketReply,
@@ -132,55 +130,6 @@ class TestClose:
         for reason in ("x" * 124, "é" * 62):
             with pytest.raises(ValueError, match="at most 123 bytes"):
                 check_close(1000, reason)
-
-
-class TestHeaders:
-    def test_pairs_in_any_form_become_bytes(self) -> None:
-        expected = [(b"X-A", b"1"), (b"X-B", b"2")]
-        assert check_headers({"X-A": "1", b"X-B": b"2"}) == expected
-        assert check_headers([("X-A", b"1"), [b"X-B", "2"]]) == expected
-        assert check_headers(iter([("X-A", "1"), (bytearray(b"X-B"), memoryview(b"2"))])) == expected
-        assert check_headers([]) == check_headers({}) == []
-
-    def test_values_may_be_empty_and_latin_1_and_have_spaces_inside(self) -> None:
-        assert check_headers([("X", ""), ("X", "é"), ("X", "a b\tc")]) == [
-            (b"X", b""),
-            (b"X", b"\xe9"),
-            (b"X", b"a b\tc"),
-        ]
-
-    @pytest.mark.parametrize(
-        "pair",
-        [
-            ("X",), ("X", "y", "z"), "Xy", b"Xy", 5, None, ("X", None), ("X", 5), ("X", 0), (5, "y"), ("X", 10**12),
-            ("X", ["y"]), ("X", [65]), ("X", True), ("X", "☃"),
-        ],
-    )  # fmt: skip
-    def test_what_is_no_pair(self, pair: Any) -> None:
-        with pytest.raises(ValueError, match="a header is a pair of str or bytes"):
-            check_headers([pair])
-
-    @pytest.mark.parametrize("name", ["", "a b", "a:", "é", "a\n", "\ta", "a\0", "(a)", 'a"'])
-    def test_names_are_tokens(self, name: str) -> None:
-        with pytest.raises(ValueError, match="is not a token"):
-            check_headers([(name, "x")])
-
-    @pytest.mark.parametrize(
-        "value", ["a\r\nb", "a\nb", "a\rb", "a\0b", " a", "a ", "\ta", "a\t", "\x7f", "a\x1b[0m", "\n"]
-    )
-    def test_values_cannot_break_out_of_their_line(self, value: str) -> None:
-        with pytest.raises(ValueError, match="can't have the value"):
-            check_headers([("X", value)])
-
-    @given(st.binary(max_size=12), st.binary(max_size=12))
-    def test_what_goes_through_h11_takes_too(self, name: bytes, value: bytes) -> None:
-        try:
-            pairs = check_headers([(name, value)])
-        except ValueError:
-            return
-        assert pairs == [(name, value)]
-        if name.lower() not in (b"content-length", b"transfer-encoding"):
-            h11.Response(status_code=200, headers=pairs)
 
 
 class TestHttp:

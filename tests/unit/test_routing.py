@@ -239,7 +239,8 @@ class TestRouteClass:
         found = Wave.as_route({"strict_ordering": True}, path="^/x").match(message(path="/x"))
         assert found is not None
         consumer, _ = found
-        assert issubclass(consumer, Wave)  # type: ignore[arg-type]
+        assert isinstance(consumer, type)
+        assert issubclass(consumer, Wave)
         assert consumer.strict_ordering
         assert consumer.__name__ == "Wave"
         assert not Wave.strict_ordering
@@ -377,11 +378,21 @@ class TestRouter:
         assert router.match(message("websocket.receive", path="/a", text="bye"), partly=True) is None
         assert router.match(message("websocket.receive", path="/c"), partly=True) is None
 
+    def test_consumers_are_those_of_routes_and_includes(self) -> None:
+        class Own:
+            def match(self, message: Message) -> None: ...
+
+            def channel_names(self) -> set[str]:
+                return {"x"}
+
+        router = Router([route("a", first), include([route("b", second), Own()], path="x"), Own()])
+        assert sorted(map(name_of, router.consumers())) == sorted(map(name_of, (first, second)))
+
     def test_keys_matched_are_all_that_may_decide(self) -> None:
         inner = include([route("a", first, path="x")], order="1")
         router = Router([inner, route(["a", "b"], second, text="y"), route("c", third)])
-        assert router.keys_matched("a") == {"path", "order", "text"}
-        assert router.keys_matched("b") == {"text"}
+        assert router.keys_matched("a") == frozenset({"path", "order", "text"})
+        assert router.keys_matched("b") == frozenset({"text"})
         assert router.keys_matched("c") == frozenset()
         assert router.keys_matched("unknown") == frozenset()
 

@@ -84,9 +84,10 @@ async def test_allowed_hosts_only(origin: bytes | None, allowed: bool) -> None:
 
 
 async def test_a_header_that_is_none_is_no_origin() -> None:
-    for headers in ([[]], [[b"origin"]], [(b"origin", b"http://a"), (b"origin", b"http://a")]):
+    cases: list[list[Any]] = [[[]], [[b"origin"]], [(b"origin", b"http://a"), (b"origin", b"http://a")]]
+    for headers in cases:
         with pytest.raises(DenyConnection):
-            await connect(a_handshake(*headers, allowed_hosts=["*"]))  # type: ignore[arg-type]
+            await connect(a_handshake(*headers, allowed_hosts=["*"]))
 
 
 async def test_without_allowed_hosts_this_machine_is_allowed() -> None:
@@ -327,7 +328,7 @@ async def test_the_host_header_is_checked_where_hosts_are_named(upgrade: bool) -
     async with Client(Application(routing, allowed_hosts=["example.com", ".example.net"])) as client:
         for host in (b"example.com", b"Example.com:8000", b"a.example.net", b"example.com."):
             assert (await answered(client, host, upgrade=upgrade)).startswith(fine)
-        for host in (
+        for wrong in (
             b"example.org",
             b"localhost",
             b"",
@@ -336,7 +337,7 @@ async def test_the_host_header_is_checked_where_hosts_are_named(upgrade: bool) -
             b"a, example.com",
             None,
         ):
-            assert (await answered(client, host, upgrade=upgrade)).startswith(b"HTTP/1.1 400 ")
+            assert (await answered(client, wrong, upgrade=upgrade)).startswith(b"HTTP/1.1 400 ")
     async with Client(Application(routing)) as client:
         assert (await answered(client, b"anything", upgrade=upgrade)).startswith(fine)
 

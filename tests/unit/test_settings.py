@@ -62,6 +62,11 @@ class TestDefaults:
         assert made == Settings()
 
 
+def only(name: str, value: Any) -> dict[str, Any]:
+    """One field, as keyword arguments."""
+    return {name: value}
+
+
 class TestChecks:
     def test_there_are_fields_to_check(self) -> None:
         assert len(WHOLE) >= 8
@@ -71,23 +76,23 @@ class TestChecks:
     @pytest.mark.parametrize("value", ["5", 1.5, True, None, math.inf, [1]])
     def test_a_whole_number_is_one(self, name: str, value: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match=rf"Settings\.{name} takes a whole number, not"):
-            Settings(**{name: value})
+            Settings(**only(name, value))
 
     @pytest.mark.parametrize("name", TIMES)
     @pytest.mark.parametrize("value", ["5", True, None, [1], math.nan, -1, -0.001, -math.inf])
     def test_a_time_is_a_number_that_is_not_negative(self, name: str, value: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match=rf"Settings\.{name}"):
-            Settings(**{name: value})
+            Settings(**only(name, value))
 
     @pytest.mark.parametrize("name", TIMES)
     def test_a_time_may_be_whole_or_without_end(self, name: str) -> None:
-        assert getattr(Settings(**{name: 5}), name) == 5
-        assert getattr(Settings(**{name: math.inf}), name) == math.inf
+        assert getattr(Settings(**only(name, 5)), name) == 5
+        assert getattr(Settings(**only(name, math.inf)), name) == math.inf
 
     @pytest.mark.parametrize("name", WHOLE)
     def test_a_whole_number_has_a_lower_bound(self, name: str) -> None:
         with pytest.raises(ImproperlyConfigured, match=rf"Settings\.{name} must be at least \d+"):
-            Settings(**{name: -1})
+            Settings(**only(name, -1))
 
     @pytest.mark.parametrize(
         ("name", "least"),
@@ -100,9 +105,9 @@ class TestChecks:
         ],
     )
     def test_and_it_is_this(self, name: str, least: int) -> None:
-        assert getattr(Settings(**{name: least}), name) == least
+        assert getattr(Settings(**only(name, least)), name) == least
         with pytest.raises(ImproperlyConfigured, match=f"at least {least}"):
-            Settings(**{name: least - 1})
+            Settings(**only(name, least - 1))
 
     @pytest.mark.parametrize("value", [0, -5, "many", True, 1.5, math.inf])
     def test_max_connections(self, value: Any) -> None:
@@ -119,13 +124,18 @@ class TestChecks:
         with pytest.raises(ImproperlyConfigured, match="close, drop_newest, drop_oldest"):
             Settings(overflow=value)
 
+    @pytest.mark.parametrize("value", [0, 1, None, "yes", "False"])
+    def test_a_switch_is_on_or_off(self, value: Any) -> None:
+        with pytest.raises(ImproperlyConfigured, match=r"Settings\.compression is True or False, not"):
+            Settings(compression=value)
+
     def test_an_unknown_name_is_a_type_error(self) -> None:
         with pytest.raises(TypeError, match="max_mesage_size"):
             Settings(max_mesage_size=1)  # type: ignore[call-arg]
 
     def test_fields_are_by_name_and_do_not_change(self) -> None:
         with pytest.raises(TypeError):
-            Settings(1)  # type: ignore[misc]
+            Settings(1)  # type: ignore[call-arg]
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             Settings().max_overlap = 3  # type: ignore[misc]
 

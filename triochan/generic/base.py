@@ -98,10 +98,14 @@ class BaseConsumer:
     @classmethod
     def _is_straight(cls) -> bool:
         """Nothing of the program's stands between the routing and the method."""
+        dispatch, get_handler, init = _OWN
         return (
-            cls.dispatch is BaseConsumer.dispatch
-            and cls.get_handler is BaseConsumer.get_handler
-            and not any(getattr(cls, name) for name in DECORATING)
+            cls.dispatch is dispatch
+            and cls.get_handler is get_handler
+            and cls.__init__ is init  # which may set any of these on the instance
+            and not (
+                cls.http_user_and_session or cls.http_user or cls.channel_session_user or cls.channel_session
+            )
         )
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
@@ -132,3 +136,7 @@ class BaseConsumer:
     def connection(self) -> Any:
         """The live connection behind the message, None for one that came from no socket."""
         return self.message.connection
+
+
+# As they are written here: the class itself may be patched.
+_OWN = (BaseConsumer.dispatch, BaseConsumer.get_handler, BaseConsumer.__init__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..content import InvalidJSON, decode_json, encode_json
@@ -45,36 +46,43 @@ class WebsocketConsumer(BaseConsumer):
     max_overlap: int | None = None
     overflow: Overflow | None = None
     outbox_limit: int | None = None
-
     compression: bool | None = None
 
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
         """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
-        base = WebsocketConsumer
-        begin = super().begin_on(channel)
         raw = cls.method_mapping.get(channel)
-        if not cls._is_straight() or raw is None or getattr(cls, raw, None) is not getattr(base, raw, None):
-            return begin
-        if channel == "websocket.receive" and raw == "raw_receive":
+        if raw == "raw_receive":
+            if cls.raw_receive is _OWN.raw_receive and cls._is_straight():
+                begin = super().begin_on(channel)
 
-            def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                text = message.content.get("text")
-                if text is None:
-                    return begin(message, kwargs)  # type: ignore[misc]
-                return cls(message, **kwargs).receive(text=text, **kwargs)
+                def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+                    text = message.content.get("text")
+                    if text is None:
+                        return begin(message, kwargs)  # type: ignore[misc]
+                    return cls(message, **kwargs).receive(text=text, **kwargs)
 
-            return receive
-        name = {"raw_connect": "connect", "raw_disconnect": "disconnect"}.get(raw)
-        idle = (
-            name is not None
+                return receive
+        elif cls._does_nothing_on(raw) and cls._is_straight():
+            return None
+        return super().begin_on(channel)
+
+    @classmethod
+    def _does_nothing_on(cls, raw: str | None) -> bool:
+        """All that is called for the method ``raw`` is this class's own, and has nothing to do."""
+        own = _OWN
+        if raw == "raw_connect":
+            same = cls.raw_connect is own.raw_connect and cls.connect is own.connect
+        elif raw == "raw_disconnect":
+            same = cls.raw_disconnect is own.raw_disconnect and cls.disconnect is own.disconnect
+        else:
+            return False
+        return (
+            same
             and not cls.groups
-            and all(
-                getattr(cls, each) is getattr(base, each)
-                for each in (name, "connection_groups", "_group_names", "__init__")
-            )
+            and cls.connection_groups is own.connection_groups
+            and cls._group_names is own._group_names
         )
-        return None if idle else begin
 
     @property
     def path(self) -> str:
@@ -147,15 +155,22 @@ class WebsocketConsumer(BaseConsumer):
             ValueError: neither text nor bytes, or both.
             ConnectionClosed: the peer is gone.
         """
-        connection = self.message.connection
-        if connection is not None and close is False and bytes is None and text.__class__ is str:
+        message = self.message
+        connection = message.connection
+        if (
+            connection is not None
+            and close is False
+            and bytes is None
+            and text.__class__ is str
+            and message.reply_channel is connection.channel
+        ):
             # What the rest comes to, without its dict and its checks.
             if not connection.send_nowait(text):
                 await connection.send(text)
             return
         if text is None and bytes is None:
             raise ValueError("send takes text or bytes")
-        await self.message.reply_channel.send(_content(text, bytes, close))
+        await message.reply_channel.send(_content(text, bytes, close))
 
     async def close(self, code: int | bool = True, reason: str = "") -> None:
         """Close the socket from this end, or refuse it while it connects; does not wait for the peer.
@@ -178,6 +193,10 @@ class WebsocketConsumer(BaseConsumer):
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
         await Group(name).send(_content(text, bytes, close))
+
+
+# As they are written here: the class itself may be patched.
+_OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
 
 class JsonWebsocketConsumer(WebsocketConsumer):

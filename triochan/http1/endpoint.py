@@ -25,6 +25,10 @@ class Owner(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes of the response; never waits."""
 
+    @property
+    def full(self) -> bool:
+        """The client has to take some of them first."""
+
     async def room(self) -> None:
         """Wait until the client has taken enough of them; ConnectionClosed where it is gone."""
 
@@ -73,6 +77,7 @@ class Exchange:
         "running",
     )  # fmt: skip
 
+    waits = False
     outbox = None
     close_code = None
     close_reason = "the response is over"
@@ -110,6 +115,16 @@ class Exchange:
     def keeps_alive(self) -> bool:
         """Another request may follow on the connection; known once the response is complete."""
         return self._writer.keep_alive
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Nothing but the end of the connection will say where the response ends."""
+        return self._writer.ends_with_connection
+
+    def be_last(self) -> None:
+        """No other request is answered on the connection; the client is told, if it can be (RFC 9112 section 9.6)."""
+        if not self.started:
+            self._writer.keep_alive = False
 
     # -- its consumer
 
@@ -177,7 +192,8 @@ class Exchange:
             on_start, self.on_start = self.on_start, None
             content = await on_start(content)
         self._send(content)
-        await self._owner.room()
+        if self._owner.full:
+            await self._owner.room()
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         if not (self._closed or self.complete):

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ..connection_task import ConnectionTask
-from ..handlers import Held, bind
+from ..handlers import Held
 from ..layers import Channel
 from ..message import Message
 from ..replies import Refusal
@@ -32,6 +32,7 @@ logger = logging.getLogger("triochan.http")
 
 REQUEST = Channel("http.request")
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
+UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
 _REQUESTS = 16
 """Requests of one connection before others have their turn."""
 
@@ -49,9 +50,9 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_client", "_deadline", "_exchange", "_expired", "_lingers", "_listening_only", "_outbox_sent", "_parser",
-        "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used", "_write_timer", "outbox", "over",
-        "transport",
+        "_client", "_deadline", "_exchange", "_expired", "_held_back", "_lingers", "_listening_only",
+        "_outbox_sent", "_parser", "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used",
+        "_write_timer", "outbox", "over", "transport", "unread", "waits",
     )  # fmt: skip
 
     asks = False
@@ -79,8 +80,11 @@ class HttpConnection:
         self._used = False
         self._paused = False
         self._listening_only = False
+        self._held_back = False
         self._lingers = False
         self.over = False
+        self.waits = False
+        self.unread = False
         # One timer for whatever is awaited; it is not moved for each request, but looks again when it fires.
         self._timer: Timer | None = None
         self._deadline = math.inf
@@ -103,6 +107,7 @@ class HttpConnection:
         """Read, and answer what it brings until a consumer waits."""
         if self._paused and not self.transport.ended:
             return None
+        self.unread = False
         try:
             data = self.transport.read()
         except OSError:
@@ -121,8 +126,7 @@ class HttpConnection:
         if self._exchange is None:
             return self._next()
         if parser.buffered > self._runtime.settings.max_head_size and not self._listening_only:
-            self._paused = True
-            self.transport.pause()
+            self._pause()
         return None
 
     def writable(self) -> None:
@@ -136,7 +140,10 @@ class HttpConnection:
             held = self._next()
             if held is not None or self.over:
                 return held
-        return self.readable() if self.transport.more() else None
+        return self.readable() if self.unread or self.transport.more() else None
+
+    def defer(self) -> None:
+        self.unread = True
 
     def internal_error(self, error: Exception) -> None:
         self.lost()
@@ -145,8 +152,14 @@ class HttpConnection:
         """Answer the requests that are whole; note what is awaited then."""
         parser, settings = self._parser, self._runtime.settings
         for _ in range(_REQUESTS):
+            if self.outbox.size:
+                self._hold_back()
+                return None
             request = parser.next()
             if request is None:
+                if self._listening_only:
+                    self._end_of_requests()
+                    return None
                 if parser.take_continue():
                     self.write(CONTINUE)
                 if parser.in_body:
@@ -169,6 +182,24 @@ class HttpConnection:
         self._runtime.readers.again(self)
         return None
 
+    def _hold_back(self) -> None:
+        """The response before is on its way still. Who asks and does not read would fill the memory with responses, and
+        a WebSocket's first frame must not overtake one."""
+        self._held_back = True
+        self.outbox.watched = True
+        self._await(math.inf, self.lost)  # write_timeout bounds it
+        self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause()
+
+    def _resume(self) -> None:
+        if self._paused and not self._listening_only:
+            self._paused = False
+            self.transport.resume()
+
     def _take(self, request: Request) -> Held | None:
         """Answer one request, or become the WebSocket that it asks for."""
         runtime = self._runtime
@@ -177,7 +208,7 @@ class HttpConnection:
         self._expired = self.lost
         hosts = runtime.application.allowed_hosts
         if hosts is not None and not hosts.allows_headers(request.headers):
-            self._refuse(Refusal(400, "this server does not go by the name in the Host header"))
+            self._refuse(UNKNOWN_HOST)
             return None
         content = request.content(self._scheme, self._client, self._server)
         if request.upgrade:
@@ -193,17 +224,18 @@ class HttpConnection:
         message = Message(content, REQUEST, exchange.channel)
         message.application = runtime.application
         try:
-            match = runtime.router.match(message)
+            bound = runtime.match_request(message)
         except Exception:
             logger.exception("a route raised in http.request on %r", request.path)
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
-        bound = None if match is None else bind(match, REQUEST.name)
         if bound is None or bound.begin is None:
             exchange.answer(Refusal(404, "Not Found"))
             return None
         settings = runtime.settings
-        return exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
+        self.waits = held is not None
+        return held
 
     def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
         upgrade = check_upgrade(request.head, content, self._parser.take_rest())
@@ -211,6 +243,7 @@ class HttpConnection:
             self._refuse(upgrade)
             return None
         self._leave()
+        self.over = True  # of this there is nothing to go on with
         connection = Connection(upgrade, self.transport, self._runtime, self._task)
         self._task.stage = connection
         return connection.open(upgrade)
@@ -227,10 +260,16 @@ class HttpConnection:
                 self._runtime.settings.write_timeout, self._check_writing
             )
 
+    @property
+    def full(self) -> bool:
+        return self.outbox.size > self.outbox.limit or self.over
+
     async def room(self) -> None:
         await self.outbox.room()
 
     def broke_off(self) -> None:
+        if self._exchange is not None and self._exchange.ends_with_connection:
+            self.transport.reset()
         self._close(clean=False)
 
     def patient(self, seconds: float) -> None:
@@ -249,9 +288,7 @@ class HttpConnection:
         if not exchange.keeps_alive or self._listening_only or self._runtime.draining:
             self._see_off()
             return
-        if self._paused:
-            self._paused = False
-            self.transport.resume()
+        self._resume()
         if self._parser.buffered:
             self._runtime.readers.again(self)
         else:
@@ -264,7 +301,12 @@ class HttpConnection:
 
     def drained(self) -> None:
         self.outbox.watched = False
-        self._linger()
+        if self._lingers:
+            self._linger()
+        elif self._held_back:
+            self._held_back = False
+            self._resume()
+            self._runtime.readers.again(self)
 
     def broken(self) -> None:
         self.lost()
@@ -273,8 +315,12 @@ class HttpConnection:
 
     def drain(self) -> None:
         """A shutdown: a request under way is answered, and no other one is taken."""
-        if self._exchange is None and not self._lingers:
-            if self._parser.begun or self._parser.in_body:
+        if self._exchange is not None:
+            self._exchange.be_last()
+        elif not self._lingers:
+            if self.outbox.size:
+                self._see_off()  # the last response is on its way still
+            elif self._parser.begun or self._parser.in_body:
                 self._await(min(self._runtime.settings.close_timeout, self._left()), self._expired)
             else:
                 self._close()
@@ -285,24 +331,28 @@ class HttpConnection:
 
     def _end_of_stream(self) -> Held | None:
         """The client sends no more. It may still listen: a response under way is written to it."""
-        if self._lingers:
-            self._close()
-            return None
         self._listening_only = True
-        if self._exchange is not None:
+        self._pause()  # over TLS this would be told again and again
+        if self._lingers:
+            if not self.outbox.size:
+                self._close()
+        elif self._exchange is not None:
             limit = self._runtime.settings.disconnect_timeout
             self._exchange.end_by(trio.current_time() + limit)
             if self._exchange.running:
                 self._await(limit, _nothing)
             else:
                 self._await(min(limit, self._left()), self._expired)
-            return None
+        elif not self._held_back:
+            self._end_of_requests()
+        return None
+
+    def _end_of_requests(self) -> None:
         refusal = self._parser.eof()
         if refusal is not None:
             self._refuse(refusal)
         else:
             self._see_off()
-        return None
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, and end the connection: what comes next can't be told from the rest of this request."""
@@ -316,9 +366,7 @@ class HttpConnection:
         if self.over:
             return
         self._lingers = True
-        if self._paused:
-            self._paused = False
-            self.transport.resume()
+        self._resume()
         if self.outbox.size:
             self.outbox.watched = True
             self._await(math.inf, self.lost)  # write_timeout bounds it

@@ -96,6 +96,12 @@ class ResponseWriter:
         self._chunked = False
         self._left: int | None = None  # bytes, of the length that the consumer has given
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Content is to come, and nothing but the end of the connection will say where it ends."""
+        left_open = self.started and not self.complete and self._old and self._left is None
+        return left_open and not (self._silent or self.keep_alive)
+
     def write(self, reply: HttpReply, now: float | None = None) -> bytes:
         """The bytes of one piece; those of the first have the head in front.
 

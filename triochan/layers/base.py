@@ -131,12 +131,28 @@ class Channel:
 class ReplyChannel(Channel):
     """A channel to one connection of this process; sends reach it without a look-up."""
 
-    __slots__ = ("endpoint",)
+    __slots__ = ("_kind", "_name", "endpoint")
 
-    def __init__(self, name: str, endpoint: Endpoint | Departed, layer: ChannelLayer) -> None:
-        self.name = name
+    def __init__(
+        self, kind: str, endpoint: Endpoint | Departed, layer: ChannelLayer, name: str | None = None
+    ) -> None:
+        self._kind = kind
+        self._name = name
         self.endpoint = endpoint
         self._layer = layer
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Made when it is first asked for: most connections are never called by their names."""
+        if self._name is None:
+            assert self._layer is not None
+            self._name = self._layer.register(self._kind, self.endpoint)
+        return self._name
+
+    @property
+    def named(self) -> bool:
+        """Somebody has asked for the name."""
+        return self._name is not None
 
     async def send(self, content: dict[str, Any], /) -> None:
         _check_content(content)
@@ -199,12 +215,20 @@ class Group:
 class Departed:
     """Stands behind a reply channel when its connection is gone."""
 
+    __slots__ = ("_code", "_local", "_reason")
+
     outbox: ClassVar[None] = None
 
     def __init__(self, code: int | None, reason: str) -> None:
         self._code = code or 1006
         self._reason = reason
-        self.local = Local()
+        self._local: Local | None = None
+
+    @property
+    def local(self) -> Local:
+        if self._local is None:
+            self._local = Local()
+        return self._local
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)
@@ -229,17 +253,25 @@ class ChannelLayer(ABC):
 
     def attach(self, kind: str, endpoint: Endpoint) -> ReplyChannel:
         """Give ``endpoint`` a reply channel: its name is ``kind``, this process's mark, and a number."""
-        channel = ReplyChannel(f"{kind}.{self._prefix}!{next(self._serial):x}", endpoint, self)
-        self._endpoints[channel.name] = endpoint
-        return channel
+        return ReplyChannel(kind, endpoint, self)
+
+    def register(self, kind: str, endpoint: Endpoint | Departed) -> str:
+        """Name a reply channel, so that its endpoint is found by that name; for :class:`ReplyChannel`."""
+        name = f"{kind}.{self._prefix}!{next(self._serial):x}"
+        if not isinstance(endpoint, Departed):
+            self._endpoints[name] = endpoint
+        return name
 
     def detach(self, endpoint: Endpoint) -> None:
         """Forget ``endpoint`` and take it out of its groups; again is no error. Never waits."""
-        if self._endpoints.pop(endpoint.channel.name, None) is not None:
+        channel = endpoint.channel
+        if channel.endpoint is endpoint:
+            if channel.named:
+                self._endpoints.pop(channel.name, None)
             self._left(endpoint)
             # Whoever keeps the channel does not keep the connection; and without this circle, most of a connection
             # is freed at once, not by the garbage collector.
-            endpoint.channel.endpoint = Departed(endpoint.close_code, endpoint.close_reason)
+            channel.endpoint = Departed(endpoint.close_code, endpoint.close_reason)
 
     def reply_channel(self, name: str) -> Channel:
         """The reply channel of that name: this process's connection where it is, or was, one of its."""
@@ -247,7 +279,7 @@ class ChannelLayer(ABC):
         if endpoint is not None:
             return endpoint.channel
         if f".{self._prefix}!" in name:
-            return ReplyChannel(check_name("channel", name, reply=True), Departed(None, ""), self)
+            return ReplyChannel("", Departed(None, ""), self, check_name("channel", name, reply=True))
         return Channel(name, self)
 
     async def send(self, channel: str, content: dict[str, Any]) -> None:

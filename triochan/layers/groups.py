@@ -18,6 +18,7 @@ class GroupRegistry(Generic[M]):
     def __init__(self) -> None:
         self._members: dict[str, dict[M, None]] = {}
         self._groups: dict[M, set[str]] = {}
+        self._lists: dict[str, list[M]] = {}
 
     def add(self, group: str, member: M) -> bool:
         """Put ``member`` into ``group``; True where it is the group's first. Twice is once."""
@@ -26,6 +27,7 @@ class GroupRegistry(Generic[M]):
         if members is None:
             members = self._members[group] = {}
         members[member] = None
+        self._lists.pop(group, None)
         self._groups.setdefault(member, set()).add(group)
         return first
 
@@ -35,6 +37,7 @@ class GroupRegistry(Generic[M]):
         if members is None or member not in members:
             return False
         del members[member]
+        self._lists.pop(group, None)
         groups = self._groups[member]
         groups.discard(group)
         if not groups:
@@ -47,11 +50,22 @@ class GroupRegistry(Generic[M]):
         """The members of ``group`` now, in the order in which they joined."""
         return list(self._members.get(group, ()))
 
+    def snapshot(self, group: str) -> list[M]:
+        """The same, and the same list until one joins or leaves; not to be changed."""
+        found = self._lists.get(group)
+        if found is None:
+            found = list(self._members.get(group, ()))
+            if found:
+                self._lists[group] = found
+        return found
+
     def groups_of(self, member: M) -> set[str]:
         return set(self._groups.get(member, ()))
 
     def leave_all(self, member: M) -> list[str]:
         """Take ``member`` out of every group; those that are empty now."""
+        if member not in self._groups:
+            return []
         return [group for group in self.groups_of(member) if self.discard(group, member)]
 
     @contextmanager

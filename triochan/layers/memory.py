@@ -6,12 +6,13 @@ import copy
 import logging
 from typing import Any
 
+import attrs
 import trio
 
 from ..exceptions import ChannelFull
 from ..replies import parse_websocket
 from ..settings import Settings, by_glob
-from ..wire.outbox import broadcast
+from ..wire.outbox import Outbox, broadcast
 from .base import Channel, ChannelLayer, Endpoint
 from .groups import GroupRegistry
 
@@ -41,6 +42,7 @@ class MemoryLayer(ChannelLayer):
         self.groups: GroupRegistry[Member] = GroupRegistry()
         self.dropped = 0
         self.expired = 0
+        self._fans: dict[str, _Fan] = {}
         self._channels: dict[
             str, tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]
         ] = {}
@@ -115,8 +117,8 @@ class MemoryLayer(ChannelLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         member = self._member(channel)
-        if member is not None:
-            self.groups.discard(group, member)
+        if member is not None and self.groups.discard(group, member):
+            self._fans.pop(group, None)
 
     async def group_members(self, group: str) -> list[str]:
         return [
@@ -126,22 +128,20 @@ class MemoryLayer(ChannelLayer):
 
     async def group_send(self, group: str, content: dict[str, Any]) -> None:
         """No checkpoint, so that all members see the group's messages in one order."""
-        members = self.groups.members(group)
-        outboxes = [member.outbox for member in members]
-        others: list[Member] = []
-        if None in outboxes:
-            others = [member for member in members if member.outbox is None]
-            members = [member for member in members if member.outbox is not None]
-            outboxes = [outbox for outbox in outboxes if outbox is not None]
+        joined = self.groups.snapshot(group)
+        fan = self._fans.get(group)
+        if fan is None or fan.joined is not joined:
+            fan = self._fans[group] = _Fan.out_to(joined)
+        members, outboxes, others = fan.members, fan.outboxes, fan.others
         if members:
             reply = parse_websocket(content)
             if reply.accept is not None:
                 raise ValueError("a group send can't accept or refuse a handshake; send to the reply channel")
             if reply.data is not None:
-                broadcast(reply.data, outboxes)  # type: ignore[arg-type]
+                broadcast(reply.data, outboxes)
             if reply.close is not None:
                 for member in members:
-                    member.deliver_nowait({"close": reply.close, "reason": reply.reason})  # type: ignore[union-attr]
+                    member.deliver_nowait({"close": reply.close, "reason": reply.reason})
         for other in others:
             if not isinstance(other, Channel):
                 other.deliver_nowait(content)
@@ -153,7 +153,37 @@ class MemoryLayer(ChannelLayer):
                 logger.warning("group %r: %s", group, error)
 
     def _left(self, endpoint: Endpoint) -> None:
-        self.groups.leave_all(endpoint)
+        for group in self.groups.leave_all(endpoint):
+            self._fans.pop(group, None)
+
+
+@attrs.frozen
+class _Fan:
+    """A group's members, sorted by what they take; made anew when one has joined or left.
+
+    Attributes:
+        joined: as the registry has them.
+        members, outboxes: those that take frames, and where they take them.
+        others: those that take contents.
+    """
+
+    joined: list[Member]
+    members: list[Endpoint]
+    outboxes: list[Outbox]
+    others: list[Member]
+
+    @classmethod
+    def out_to(cls, joined: list[Member]) -> _Fan:
+        members: list[Endpoint] = []
+        outboxes: list[Outbox] = []
+        others: list[Member] = []
+        for member in joined:
+            if isinstance(member, Channel) or member.outbox is None:
+                others.append(member)
+            else:
+                members.append(member)
+                outboxes.append(member.outbox)
+        return cls(joined, members, outboxes, others)
 
 
 def _with_names(content: dict[str, Any]) -> dict[str, Any]:

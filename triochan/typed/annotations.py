@@ -83,10 +83,15 @@ def unwrap(annotation: Any) -> Any:
             annotation = get_args(annotation)[0]
         elif isinstance(annotation, NewType):
             annotation = annotation.__supertype__
-        elif type(annotation).__name__ == "TypeAliasType":  # Python 3.12's, or typing_extensions'
+        elif is_alias(annotation):
             annotation = annotation.__value__
         else:
             return annotation
+
+
+def is_alias(annotation: Any) -> bool:
+    """It was made by a ``type`` statement (PEP 695), or as typing_extensions has it for Python 3.11."""
+    return type(annotation).__name__ == "TypeAliasType"
 
 
 def name_of_type(annotation: Any) -> str:

@@ -41,6 +41,13 @@ def hook_for(annotation: Any, converter: Converter) -> Hook:
         return converter.structure
 
 
+def alias_factory(alias: Any, converter: Converter) -> Hook:
+    """The hook of what an alias stands for: cattrs knows the aliases of Python 3.12 and later only."""
+    annotation = alias.__value__
+    hook = hook_for(annotation, converter)
+    return lambda value, _: hook(value, annotation)
+
+
 def array_factory(annotation: Any, converter: Converter) -> Hook:
     make = ARRAYS[origin(annotation)]
     [of] = get_args(annotation) or (Any,)

@@ -24,10 +24,11 @@ from cattrs.cols import is_namedtuple
 from cattrs.errors import StructureHandlerNotFoundError
 
 from ..exceptions import ImproperlyConfigured
-from .annotations import name_of_type
+from .annotations import is_alias, name_of_type
 from .containers import (
     ARRAYS,
     OBJECTS,
+    alias_factory,
     array_factory,
     class_factory,
     is_class,
@@ -85,6 +86,7 @@ def make_converter(*, forbid_extra_keys: bool = True) -> Converter:
         (lambda t: origin(t) in OBJECTS, object_factory),
         (lambda t: get_origin(t) is Literal, literal_factory),
         (is_union, union_factory),
+        (is_alias, alias_factory),
     ]
     for predicate, factory in factories:
         converter.register_structure_hook_factory(predicate, factory)

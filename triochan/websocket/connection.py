@@ -19,7 +19,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, bind, only, parted, run
+from ..handlers import Bound, Held, bind, call, only, parted, run
 from ..layers import Channel, Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
@@ -318,11 +318,23 @@ class Connection:
 
     def drain(self) -> None:
         """A shutdown: take no new messages; when what was received is answered, close with 1001."""
-        self.life.step(Event.DRAIN)
-        if self.life.state is State.DRAINING:
+        if self.life.state is State.OPEN:
+            self.life.step(Event.DRAIN)
             self.inbound.drain()
             if not self.inbound.busy:
                 self.idle()
+            else:
+                now, deadline = trio.current_time(), self._runtime.deadline
+                # What is left then is disconnect's.
+                share = min(self._runtime.settings.disconnect_timeout, (deadline - now) / 2)
+                self._timer = self._runtime.timers.at(deadline - share, self._drained_too_slowly)
+
+    def _drained_too_slowly(self) -> None:
+        if self.life.state is State.DRAINING:
+            logger.error("the shutdown cuts off %d handlers on %r", self.inbound.running, self.path)
+            self._runtime.cut_short = True
+            self.inbound.cancel()
+            self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
 
     # -- what life orders
 
@@ -441,11 +453,11 @@ class Connection:
     async def _run_task(
         self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], context: Context
     ) -> None:
-        async def call() -> None:
+        async def begin() -> None:
             await async_fn(*args)
 
         try:
-            await run(call(), context)
+            await run(begin(), context)
         except BaseException as error:
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):
@@ -461,6 +473,8 @@ class Connection:
         try:
             if not self.over:  # cancelled from outside
                 inbound.cancel()
+                if life.talking:  # the peer is told, if there is room for it
+                    self._perform(life.step(Event.CLOSE, 1001, "going away"))
                 order = life.step(Event.LOSE, 1001, "going away")
                 if order is Order.NOTHING:
                     self._cut()
@@ -501,7 +515,7 @@ class Connection:
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
-                await run(bound.begin(message, bound.kwargs))
+                await call(bound.begin, message, bound.kwargs)
             except Exception as error:  # noqa: BLE001 - the barrier around a handler
                 if not only(error, ConnectionClosed):
                     self.crashed(bound.consumer, "disconnect", error)

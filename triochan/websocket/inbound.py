@@ -107,7 +107,7 @@ class Inbound:
     __slots__ = (
         "_connection", "_deadline", "_decoder", "_dropping", "_given_up", "_inbox", "_inbox_size", "_limit",
         "_owner", "_peer_close", "_plain", "_received", "_rest", "_scopes", "_settings", "_single_text", "_stall",
-        "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "watched",
+        "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "waits", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +141,7 @@ class Inbound:
         self._stall: Callable[[], None] | None = None
         self._scopes: set[trio.CancelScope] | None = None
         self.heard = False
+        self.waits = False
         self.watched = False
 
     def open(self, agreement: Agreement | None) -> None:
@@ -154,7 +155,7 @@ class Inbound:
         """Read, and run what it brings until a handler waits."""
         if not self._plain or self.running >= self._limit:
             self._unread = True
-            return self.proceed()
+            return self._go_on(None)
         transport = self.transport
         try:
             data = transport.read()
@@ -182,10 +183,13 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
+        coroutine = None
         try:
-            coroutine = bound.begin(message, bound.kwargs)
+            coroutine = context.run(bound.begin, message, bound.kwargs)
             trap = context.run(coroutine.send, None)
-        except StopIteration:
+        except StopIteration as stop:
+            if coroutine is None:
+                self._raised(bound.consumer, stop)
             return None
         except BaseException as error:
             if parted(error)[1] is not None:
@@ -193,14 +197,26 @@ class Inbound:
             self._raised(bound.consumer, error)
             return None
         self.running += 1
+        self.waits = True
         return Held(self, bound.consumer, coroutine, context, trap)
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
-        return self._go_on(None)
+        self.waits = False
+        if not self._plain:
+            return self._go_on(None)
+        if not self._unread and not self.transport.more():
+            return None
+        self._unread = False
+        return self.readable()
+
+    def defer(self) -> None:
+        self._unread = True
 
     def writable(self) -> None:
         self._owner.outbox.writable()
+        if self.paused:
+            self._owner.again()  # for this may be what reading waits for
 
     def internal_error(self, error: Exception) -> None:
         self._owner.lost()
@@ -259,14 +275,16 @@ class Inbound:
             scope.cancel()
 
     def drain(self) -> None:
-        """Take no new messages; what was received is handled."""
+        """Take no new messages; what was received is handled. The shutdown's deadline bounds that."""
         self._plain = False
+        self._call_off_stall()
         self.watched = True
         self._pause()
 
     def listen(self) -> None:
         """A close frame of ours is out: messages are passed over from now on, and the peer's close is looked for."""
         self._plain = False
+        self._call_off_stall()
         if self.paused:
             self._resume()
 
@@ -302,7 +320,7 @@ class Inbound:
         owner = self._owner
         life = owner.life
         transport = self.transport
-        if data is None and not life.over and (self._rest or decoder.pending) and self._has_room:
+        if data is None and not life.over and (self._rest or (decoder.pending and self._has_room)):
             data, self._rest = self._rest, b""
         reads = 0
         while True:
@@ -311,7 +329,16 @@ class Inbound:
             held = self._run_waiting()
             if held is not None:
                 self._plain = False
-                owner.again()
+                if (
+                    (self._waiting and self.running < self._limit)
+                    or self._peer_close is not None
+                    or decoder.failure is not None
+                    or decoder.pending
+                    or self._rest
+                    or self._unread
+                    or transport.more()
+                ):
+                    owner.again()
                 return held
             self._judge()
             if life.over:
@@ -415,6 +442,8 @@ class Inbound:
             return
         full = self._waiting >= settings.inbox_limit or self._inbox_size >= settings.inbox_bytes
         outbox = owner.outbox
+        if outbox.size > 2 * outbox.limit:
+            outbox.end_turn()  # what was only gathered is no reason to pause, nor does its leaving end one
         if full or outbox.size > 2 * outbox.limit:
             # Nothing else may bring a reader back when the peer has taken it.
             outbox.watched = outbox.size > 0
@@ -458,24 +487,31 @@ class Inbound:
         """Run the inbox's messages, as far as the ordering mode allows now."""
         if not self._waiting or self.gated or self._given_up:
             return None
+        if self._deadline != math.inf and trio.current_time() >= self._deadline:
+            return None  # it would be cancelled where it first waits
         outbox = self._owner.outbox
         received = self._received
         assert received is not None
         # The answers to a batch leave in one write. A handler that waits, or takes its time, ends that.
         gathering = self._waiting > 1 and outbox.direct is not None
+        flush = outbox.flush
         if gathering:
             outbox.hold_turn()
+            flush.holding = True
             until = time.perf_counter() + CORK_SECONDS
-        while self._waiting and self.running < self._limit:
-            item = received.receive_nowait()
-            self._waiting -= 1
-            self._inbox_size -= len(item[1])
-            held = self._start(item)
-            if held is not None:
-                return held
-            if gathering and time.perf_counter() > until:
-                outbox.end_turn()
-                gathering = False
+        try:
+            while self._waiting and self.running < self._limit:
+                item = received.receive_nowait()
+                self._waiting -= 1
+                self._inbox_size -= len(item[1])
+                held = self._start(item)
+                if held is not None:
+                    return held
+                if gathering and time.perf_counter() > until:
+                    flush.flush()
+                    flush.holding = gathering = False
+        finally:
+            flush.holding = False
         if gathering:
             outbox.end_turn()
         return None
@@ -492,6 +528,7 @@ class Inbound:
         held, _, error = begin(self, bound, message, self._settings.handler_timeout)
         if held is not None:
             self.running += 1
+            self.waits = True
         elif error is not None:
             self._raised(bound.consumer, error)
         return held

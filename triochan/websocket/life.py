@@ -11,6 +11,8 @@ from enum import Enum
 class State(Enum):
     """Where a connection stands."""
 
+    __hash__ = object.__hash__  # Enum's own is a call of Python's for every step
+
     CONNECTING = "connecting"
     """The handshake is not decided."""
     OPEN = "open"
@@ -31,6 +33,8 @@ class State(Enum):
 
 class Event(Enum):
     """What happens to it."""
+
+    __hash__ = object.__hash__
 
     ACCEPT = "accept"
     REFUSE = "refuse"

@@ -80,6 +80,8 @@ class Opening:
         "_upgrade", "_waits",
     )  # fmt: skip
 
+    waits = False
+
     def __init__(self, owner: Owner, upgrade: Upgrade, settings: Settings, *, compression: bool) -> None:
         self._owner = owner
         self._upgrade = upgrade
@@ -153,7 +155,9 @@ class Opening:
             ValueError: a subprotocol that the client does not offer, or a header that is the handshake's own.
         """
         if self._compression and self._upgrade.extensions:
-            self._agreement = negotiate(self._upgrade.extensions)
+            # A message that a policy drops can't be referred to by the next one.
+            takeover = self._owner.outbox.overflow == "close"
+            self._agreement = negotiate(self._upgrade.extensions, context_takeover=takeover)
         self._response = accept_response(self._upgrade, subprotocol, headers, self._agreement)
         self._owner.life.step(Event.ACCEPT)
         timeout = self._settings.handler_timeout
@@ -200,7 +204,8 @@ class Opening:
         owner = self._owner
         life = owner.life
         owner.inbound.gated = False
-        if cancelled and error is None and life.talking:
+        too_slow = cancelled and trio.current_time() >= self._deadline
+        if too_slow and error is None and life.talking:
             error = trio.TooSlowError()
         if error is not None and life.state is State.CONNECTING and only(error, DenyConnection):
             self.deny(403, b"Forbidden")
@@ -210,12 +215,13 @@ class Opening:
                 self.deny(500, b"Internal Server Error")
         if life.state is State.CONNECTING:
             if cancelled:
-                logger.error(
-                    "%s on %r did not accept within %g s",
-                    name_of(consumer),
-                    owner.path,
-                    self._settings.handshake_timeout,
-                )
+                if too_slow:
+                    logger.error(
+                        "%s on %r did not accept within %g s",
+                        name_of(consumer),
+                        owner.path,
+                        self._settings.handshake_timeout,
+                    )
                 self.deny(503, b"Service Unavailable", _LATER)
             else:
                 self.accept(None, [])

@@ -38,6 +38,7 @@ class Upgrade:
 
     Attributes:
         content: of the ``websocket.connect`` message.
+        key: the client's ``Sec-WebSocket-Key``: 16 bytes in base64.
         subprotocols: what the client offers, in its order of preference.
         rest: bytes that came behind the head.
         extensions: what the client offers, in its order of preference.
@@ -48,16 +49,6 @@ class Upgrade:
     subprotocols: list[str]
     rest: bytes = b""
     extensions: list[Offer] = attrs.field(factory=list)
-
-    def head(self) -> bytes:
-        """The head, reduced to what trio-websocket needs for its answer: nothing in it can surprise it."""
-        protocols = ", ".join(self.subprotocols).encode()
-        return (
-            b"GET / HTTP/1.1\r\nHost: -\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: " + self.key + b"\r\n"
-            + (b"Sec-WebSocket-Protocol: " + protocols + b"\r\n" if protocols else b"")
-            + b"\r\n"
-        )  # fmt: skip
 
 
 def wants_upgrade(request: Head) -> bool:

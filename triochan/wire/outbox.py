@@ -18,12 +18,13 @@ import trio
 from ..exceptions import ConnectionClosed
 from ..settings import Overflow
 from .deflate import Agreement
-from .frames import encode, encode_compressed
+from .frames import CompressedFrame, encode, encode_compressed
 from .transport import BLOCKED
 
 CHUNK = 65536
 """Bytes that are gathered, or joined, at the most before they are written."""
 _CONTROL = 0x08
+_COMPRESSED = 0x40
 
 
 class Sink(Protocol):
@@ -51,10 +52,10 @@ class Owner(Protocol):
 
 
 class Flush:
-    """The outboxes that have sent something in this turn of Trio's loop; one for all that runs in a Trio run.
+    """The outboxes of one server that have sent something in this turn of Trio's loop.
 
-    Whoever runs many handlers in one step calls :meth:`flush` at its end. For everybody else :meth:`run`, a task,
-    does it in the turn that follows.
+    Whoever runs many handlers in one step sets :attr:`stepping` for that long, and calls :meth:`flush` at its end. For
+    everybody else :meth:`run`, a task, does it in the turn that follows.
     """
 
     def __init__(self) -> None:
@@ -63,21 +64,36 @@ class Flush:
         """Note that an outbox has sent in this turn; :meth:`arm` has to follow."""
         self.stepping = False
         """Somebody will call :meth:`flush` at the end of its step."""
+        self.holding = False
+        """Several messages came at once: what their handlers send is gathered from the first frame on."""
+        self.batch: Batch | None = None
+        """What the members of one group are to be sent."""
+        self.last: Sequence[Outbox] | None = None
+        """Whom the last broadcast of this turn went to."""
         self._task: trio.lowlevel.Task | None = None
         self._due = False
 
     @property
     def pending(self) -> bool:
         """Something may have been gathered."""
-        return bool(self._touched)
+        return bool(self._touched) or self.batch is not None
 
     def flush(self) -> None:
         """Write what was gathered. Never waits, never raises."""
+        self.last = None
+        if self.batch is not None:
+            self.end_batch()
         if self._touched:
             touched = self._touched.copy()
             self._touched.clear()
             for outbox in touched:
                 outbox.end_turn()
+
+    def end_batch(self) -> None:
+        """Write what a group's members were to be sent."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            batch.end()
 
     def arm(self) -> None:
         """Flush in the turn that follows this one, unless somebody does so at the end of its step."""
@@ -119,15 +135,20 @@ class Outbox:
         size: bytes that wait, gathered ones included.
         sent: bytes that the transport has taken, to see that a slow peer makes progress.
         dropped: messages that the overflow policy dropped.
+        batch: what waits for it and for other members of a group alike; None: nothing.
         agreement: what was agreed on compression; None: nothing.
+        history: the message that the last compressed frame carried, where a group sent it: the same object for all
+            members, so that the next frame may refer to it and still serve them all. Empty: the next one refers to
+            nothing.
+        opening: ``connect`` has not returned.
         threshold: bytes from which a message is compressed.
         watched: :meth:`Owner.drained` is wanted.
     """
 
     __slots__ = (
-        "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_opening", "_owner", "_refusal",
-        "_send", "_sink", "_waiting", "agreement", "direct", "dropped", "flush", "limit", "overflow", "sent", "size",
-        "threshold", "watched",
+        "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_owner", "_refusal", "_send",
+        "_sink", "_waiting", "agreement", "batch", "direct", "dropped", "flush", "history", "limit", "opening",
+        "overflow", "sent", "size", "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +162,7 @@ class Outbox:
         self.overflow: Overflow = overflow
         self.agreement: Agreement | None = None
         self.threshold = 0
+        self.history = b""
         # The piece being written, of which nothing can be dropped any more; behind it, whole frames.
         self._chunk: bytes = b""
         self._frames: deque[bytes] | None = None
@@ -148,9 +170,10 @@ class Outbox:
         self.sent = 0
         self.dropped = 0
         self.direct: Callable[[bytes], int] | None = None
+        self.batch: Batch | None = None
         self._held = True
         # What groups send while connect runs waits by itself: who is refused must not have heard it.
-        self._opening = True
+        self.opening = True
         self._early: list[bytes] | None = None
         self._early_size = 0
         self._blocked = False
@@ -163,7 +186,7 @@ class Outbox:
     # -- messages
 
     def encode(self, data: str | bytes) -> bytes:
-        """One message as a frame, compressed where that was agreed on and is worth it."""
+        """One message as a frame, compressed where that was agreed on and is worth it; it refers to no other."""
         if self.agreement is not None and len(data) >= self.threshold:
             return encode_compressed(data, self.agreement).frame
         return encode(data)
@@ -176,6 +199,8 @@ class Outbox:
         """
         if self.send_direct(frame):
             return
+        if self.batch is not None:
+            self._leave_batch()
         if self.size + len(frame) > self.limit:
             self.end_turn()  # what was only gathered is no reason to wait
         while self._refusal is None and self.size and self.size + len(frame) > self.limit:
@@ -201,7 +226,13 @@ class Outbox:
         direct = self.direct
         if direct is None:
             return False
-        self._touch()
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
+        self.direct = None
+        flush = self.flush
+        flush.touch(self)
+        if not flush.stepping:
+            flush.arm()
         try:
             sent = direct(frame)
         except BLOCKED:
@@ -220,7 +251,11 @@ class Outbox:
         """
         if self._refusal is not None:
             return
-        if self._opening:
+        if self.batch is not None:
+            self._leave_batch()
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
+        if self.opening:
             # Before connect has returned nothing of it can leave, and that is not the peer's fault.
             if self._early is None:
                 self._early = []
@@ -232,6 +267,11 @@ class Outbox:
             return
         if self.size + len(frame) > self.limit and self._full(len(frame)):
             self._overflow()
+            return
+        if self._dead:
+            return  # the transport broke as it was tried
+        if self.direct is not None:  # nothing waits, or no longer
+            self.send_direct(frame)
             return
         frames = self._frames
         if frames is None:
@@ -274,6 +314,8 @@ class Outbox:
         """
         if self._dead:
             return
+        if self.batch is not None:
+            self._leave_batch()
         if self._frames is None:
             self._frames = deque()
         self._frames.append(frame)
@@ -293,6 +335,8 @@ class Outbox:
         Args:
             discard: drop what has not begun to leave, to make way for a close frame.
         """
+        if self.batch is not None:
+            self._leave_batch()
         if self._refusal is None:
             self._refusal = ConnectionClosed(code, reason)
         self.direct = None
@@ -305,6 +349,8 @@ class Outbox:
 
     def close(self, code: int, reason: str) -> None:
         """Nothing more goes, and nothing waits any longer."""
+        if self.batch is not None:
+            self._leave_batch()
         self._dead = True
         self._frames = None
         self._early = None
@@ -325,7 +371,7 @@ class Outbox:
 
     def opened(self) -> None:
         """``connect`` has returned, and the socket stays open: what groups have sent meanwhile may leave."""
-        self._opening = False
+        self.opening = False
         if self._early:
             if self._frames is None:
                 self._frames = deque()
@@ -349,11 +395,69 @@ class Outbox:
 
     def end_turn(self) -> None:
         """Write what was gathered, as far as the transport takes it now."""
+        if self.batch is not None:
+            self._leave_batch()
         if self._frames:
             if not self._blocked:
                 self._write()
-        elif self._refusal is None and not self._held and not self._blocked and not self._opening:
+        elif self._refusal is None and not self._held and not self._blocked and not self.opening:
             self.direct = self._send
+
+    def joins(self, batch: Batch) -> bool:
+        """Nothing waits here, and nothing stands in the way: ``batch`` may gather for this one too."""
+        if (
+            self._frames
+            or self._blocked
+            or self._held
+            or self.opening
+            or self._refusal is not None
+            or self.flush is not batch.flush
+            or self.agreement is not batch.agreement
+            or self.history is not batch.history
+        ):
+            return False
+        if self.direct is not None:
+            self.direct = None
+            self.flush.touch(self)
+        self.batch = batch
+        return True
+
+    def _leave_batch(self) -> None:
+        """Gather by oneself from now on: something else is to be sent behind what the batch has so far."""
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        batch.intact = False
+        if self._frames is None:
+            self._frames = deque()
+        self._frames.extend(batch.frames)
+        self.size += batch.size
+        self.history = batch.history
+
+    def take_batch(self, batch: Batch, joined: bytes) -> None:
+        """Write ``joined``, which is all of ``batch`` in one piece."""
+        self.batch = None
+        self.history = batch.history
+        try:
+            sent = self._send(joined)
+        except BlockingIOError:
+            sent = 0
+        except BLOCKED:
+            self.keep(joined, 0)  # see _write
+            return
+        except OSError:
+            self._break()
+            return
+        if sent == batch.size:
+            self.sent += sent
+            self.direct = self._send
+        elif sent:
+            self.keep(joined, sent)
+        else:
+            if self._frames is None:
+                self._frames = deque()
+            self._frames.extend(batch.frames)
+            self.size += batch.size
+            self._block()
 
     def writable(self) -> None:
         """The transport has room again."""
@@ -362,12 +466,14 @@ class Outbox:
             self._write()
 
     def _queue(self, frame: bytes) -> None:
+        if self.history and frame[0] & _COMPRESSED:
+            self.history = b""
         frames = self._frames
         if frames is None:
             frames = self._frames = deque()
         frames.append(frame)
         self.size += len(frame)
-        if self._opening or self._blocked or self.size >= CHUNK:
+        if self.opening or self._blocked or self.size >= CHUNK:
             self.end_turn()
         elif self.direct is not None:  # put() had to wait: the turn is another one by now
             self._touch()
@@ -382,9 +488,11 @@ class Outbox:
             data, taken = (self._chunk, 0) if self._chunk else self._head()
             try:
                 sent = send(data)
-            except BLOCKED:
+            except BlockingIOError:
                 self._block()  # nothing of it has begun to leave: it may still be dropped
                 break
+            except BLOCKED:
+                sent = 0  # TLS may have begun a record with it, and has to get the same bytes again
             except OSError:
                 self._break()
                 return
@@ -402,7 +510,7 @@ class Outbox:
                 self._block()
                 break
         else:
-            if self._refusal is None and not self._opening:
+            if self._refusal is None and not self.opening:
                 self.direct = send
             if self.watched and self._owner is not None:
                 self._owner.drained()
@@ -459,24 +567,121 @@ class Outbox:
             self._waiting.unpark_all()
 
 
+class Batch:
+    """Frames that all members of a group are to be sent in this turn, gathered once for all of them.
+
+    A member that is sent something else meanwhile takes its frames and leaves; the batch then takes no more.
+
+    Args:
+        flush: the turn's.
+        outboxes: the group's members.
+
+    Attributes:
+        frames, size: what was gathered, and its bytes.
+        agreement, history: the members', see :class:`Outbox`.
+        intact: no member has left.
+    """
+
+    __slots__ = (
+        "_limit",
+        "_members",
+        "_others",
+        "agreement",
+        "flush",
+        "frames",
+        "history",
+        "intact",
+        "outboxes",
+        "size",
+    )
+
+    def __init__(self, flush: Flush, outboxes: Sequence[Outbox]) -> None:
+        self.flush = flush
+        self.outboxes = outboxes
+        self.frames: list[bytes] = []
+        self.size = 0
+        self.intact = True
+        first = outboxes[0]
+        self.agreement = first.agreement
+        self.history = first.history
+        self._members: list[Outbox] = []
+        self._others: list[Outbox] = []
+        for outbox in outboxes:
+            (self._members if outbox.joins(self) else self._others).append(outbox)
+        # No more than what any member would let wait.
+        self._limit = min([CHUNK, *{outbox.limit for outbox in self._members}])
+
+    def add(self, data: str | bytes) -> None:
+        """Gather one more message."""
+        agreement = self.agreement
+        if agreement is None or len(data) < self.outboxes[0].threshold:
+            frame = encode(data)
+        else:
+            frame, self.history = encode_compressed(data, agreement, self.history)
+        self.frames.append(frame)
+        self.size += len(frame)
+        if self._others:
+            _send_each(data, self._others)
+            for flush in {outbox.flush for outbox in self._others}:
+                flush.arm()  # another server's may have had its turn
+        if self.size >= self._limit:
+            self.flush.end_batch()
+
+    def end(self) -> None:
+        """Write what was gathered, in one write for each member."""
+        joined = b"".join(self.frames)
+        for outbox in self._members:
+            if outbox.batch is self:
+                outbox.take_batch(self, joined)
+
+
 def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
     """Give the same bytes object to every outbox, without waiting for any of them.
 
-    A message is encoded once, and compressed once for all that have agreed on the same. The loop is written out, for it
-    is what a group send costs.
+    A message is encoded once, and compressed once for all that have agreed on the same and whose last compressed
+    message was the same. What a turn sends to the same outboxes beyond its first message costs nothing for each of
+    them until the turn's end.
+
+    Args:
+        outboxes: the same object, as long as the same are meant.
     """
+    if not outboxes:
+        return
+    flush = outboxes[0].flush
+    batch = flush.batch
+    if batch is not None:
+        if batch.outboxes is outboxes and batch.intact:
+            batch.add(data)
+            return
+        flush.end_batch()
+    if len(outboxes) > 1 and (flush.holding or flush.last is outboxes):
+        flush.batch = Batch(flush, outboxes)
+        flush.batch.add(data)
+    else:
+        flush.last = outboxes
+        _send_each(data, outboxes)
+    for each in {outbox.flush for outbox in outboxes}:
+        each.arm()
+
+
+def _send_each(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
+    """Send to each by itself. The loop is written out, for it is what a group send costs."""
     plain = frame = encode(data)
     length = len(data)
-    compressed: dict[Agreement, bytes] = {}
+    compressed: dict[tuple[Agreement, bytes], CompressedFrame] = {}
     for outbox in outboxes:
         agreement = outbox.agreement
-        if agreement is None or length < outbox.threshold:
+        # What waits for connect to return leaves later than what follows it, so nothing may refer to it.
+        if agreement is None or length < outbox.threshold or outbox.opening:
             frame = plain
+            history = outbox.history
         else:
-            found = compressed.get(agreement)
+            found = compressed.get((agreement, outbox.history))
             if found is None:
-                found = compressed[agreement] = encode_compressed(data, agreement).frame
-            frame = found
+                found = compressed[agreement, outbox.history] = encode_compressed(
+                    data, agreement, outbox.history
+                )
+            frame, history = found
         direct = outbox.direct
         if direct is not None:
             outbox.direct = None
@@ -492,5 +697,4 @@ def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
                 outbox.keep(frame, sent)
         else:
             outbox.offer(frame)
-    for flush in {outbox.flush for outbox in outboxes}:
-        flush.arm()
+        outbox.history = history

@@ -23,7 +23,8 @@ MAX_EVENTS = 512
 READABLE = getattr(select, "EPOLLIN", 0)
 WRITABLE = getattr(select, "EPOLLOUT", 0)
 ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
-_WATCHED = READABLE | getattr(select, "EPOLLRDHUP", 0)
+_END = getattr(select, "EPOLLRDHUP", 0)
+_WATCHED = READABLE | _END
 _EDGES = getattr(select, "EPOLLET", 0)
 
 
@@ -50,8 +51,12 @@ class Poller(Generic[S]):
     def watch(
         self, sock: socket.socket, *, edges: bool = True, writable: bool, readable: bool = True
     ) -> None:
-        """Watch ``sock`` for room to write as well, or no longer; what is so already is told at once."""
-        flags = (_WATCHED if readable else 0) | (WRITABLE if writable else 0) | (_EDGES if edges else 0)
+        """Watch ``sock`` for room to write as well, or no longer; what is so already is told at once.
+
+        Args:
+            readable: False: nothing is told of what can be read; of its end it still is, so ``edges`` has to be set.
+        """
+        flags = (_WATCHED if readable else _END) | (WRITABLE if writable else 0) | (_EDGES if edges else 0)
         self._epoll.modify(sock.fileno(), flags)
 
     def forget(self, sock: socket.socket) -> None:

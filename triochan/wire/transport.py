@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ import trio
 from .poller import Poller
 
 READ_SIZE = 65536
+_RECORD = 16384
+"""The most that one TLS record carries (RFC 8446 section 5.1), in bytes."""
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 CLOSE_SECONDS = 1.0
 """How long a stream's last bytes may take to leave when it is closed."""
@@ -62,11 +65,17 @@ class Transport(Protocol):
     def watch_writable(self) -> None:
         """Tell the source when there is room to write."""
 
+    def unwatch_writable(self) -> None:
+        """It has been told."""
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more comes, where the transport can."""
 
     def hand_over(self, source: Source) -> None:
         """From now on ``source`` is told."""
+
+    def reset(self) -> None:
+        """Let :meth:`close` be a reset, where the transport can: no peer takes that for the end of a stream."""
 
     def close(self, *, clean: bool = True) -> None:
         """Nothing comes any more, and nothing goes but what was taken already. Again is no error.
@@ -92,6 +101,7 @@ class SocketTransport:
         "_pending",
         "_poller",
         "_receive",
+        "_wanting",
         "ended",
         "send",
         "socket",
@@ -100,6 +110,8 @@ class SocketTransport:
     def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
         self.socket = sock
         self.send: Callable[[bytes], int] = sock.send
+        if isinstance(sock, ssl.SSLSocket):
+            self.send = self._send_records
         self._receive: Callable[[int], bytes] = sock.recv
         self._pending: Callable[[], int] | None = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._poller: Poller[Any] | None = poller
@@ -107,6 +119,7 @@ class SocketTransport:
         # A read that filled the buffer has probably left something.
         self._full = False
         self._paused = False
+        self._wanting = False
         self._notified = False
         poller.register(sock, source, edges=self._pending is None)
 
@@ -127,21 +140,52 @@ class SocketTransport:
     def more(self) -> bool:
         return self._full or self.ended or (self._pending is not None and bool(self._pending()))
 
+    def _send_records(self, data: bytes) -> int:
+        """As much as the socket takes, record by record: OpenSSL says of no part of a write that it has left, and what
+        it has begun has to come again, the same bytes (SSL_write(3))."""
+        send = self.socket.send
+        if len(data) <= _RECORD:
+            return send(data)
+        sent = 0
+        with memoryview(data) as view:
+            try:
+                while sent < len(data):
+                    sent += send(view[sent : sent + _RECORD])
+            except BLOCKED:
+                if not sent:
+                    raise
+        return sent
+
     def pause(self) -> None:
         # Edges may come and are passed over; levels would not stop to.
-        if self._pending is not None and self._poller is not None and not self._paused:
-            self._poller.watch(self.socket, edges=False, readable=False, writable=False)
-        self._paused = True
+        if not self._paused:
+            self._paused = True
+            if self._pending is not None:
+                self._watch()
 
     def resume(self) -> None:
-        if self._paused and self._poller is not None:
+        if self._paused:
             self._paused = False
-            self._poller.watch(self.socket, edges=self._pending is None, writable=False)
+            self._watch()
 
     def watch_writable(self) -> None:
+        self._wanting = True
+        self._watch()
+
+    def unwatch_writable(self) -> None:
+        self._wanting = False
+        if self._pending is not None:  # an edge is told once
+            self._watch()
+
+    def _watch(self) -> None:
         if self._poller is not None:
+            plain = self._pending is None
+            # While nothing is read, the end of a TLS socket is told once as well.
             self._poller.watch(
-                self.socket, edges=self._pending is None, readable=not self._paused, writable=True
+                self.socket,
+                edges=plain or self._paused,
+                readable=plain or not self._paused,
+                writable=self._wanting,
             )
 
     def send_eof(self) -> None:
@@ -150,6 +194,9 @@ class SocketTransport:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer is gone already
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self, *, clean: bool = True) -> None:
         poller, self._poller = self._poller, None
@@ -243,7 +290,13 @@ class StreamTransport:
     def watch_writable(self) -> None:
         pass  # the writing task always says so
 
+    def unwatch_writable(self) -> None:
+        pass
+
     def send_eof(self) -> None:
+        pass
+
+    def reset(self) -> None:
         pass
 
     def close(self, *, clean: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import attrs
@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from triochan import Application, Message, route
+from triochan import Application, Message, route, route_class
 from triochan.auth import login
 from triochan.binding import CREATE, DELETE, UPDATE, Binding, ChangeRefused
 from triochan.binding.collections import Collection
@@ -67,7 +67,8 @@ async def socket(
     attributes: dict[str, Any] = {"consumers": consumers, "groups": groups}
     if mapping:
         attributes["mapping"] = {"users": "binding.users"}
-    routing: list[Any] = [type("Demultiplexer", (WebsocketDemultiplexer,), attributes).as_route(path="^/$")]
+    demultiplexer: type[WebsocketDemultiplexer] = type("Demultiplexer", (WebsocketDemultiplexer,), attributes)
+    routing: list[Any] = [demultiplexer.as_route(path="^/$")]
     if mapping and bound is not None:
         routing.append(route("binding.users", bound.consumer))
     async with (
@@ -162,7 +163,7 @@ async def test_a_change_of_groups_is_a_create_here_and_a_delete_there(autojump_c
     bound = binding(users, fields=["username", "last_name"], groups=lambda user: user.email.split())
     user = await users.insert(User("test", "old both"))
     routing = [
-        type("Demultiplexer", (WebsocketDemultiplexer,), {"groups": [name]}).as_route(path=f"^/{name}$")
+        route_class(type("Demultiplexer", (WebsocketDemultiplexer,), {"groups": [name]}), path=f"^/{name}$")
         for name in ("old", "both", "new")
     ]
     async with (
@@ -354,12 +355,13 @@ async def test_bad_input_is_answered_and_changes_nothing(autojump_clock: MockClo
             assert details in answer[1], asked
             assert len(answer[1]) < 2000
             assert list(users) == before
-        for frame in (
+        frames: list[Any] = [
             [],
             {"stream": "users"},
             {"stream": "x", "payload": {}},
             {"stream": "users", "payload": [1]},
-        ):
+        ]
+        for frame in frames:
             await websocket.send_json(frame)
             assert "error" in await websocket.receive_json()
         await ask(websocket, action=DELETE, pk=1)  # the socket has stayed
@@ -432,7 +434,7 @@ async def test_the_user_is_the_connections(autojump_clock: MockClock, mapping: b
             await login(message, User("ada", id=7))
 
     own = {"mapping": {"users": "binding.users"}} if mapping else {"consumers": {"users": bound.consumer}}
-    cls = type("Own", (Demultiplexer,), own)
+    cls: type[Demultiplexer] = type("Own", (Demultiplexer,), own)
     routing = [cls.as_route(), route("binding.users", bound.consumer)]
     async with Client(Application(routing, user_loader=load)) as client, client.websocket("/") as websocket:
         await ask(websocket, action=CREATE, data={"username": "a"})
@@ -527,7 +529,7 @@ async def test_what_no_field_stands_for_is_not_told(
 
 def test_mistakes_are_found_when_the_class_is_made() -> None:
     users = Collection(User)
-    for attributes, complaint in [
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"fields": None, "exclude": None}, "neither fields nor exclude"),
         ({"fields": ["username"], "exclude": ["email"]}, "both fields and exclude"),
         ({"fields": "username"}, r"write \['username'\]"),
@@ -537,7 +539,8 @@ def test_mistakes_are_found_when_the_class_is_made() -> None:
         ({"stream": None}, "stream is the name of a stream"),
         ({"stream": 7}, "stream is the name of a stream"),
         ({"model": User}, "is a Collection, or database.model"),
-    ]:
+    ]
+    for attributes, complaint in mistakes:
         with pytest.raises(ImproperlyConfigured, match=complaint):
             binding(**{"model": users, **attributes})
     assert users.observers == []
@@ -551,7 +554,7 @@ def test_a_base_for_other_bindings_says_so() -> None:
             stream = "users"
 
     class Base(WebsocketBinding):
-        model = None
+        model: ClassVar[Any] = None
         stream = "users"
 
         @classmethod
@@ -563,13 +566,13 @@ def test_a_base_for_other_bindings_says_so() -> None:
         exclude = ["password"]
 
     class Others(WebsocketBinding):
-        model = None
+        model: ClassVar[Any] = None
 
     with pytest.raises(ImproperlyConfigured, match="who is to see"):
 
         class Nobody(Others):
             model = users
             stream = "users"
-            exclude: list[str] = []
+            exclude: ClassVar[list[str]] = []
 
     assert users.observers == [Users]

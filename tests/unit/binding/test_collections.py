@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -53,7 +53,7 @@ def bind(collection: Collection[Any]) -> type[WebsocketBinding]:
     class Bound(WebsocketBinding):
         model = collection
         stream = "s"
-        exclude: list[str] = []
+        exclude: ClassVar[list[str]] = []
 
         @classmethod
         def group_names(cls, instance: Any) -> list[str]:

@@ -27,7 +27,19 @@ sa = pytest.importorskip("sqlalchemy", reason="pip install 'triochan[sqlalchemy]
 orm = pytest.importorskip("sqlalchemy.orm")
 pytestmark = pytest.mark.engine
 
-from sqlalchemy import JSON, Column, ForeignKey, String, Table, create_engine, delete, insert, select, update  # noqa: E402
+from sqlalchemy import (  # noqa: E402
+    JSON,
+    Column,
+    ForeignKey,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError  # noqa: E402
 from sqlalchemy.orm import (  # noqa: E402
     DeclarativeBase,
@@ -93,7 +105,7 @@ class Post(Base):
         return title
 
 
-Post.shout = column_property(sa.func.upper(Post.title))  # type: ignore[attr-defined]
+Post.shout = column_property(sa.func.upper(Post.title))
 
 
 class Pair(Base):
@@ -452,8 +464,12 @@ async def test_sessions_run_in_threads_and_sends_in_trio(database: Database, lay
         places.append(threading.get_ident() == main)
         await send(group, content)
 
+    def group_names(post: Post) -> list[str]:
+        places.append(threading.get_ident() != main)
+        return ["all"]
+
     layer.group_send = group_send  # type: ignore[method-assign]
-    bind(database, lambda post: places.append(threading.get_ident() != main) or ["all"])
+    bind(database, group_names)
     await add(database, title="one")
     assert len(places) >= 2
     assert all(places)
@@ -498,12 +514,12 @@ def side_by_side(tmp_path: Path) -> Iterator[Database]:
     """A database whose sessions run side by side: readers with writers, and writers one after the other."""
     engine = create_engine(f"sqlite:///{tmp_path}/test.sqlite3")
 
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode = WAL")
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def begun(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN" if reading.is_set() else "BEGIN IMMEDIATE")
 
@@ -600,7 +616,7 @@ async def test_an_async_function_is_refused(database: Database) -> None:
     async def work(session: Session) -> None: ...
 
     with pytest.raises(TypeError, match="is async; a session blocks"):
-        await database.run_in_session(work)
+        await database.run_in_session(work)  # type: ignore[unused-coroutine]
 
 
 async def test_a_statement_for_many_rows_is_refused_unless_nobody_need_know(
@@ -612,17 +628,19 @@ async def test_a_statement_for_many_rows_is_refused_unless_nobody_need_know(
     bind(database)
     pk = await add(database, title="one")
     layer.take()
-    for statement in (
+    table = Post.__table__
+    assert isinstance(table, Table)
+    statements = (
         update(Post).values(title="x"),
         delete(Post),
         insert(Post).values(title="x"),
-        update(Post.__table__).values(title="x"),
-    ):
+        update(table).values(title="x"),
+    )
+    for statement in statements:
         with pytest.raises(RuntimeError, match="the clients of Post's bindings would not be told"):
-            await database.run_in_session(lambda session, each=statement: session.execute(each))
-        await database.run_in_session(
-            lambda session, each=statement: session.execute(each.execution_options(triochan_untold=True))
-        )
+            await database.run_in_session(Session.execute, statement)
+        untold = statement.execution_options(triochan_untold=True)
+        await database.run_in_session(Session.execute, untold)
     await database.run_in_session(lambda session: session.execute(update(Tag).values(name="x")))
     assert layer.take() == []
     assert pk
@@ -689,7 +707,7 @@ async def test_bad_input_is_answered_and_changes_nothing(database: Database) -> 
 
     before = await database.run_in_session(stored)
     async with socket(bound) as websocket:
-        for asked, error, details in [
+        refused: list[tuple[dict[str, Any], str, str]] = [
             ({"action": CREATE, "data": {}}, "invalid data", "$.data.title: missing"),
             (
                 {"action": CREATE, "data": {"title": "a", "secret": "b"}},
@@ -721,7 +739,8 @@ async def test_bad_input_is_answered_and_changes_nothing(database: Database) -> 
             ({"action": UPDATE, "pk": 2**70, "data": {"stars": 1}}, "invalid data", "out of range"),
             ({"action": UPDATE, "pk": 99, "data": {"stars": 1}}, "no such object", ""),
             ({"action": DELETE, "pk": 99}, "no such object", ""),
-        ]:
+        ]
+        for asked, error, details in refused:
             answer = await ask(websocket, **asked)
             assert answer.get("error") == error, (asked, answer)
             assert details in "\n".join(answer.get("details", ())), (asked, answer)

@@ -110,8 +110,9 @@ async def test_as_route_takes_filters_and_attributes() -> None:
     assert Greets.word == "hello"
     assert not Greets.strict_ordering
     made = Greets.as_route({"strict_ordering": True}).consumer
+    assert isinstance(made, type)
     assert issubclass(made, Greets)
-    assert (made.__name__, made.__module__, made.strict_ordering) == ("Greets", Greets.__module__, True)  # type: ignore[attr-defined]
+    assert (made.__name__, made.__module__, made.strict_ordering) == ("Greets", Greets.__module__, True)
     assert Greets.as_route().consumer is Greets
 
 
@@ -135,7 +136,7 @@ def test_as_route_takes_a_mapping() -> None:
     ids=str,
 )
 def test_mistakes_are_found_by_the_routing(attributes: dict[str, Any], said: str) -> None:
-    bad = type("Bad", (BaseConsumer,), attributes)
+    bad: type[BaseConsumer] = type("Bad", (BaseConsumer,), attributes)
     with pytest.raises(ImproperlyConfigured, match=said):
         route_class(bad)
     with pytest.raises(ImproperlyConfigured, match=said):

@@ -164,7 +164,7 @@ async def test_send_takes_text_or_bytes_and_may_close() -> None:
         async def connect(self, message: Message, **kwargs: Any) -> None:
             for wrong in ({}, {"text": None, "bytes": None}, {"text": "a", "bytes": b"b"}):
                 with pytest.raises(ValueError):
-                    await self.send(**wrong)  # type: ignore[arg-type]
+                    await self.send(**wrong)
             with pytest.raises(ValueError):
                 await self.send(text=5)  # type: ignore[arg-type]
             await self.send(text="")

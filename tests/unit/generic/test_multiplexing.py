@@ -271,9 +271,9 @@ async def test_a_demultiplexer_sends_on_a_stream_or_not_at_all() -> None:
     class Demultiplexer(WebsocketDemultiplexer):
         groups = ["all"]
 
-        async def connect(self, message: Message, **kwargs: Any) -> None:
+        async def receive(self, content: Any, **kwargs: Any) -> None:
             for attempt in (
-                self.send({"a": 1}),  # type: ignore[call-arg]
+                self.send({"a": 1}),
                 self.send(),
                 self.group_send("all", {"a": 1}),
                 self.group_send("all"),
@@ -287,6 +287,7 @@ async def test_a_demultiplexer_sends_on_a_stream_or_not_at_all() -> None:
             await self.send("four", {"n": 4}, close=4002)
 
     async with WSClient(routing(Demultiplexer), "/x") as socket:
+        await socket.send_json({})
         assert await frames(socket, 4) == [
             {"stream": stream, "payload": {"n": n}}
             for n, stream in enumerate(("one", "two", "three", "four"), 1)

@@ -19,6 +19,7 @@ from triochan.replies import parse_http
 
 def headers_of(content: dict[str, Any]) -> dict[bytes, bytes]:
     reply = parse_http(content, started=False)
+    assert reply.status is not None
     h11.Response(status_code=reply.status, headers=reply.headers)
     made = {name.lower(): value for name, value in reply.headers}
     assert len(made) == len(reply.headers), "a header twice"

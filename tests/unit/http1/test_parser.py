@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from triochan.http1.parser import MAX_CHUNK_LINE, Request, RequestParser, is_authority
 from triochan.replies import Refusal
+from triochan.security import AllowedHosts
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -201,6 +202,11 @@ class TestOtherTargets:
         assert request.headers == [(b"host", host), (b"x", b"y")]
         old = one(b"GET %b HTTP/1.0\r\nX: y\r\n\r\n" % target)
         assert old.headers == request.headers
+
+    def test_its_host_is_the_one_that_has_to_be_allowed(self) -> None:
+        hosts = AllowedHosts(["y"])
+        assert hosts.allows_headers(one(b"GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n").headers)
+        assert not hosts.allows_headers(one(b"GET http://x/ HTTP/1.1\r\nHost: y\r\n\r\n").headers)
 
     @pytest.mark.rfc(
         "9112", "3.2.2", "MUST answer 400 to a missing or wrong Host beside a target in absolute form too"

@@ -11,6 +11,8 @@ import trio.testing
 
 from triochan import Application, Message, route
 from triochan.exceptions import ConnectionClosed
+from triochan.http1.endpoint import Exchange
+from triochan.http1.writer import ResponseWriter
 from triochan.layers import Departed, MemoryLayer
 from triochan.message import Message as AMessage
 from triochan.running import Local
@@ -38,9 +40,9 @@ def test_there_is_one_object_of_each_class() -> None:
 
 def test_every_endpoint_has_a_local_of_its_own() -> None:
     layer = MemoryLayer()
+    owner: Any = None  # which is needed for a response
     endpoints: list[Any] = [
-        ResponseEndpoint(layer),
-        ResponseEndpoint(layer),
+        *(Exchange(owner, layer, ResponseWriter("GET")) for _ in range(2)),
         Departed(1000, ""),
         Departed(1000, ""),
     ]

@@ -181,9 +181,12 @@ def test_the_comparison_takes_the_same_time_wherever_it_fails(monkeypatch: pytes
     """Signatures are compared as wholes, by hmac.compare_digest, whose time does not depend on what they hold."""
     compared = []
     compare = hmac.compare_digest
-    monkeypatch.setattr(
-        hmac, "compare_digest", lambda a, b: (compared.append((len(a), len(b))), compare(a, b))[1]
-    )
+
+    def observed(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return compare(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", observed)
     start = VALUE.rindex(".") + 1
     for index in range(start, len(VALUE) - 1):
         wrong = VALUE[:index] + ("A" if VALUE[index] != "A" else "B") + VALUE[index + 1 :]

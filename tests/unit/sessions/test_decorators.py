@@ -139,8 +139,8 @@ def test_what_is_no_async_def_is_found_when_it_is_decorated() -> None:
 
     with pytest.raises(TypeError, match="set the class attribute of that name"):
 
-        @http_session  # type: ignore[type-var]
-        class Consumer(BaseConsumer): ...
+        @http_session
+        class Consumer(BaseConsumer): ...  # type: ignore[type-var]
 
 
 async def test_the_session_of_a_connection_is_gone_with_it() -> None:
@@ -235,7 +235,7 @@ async def test_self_message_is_the_argument(attribute: str) -> None:
 
 
 async def test_a_decorator_around_get_handler_sees_the_session() -> None:
-    seen = []
+    seen: list[dict[str, Any]] = []
 
     class Consumer(WebsocketConsumer):
         channel_session = True
@@ -246,7 +246,9 @@ async def test_a_decorator_around_get_handler_sees_the_session() -> None:
             async def wrapped(message: Message, **kwargs: Any) -> None:
                 assert message.channel_session is None  # the session is innermost
                 await handler(message, **kwargs)
-                seen.append(dict(message.channel_session))
+                session = message.channel_session
+                assert session is not None
+                seen.append(dict(session))
 
             return wrapped
 

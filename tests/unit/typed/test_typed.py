@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import (
     Annotated,
     Any,
+    ForwardRef,
     Generic,
     Literal,
     NamedTuple,
@@ -34,6 +35,7 @@ import pytest
 from cattrs.strategies import configure_tagged_union
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import TypeAliasType
 
 from triochan import Application, Group, route_class
 from triochan.content import decode_json, encode_json
@@ -42,6 +44,7 @@ from triochan.generic.websockets import JsonWebsocketConsumer
 from triochan.running import current_application
 from triochan.test import Client, WSClient
 from triochan.typed import ContentType, content_annotation, make_converter, to_plain
+from triochan.typed.annotations import name_of_type
 from triochan.typed.mistakes import MAX_DETAILS
 
 T = TypeVar("T")
@@ -104,6 +107,34 @@ class Pair(NamedTuple):
 
 
 UserId = NewType("UserId", int)
+
+
+class Name(str):
+    """Text that begins with a capital."""
+
+    def __new__(cls, text: str) -> "Name":
+        if not text.istitle():
+            raise ValueError("a name begins with a capital")
+        return super().__new__(cls, text)
+
+
+class Code(str):
+    """Text of digits."""
+
+    def __new__(cls, text: str) -> "Code":
+        if not text.isdigit():
+            raise ValueError("a code has digits")
+        return super().__new__(cls, text)
+
+
+class Count(int): ...
+
+
+class Ratio(float): ...
+
+
+Visit = TypeAliasType("Visit", Point | None)
+Place = NewType("Place", Point)
 
 
 def made(annotation: Any, value: Any, application: Any = None) -> Any:
@@ -179,6 +210,24 @@ def wrong(annotation: Any, value: Any, application: Any = None) -> list[str]:
         (bytes, "AP8=", b"\x00\xff"),
         (Literal["auto"] | int, "auto", "auto"),
         (list[int] | list[str], ["a"], ["a"]),
+        (Name, "Ada", Name("Ada")),
+        (Count, 3, Count(3)),
+        (bool, False, False),
+        (Ratio, 0.5, Ratio(0.5)),
+        (Ratio, 1, Ratio(1.0)),
+        (Name | Code, "Ada", Name("Ada")),
+        (Name | Code, "42", Code("42")),
+        (Colour | int, "blue", Colour.BLUE),
+        (Colour | int, 2, 2),
+        (Pair | None, [1, "a"], Pair(1, "a")),
+        (Ratio | str, 1, Ratio(1.0)),
+        (Count | Ratio | None, 5, Count(5)),
+        (Visit, {"x": 1}, Point(1)),
+        (list[Visit], [None], [None]),
+        (Visit | int, {"x": 1}, Point(1)),
+        (Visit | int, 7, 7),
+        (Place | None, {"x": 1}, Point(1)),
+        (tuple[str, str] | None, ["a", "b"], ("a", "b")),
     ],
     ids=str,
 )
@@ -195,13 +244,13 @@ def test_what_fits(annotation: Any, value: Any, expected: Any) -> None:
         (str, True, "a string is expected, not true"),
         (str, None, "a string is expected, not null"),
         (str, {}, "a string is expected, not an object"),
+        (bool, 1, "true or false is expected, not 1"),
         (int, True, "a whole number is expected, not true"),
         (int, 1.0, "a whole number is expected, not 1.0"),
         (int, "1", 'a whole number is expected, not "1"'),
         (float, "1", 'a number is expected, not "1"'),
         (float, False, "a number is expected, not false"),
         (float, 10**320, "a number below 1.8e308 is expected, not 100000000000000000000000000000000000000…"),
-        (bool, 1, "true or false is expected, not 1"),
         (bool, "true", 'true or false is expected, not "true"'),
         (None, 0, "null is expected, not 0"),
         (Colour, "green", 'one of "red", "blue" is expected, not "green"'),
@@ -326,6 +375,23 @@ def test_a_default_does_not_stand_for_a_missing_tag() -> None:
     assert to_plain(Off()) == {"state": "off"}
 
 
+def test_a_tag_is_in_all_of_the_classes_and_has_another_value_in_each() -> None:
+    @attrs.frozen
+    class Up:
+        same: Literal["x"]
+        alone: Literal["up"]
+        way: Literal["up"]
+
+    @attrs.frozen
+    class Down:
+        same: Literal["x"]
+        way: Literal["down"]
+
+    assert made(Up | Down, {"same": "x", "alone": "up", "way": "up"}) == Up("x", "up", "up")
+    assert made(Up | Down, {"same": "x", "way": "down"}) == Down("x", "down")
+    assert wrong(Up | Down, {"same": "x"}) == ['$.way: missing; it has to be one of "up", "down"']
+
+
 @attrs.frozen
 class Untagged:
     x: int
@@ -338,6 +404,17 @@ def test_classes_that_nothing_tells_apart_are_found_when_the_server_starts() -> 
         made(Point | Untagged, {})
     with pytest.raises(ImproperlyConfigured, match="nothing tells Point, dict"):
         made(Point | dict[str, int], {})
+
+
+def test_what_is_of_several_constructors_none() -> None:
+    # The last one's reason is told: those before it were attempts.
+    assert wrong(Name | Code, "ada") == ["$: a code has digits"]
+    assert wrong(Name | bytes, "ada") == ['$: ValueError; Base64 is expected, not "ada"']
+
+
+def test_what_json_has_no_form_for_is_called_by_its_type() -> None:
+    assert wrong(int, {1}) == ["$: a whole number is expected, not set"]
+    assert wrong(list[int], [object()]) == ["$[0]: a whole number is expected, not object"]
 
 
 def test_validators_and_constructors_have_their_say() -> None:
@@ -540,6 +617,24 @@ def test_a_content_type_follows_the_application() -> None:
         assert content_type.structure([[1, 2.0]], other) == [Point(1, 2.0)]
 
 
+def test_a_hook_may_find_that_the_annotation_is_wrong() -> None:
+    def hook(value: Any, _: Any) -> Any:
+        raise ImproperlyConfigured("Celsius has no scale")
+
+    application = Application([])
+    application.converter.register_structure_hook(Celsius, hook)
+    with pytest.raises(ImproperlyConfigured, match=r"^Celsius has no scale$"):
+        made(Celsius, 5, application)
+
+
+def test_a_union_of_something_that_only_a_hook_knows() -> None:
+    application = Application([])
+    application.converter.register_structure_hook_func(
+        lambda annotation: annotation is T, lambda value, _: f"T of {value}"
+    )
+    assert made(int | T, "x", application) == "T of x"
+
+
 @pytest.mark.parametrize("converter", [cattrs.Converter, 5, {}])
 def test_what_is_no_converter_is_found_at_once(converter: Any) -> None:
     if converter is cattrs.Converter:
@@ -572,12 +667,18 @@ def test_an_annotation_with_a_class_in_it_is_taken() -> None:
     async def within(self: Any, payload: dict[str, list[Ping | None]], multiplexer: Any = None) -> None: ...
     async def quoted(self: Any, content: "Move | Say", **kwargs: "NothingThatIsDefined") -> None: ...  # type: ignore[name-defined] # noqa: F821
     async def generic(self: Any, content: Box[int]) -> None: ...
+    async def new(self: Any, content: Place) -> None: ...
+    async def alias(self: Any, content: Visit) -> None: ...
+    async def repeated(self: Any, content: tuple[int, int, list[int], Point]) -> None: ...
 
     assert annotation_of(one) is Point
     assert annotation_of(several) == Annotated[Move | Say, "x"]
     assert annotation_of(within) == dict[str, list[Ping | None]]
     assert annotation_of(quoted) == Move | Say
     assert annotation_of(generic) == Box[int]
+    assert annotation_of(new) is Place
+    assert annotation_of(alias) is Visit
+    assert annotation_of(repeated) == tuple[int, int, list[int], Point]
 
 
 def test_any_other_annotation_leaves_the_content_as_it_is() -> None:
@@ -591,6 +692,29 @@ def test_any_other_annotation_leaves_the_content_as_it_is() -> None:
 
     for function in (bare, anything, mapping, scalar, unknown, gathered, nothing):
         assert annotation_of(function) is None
+
+
+def test_a_callable_without_a_signature_leaves_the_content_as_it_is() -> None:
+    assert annotation_of(dict.fromkeys) is None
+    assert annotation_of(type) is None
+
+
+def test_an_annotation_that_is_no_python_is_found_by_the_routing() -> None:
+    async def broken(self: Any, content: "Move |") -> None: ...  # type: ignore[valid-type] # noqa: F722
+
+    with pytest.raises(
+        ImproperlyConfigured,
+        match=r"^Consumer\.receive: the annotation 'Move \|' is none: .*must be an expression",
+    ):
+        annotation_of(broken)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [(Point, "Point"), (list[int], "list[int]"), ("Later", "'Later'"), (ForwardRef("Later"), "'Later'")],
+)
+def test_an_annotation_is_named_as_it_is_written(annotation: Any, said: str) -> None:
+    assert name_of_type(annotation) == said
 
 
 LATER = """

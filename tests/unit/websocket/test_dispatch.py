@@ -11,6 +11,7 @@ import trio.testing
 from raw_clients import RawClient, close_frame, handshake
 from raw_clients import frame as raw_frame
 from recorder import Recorder, frame, nothing_left, wait_and_raise
+from served import connection_of
 from websockets.frames import Opcode
 
 from triochan import Group, Settings, route
@@ -179,7 +180,7 @@ async def test_a_full_inbox_takes_no_more_however_often_it_is_asked(
         batch = b"".join(frame(Opcode.TEXT, str(number).encode()) for number in range(40))
         await socket.stream.send_all(batch)
         for _ in range(10):  # whatever wakes a reader for a connection
-            [connection] = client.runtime.websockets
+            connection = connection_of(client.runtime)
             client.runtime.readers.again(connection.inbound)
             await trio.testing.wait_all_tasks_blocked()
             assert connection.inbound.waiting <= 4
@@ -207,7 +208,7 @@ async def test_an_inbox_takes_few_bombs_at_once(autojump_clock: trio.testing.Moc
         peer = RawClient(client.connect())
         await peer.send(handshake("/", offer) + compressed * 20)
         assert "permessage-deflate" in (await peer.head())["sec-websocket-extensions"]
-        [connection] = client.runtime.websockets
+        connection = connection_of(client.runtime)
         most = 0
         while len(record.events) < 20:
             most = max(most, connection.inbound.waiting)
@@ -355,8 +356,8 @@ async def test_a_ping_is_answered_before_the_message_behind_it(apart: bool) -> N
     async with Client(routing) as client, client.websocket("/") as socket:
         # The client's own reader would take the pong: what the server writes is looked at below it.
         written: list[bytes] = []
-        [connection] = client.runtime.websockets
-        transport: Any = connection._transport  # type: ignore[attr-defined]
+        connection = connection_of(client.runtime)
+        transport: Any = connection._transport
         send_some = transport._stream.send_all
 
         async def record(data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import re
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -734,6 +735,10 @@ class TestLimitAndPending:
                 assert len(events) <= 2
             assert sizes == [1000] * 3
         decoder = FrameDecoder(1000, AGREEMENT)
+        assert decoder.receive(bomb[:9], 64, 1000) == []
+        assert len(decoder.receive(bomb[9:] + bomb, 64, 1000)) == 1, "one that came in part takes room too"
+        assert decoder.pending
+        decoder = FrameDecoder(1000, AGREEMENT)
         assert len(decoder.receive(bomb * 3, 64, 1)) == 1
         assert decoder.pending
         assert len(decoder.receive(frame(B, bytes(900)) * 3, 64, 1)) == 1
@@ -936,3 +941,17 @@ class TestEncode:
 
     def test_opcodes_are_those_of_the_rfc(self) -> None:
         assert {each.name: int(each) for each in Opcode} == {each.name: int(each) for each in WsprotoOpcode}
+
+
+def test_frames_are_read_without_the_c_extension_too() -> None:
+    code = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from triochan.wire.frames import FrameDecoder, apply_mask\n"
+        "assert apply_mask.__module__ == 'websockets.utils', apply_mask.__module__\n"
+        "print(FrameDecoder(100).receive(bytes.fromhex(sys.argv[1]), 9))"
+    )
+    sent = frame(T, b"hello")
+    run = subprocess.run(
+        [sys.executable, "-c", code, sent.hex()], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{FrameDecoder(100).receive(sent, 9)}\n", "")

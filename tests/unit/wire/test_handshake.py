@@ -94,6 +94,8 @@ class TestCheckUpgrade:
         assert refused(method=b"POST").headers == [(b"Allow", b"GET")]
         assert refused(version=b"1.0").status == 400
 
+    @pytest.mark.rfc("6455", "4.4", "MUST answer another version with those that it speaks")
+    @pytest.mark.rfc("9110", "15.5.22", "MUST name the protocol to upgrade to with 426")
     @pytest.mark.parametrize("versions", [[], [b"8"], [b"13", b"13"], [b"13, 8"], [b"013"]])
     def test_another_version_of_the_protocol(self, versions: list[bytes]) -> None:
         made = without(b"sec-websocket-version", *((b"sec-websocket-version", each) for each in versions))
@@ -217,6 +219,7 @@ def client() -> ClientProtocol:
 
 
 class TestAcceptResponse:
+    @pytest.mark.rfc("9110", "15.2.2", "MUST name the protocol that it switches to with 101")
     def test_rfc_6455_section_1_3(self) -> None:
         upgrade = accepted((b"sec-websocket-protocol", b"chat, superchat"))
         assert accept_response(upgrade, "chat", []) == (

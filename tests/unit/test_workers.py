@@ -1,0 +1,527 @@
+"""Named channels and their consumers: one message at a time, in order, and nothing that a consumer does stops them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import pytest
+import trio
+from layers import FakeEndpoint
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from triochan import Application, Channel, Group, Message, Settings, include, route, route_class
+from triochan.exceptions import ChannelFull, LayerUnavailable
+from triochan.generic import BaseConsumer
+from triochan.generic.websockets import WebsocketConsumer
+from triochan.layers import MemoryLayer
+from triochan.runtime import Runtime
+from triochan.workers import Workers
+
+
+@asynccontextmanager
+async def working(
+    routing: Any, settings: Settings | None = None, layer: MemoryLayer | None = None
+) -> AsyncIterator[Runtime]:
+    """The workers of a server that runs no listeners."""
+    settings = settings or Settings()
+    async with Runtime.open(Application(routing), settings, layer or MemoryLayer(settings)) as runtime:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Workers(runtime).run)
+            yield runtime
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+class TestConsuming:
+    async def test_a_consumer_gets_message_channel_and_the_filters_groups(self) -> None:
+        seen: list[tuple[Message, dict[str, Any]]] = []
+
+        async def consume(message: Message, **kwargs: Any) -> None:
+            seen.append((message, kwargs))
+
+        async with working([route("jobs", consume, kind=r"^(?P<kind>\w+)$")]) as runtime:
+            await Channel("jobs").send({"kind": "mail", "to": "x"})
+        [(message, kwargs)] = seen
+        assert kwargs == {"kind": "mail"}
+        assert message.content == {"kind": "mail", "to": "x"}
+        assert message.channel == Channel("jobs")
+        assert (message.reply_channel, message.connection) == (None, None)
+        assert message.application is runtime.application
+
+    async def test_the_first_route_that_matches(self) -> None:
+        seen: list[str] = []
+
+        def consumer(name: str) -> Any:
+            async def consume(message: Message) -> None:
+                seen.append(name)
+
+            return consume
+
+        routing = [
+            route("jobs", consumer("mail"), kind="^mail"),
+            include([route("jobs", consumer("any"))]),
+            route("other", consumer("other")),
+        ]
+        async with working(routing):
+            await Channel("jobs").send({"kind": "x"})
+            await wait_all_tasks_blocked()
+            await Channel("jobs").send({"kind": "mail"})
+            await Channel("other").send({})
+        assert sorted(seen) == ["any", "mail", "other"]
+
+    async def test_classes_get_an_instance_for_each_message(self) -> None:
+        instances: list[BaseConsumer] = []
+
+        class Jobs(BaseConsumer):
+            method_mapping: ClassVar[dict[str, str]] = {"jobs.one": "one", "jobs.two": "two"}
+
+            async def one(self, message: Message, **kwargs: Any) -> None:
+                instances.append(self)
+
+            async def two(self, message: Message, **kwargs: Any) -> None:
+                instances.append(self)
+                assert self.message is message
+                assert self.connection is None
+
+        async with working([route_class(Jobs)]):
+            await Channel("jobs.one").send({})
+            await Channel("jobs.two").send({})
+            await Channel("jobs.two").send({})
+        assert len({id(each) for each in instances}) == 3
+
+    async def test_a_consumer_may_send_on(self) -> None:
+        seen: list[Any] = []
+
+        async def first(message: Message) -> None:
+            await Channel("second").send({"number": message["number"] + 1})
+
+        async def second(message: Message) -> None:
+            seen.append(message["number"])
+
+        async with working([route("first", first), route("second", second)]):
+            await Channel("first").send({"number": 1})
+        assert seen == [2]
+
+    async def test_a_group_may_hold_a_worker_s_channel(self) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message.content)
+
+        async with working([route("jobs", consume)]):
+            await Group("room").add("jobs")
+            await Group("room").send({"text": "a"})
+        assert seen == [{"text": "a"}]
+
+    async def test_channels_of_sockets_are_not_workers_business(self) -> None:
+        async def consume(message: Message) -> None:
+            raise AssertionError
+
+        async with working([route(["websocket.connect", "http.request"], consume)]) as runtime:
+            await Channel("websocket.connect").send({"a": 1})
+            await Channel("http.request").send({"a": 1})
+            await wait_all_tasks_blocked()
+            assert await runtime.layer.receive("websocket.connect") == {"a": 1}
+
+    async def test_messages_from_before_are_taken_too(self) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message["number"])
+
+        layer = MemoryLayer()
+        await Channel("jobs", layer).send({"number": 1})
+        async with working([route("jobs", consume)], layer=layer):
+            pass
+        assert seen == [1]
+
+
+class TestReplyChannel:
+    async def test_a_name_in_the_content_becomes_the_message_s(self) -> None:
+        async def consume(message: Message) -> None:
+            await message.reply_channel.send({"text": "answer"})
+
+        async with working([route("jobs", consume)]) as runtime:
+            endpoint = FakeEndpoint(runtime.layer)
+            await Channel("jobs").send({"reply_channel": endpoint.channel.name})
+            await Channel("jobs").send({"reply_channel": endpoint.channel})
+            await wait_all_tasks_blocked()
+            assert endpoint.delivered == [{"text": "answer"}] * 2
+            runtime.layer.detach(endpoint)
+
+    async def test_it_may_be_a_named_channel(self) -> None:
+        async def consume(message: Message) -> None:
+            await message.reply_channel.send({"text": "answer"})
+
+        async with working([route("jobs", consume)]) as runtime:
+            await Channel("jobs").send({"reply_channel": "answers"})
+            assert await runtime.layer.receive("answers") == {"text": "answer"}
+
+    @pytest.mark.parametrize("value", [None, 5, ["a"], {"a": 1}])
+    async def test_what_is_no_name_is_none(self, value: Any) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append((message.reply_channel, message["reply_channel"]))
+
+        async with working([route("jobs", consume)]):
+            await Channel("jobs").send({"reply_channel": value})
+        assert seen == [(None, value)]
+
+    @pytest.mark.parametrize("name", ["", "not a name", "a!b!c", "x" * 101])
+    async def test_a_name_that_is_none_does_not_end_the_worker(
+        self, name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message["number"])
+
+        async with working([route("jobs", consume)]):
+            await Channel("jobs").send({"reply_channel": name, "number": 1})
+            await wait_all_tasks_blocked()
+            await Channel("jobs").send({"number": 2})
+        assert seen[-1] == 2
+
+    async def test_a_client_that_has_gone_is_no_error(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def consume(message: Message) -> None:
+            await message.reply_channel.send({"text": "answer"})
+
+        async with working([route("jobs", consume)]) as runtime:
+            endpoint = FakeEndpoint(runtime.layer)
+            runtime.layer.detach(endpoint)
+            await Channel("jobs").send({"reply_channel": endpoint.channel.name})
+        assert errors(caplog) == []
+
+
+class TestCrashes:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("boom"),
+            ExceptionGroup("several", [ValueError("a"), KeyError("b")]),
+            trio.TooSlowError(),
+            ChannelFull("x", 1),
+            LayerUnavailable("down"),
+            trio.BrokenResourceError(),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_is_logged_with_the_message_and_the_worker_goes_on(
+        self, error: Exception, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        seen: list[Any] = []
+
+        async def fragile(message: Message) -> None:
+            if message["number"] == 1:
+                raise error
+            seen.append(message["number"])
+
+        async with working([route("jobs", fragile)]):
+            await Channel("jobs").send({"number": 1, "the": "content"})
+            await Channel("jobs").send({"number": 2})
+        assert seen == [2]
+        [record] = errors(caplog)
+        assert record.name == "triochan.workers"
+        for part in ("fragile", "channel jobs", "'the': 'content'"):
+            assert part in record.getMessage()
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+
+    async def test_a_long_message_is_logged_in_part(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def fragile(message: Message) -> None:
+            raise RuntimeError
+
+        async with working([route("jobs", fragile)]):
+            await Channel("jobs").send({"text": "x" * 100_000})
+        [record] = errors(caplog)
+        assert len(record.getMessage()) < 1000
+
+    async def test_a_message_that_no_route_takes_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message["kind"])
+
+        async with working([route("jobs", consume, kind="^mail")]):
+            await Channel("jobs").send({"kind": "other"})
+            await Channel("jobs").send({"kind": "mail"})
+        assert seen == ["mail"]
+        [record] = errors(caplog)
+        assert "no route takes this message on channel jobs: {'kind': 'other'}" in record.getMessage()
+
+    async def test_a_route_that_raises_does_not_end_the_worker(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        seen: list[Any] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message["number"])
+
+        class Picky:
+            def match(self, message: Message) -> Any:
+                if message["number"] == 1:
+                    raise KeyError("picky")
+                return consume, {}
+
+            def channel_names(self) -> set[str]:
+                return {"jobs"}
+
+        async with working([Picky()]):
+            await Channel("jobs").send({"number": 1})
+            await Channel("jobs").send({"number": 2})
+        assert seen == [2]
+        assert len(errors(caplog)) == 1
+
+    async def test_a_consumer_that_takes_other_arguments(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def narrow(message: Message) -> None:
+            raise AssertionError
+
+        async with working([route("jobs", narrow, kind="(?P<kind>.*)")]):
+            await Channel("jobs").send({"kind": "x"})
+        [record] = errors(caplog)
+        assert record.exc_info is not None
+        assert record.exc_info[0] is TypeError
+
+
+class TestOrder:
+    async def test_one_at_a_time_in_order(self, mock_clock: MockClock) -> None:
+        mock_clock.autojump_threshold = 0
+        events: list[str] = []
+
+        async def consume(message: Message) -> None:
+            events.append(f"begin {message['number']}")
+            await trio.sleep(10 - message["number"])
+            events.append(f"end {message['number']}")
+
+        async with working([route("jobs", consume)]):
+            for number in range(3):
+                await Channel("jobs").send({"number": number})
+            await trio.sleep(60)
+        assert events == [f"{what} {number}" for number in range(3) for what in ("begin", "end")]
+
+    async def test_channels_do_not_wait_for_each_other(self, mock_clock: MockClock) -> None:
+        mock_clock.autojump_threshold = 0
+        events: list[str] = []
+
+        async def slow(message: Message) -> None:
+            await trio.sleep(10)
+            events.append("slow")
+
+        async def fast(message: Message) -> None:
+            events.append("fast")
+
+        async with working([route("slow", slow), route("fast", fast)]):
+            await Channel("slow").send({})
+            await wait_all_tasks_blocked()
+            await Channel("fast").send({})
+            await trio.sleep(11)
+        assert events == ["fast", "slow"]
+
+    async def test_worker_tasks_run_beside_each_other(self, mock_clock: MockClock) -> None:
+        mock_clock.autojump_threshold = 0
+        running, most = 0, 0
+
+        async def consume(message: Message) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await trio.sleep(1)
+            running -= 1
+
+        async with working([route("jobs", consume)], Settings(worker_tasks=3)):
+            for _ in range(9):
+                await Channel("jobs").send({})
+            before = trio.current_time()
+            await trio.sleep(2.5)
+            assert running == 3
+            await trio.sleep(1)
+            assert running == 0
+            assert trio.current_time() - before == 3.5
+        assert most == 3
+
+    async def test_a_full_channel_is_the_sender_s_to_handle(self) -> None:
+        release = trio.Event()
+
+        async def stuck(message: Message) -> None:
+            await release.wait()
+
+        async with working([route("jobs", stuck)], Settings(channel_capacity=2)):
+            await Channel("jobs").send({})
+            await wait_all_tasks_blocked()
+            for _ in range(2):
+                await Channel("jobs").send({})
+            with pytest.raises(ChannelFull):
+                await Channel("jobs").send({})
+            release.set()
+            await wait_all_tasks_blocked()
+            await Channel("jobs").send({})
+
+
+class TestTimeouts:
+    async def test_handler_timeout_bounds_a_consumer(
+        self, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mock_clock.autojump_threshold = 0
+        ended: list[float] = []
+
+        async def consume(message: Message) -> None:
+            start = trio.current_time()
+            try:
+                await trio.sleep(message["seconds"])
+            finally:
+                ended.append(trio.current_time() - start)
+
+        async with working([route("jobs", consume)], Settings(handler_timeout=5.0)):
+            await Channel("jobs").send({"seconds": 60})
+            await Channel("jobs").send({"seconds": 4})
+            await trio.sleep(20)
+        assert ended == [5, 4]
+        [record] = errors(caplog)
+        assert record.exc_info is not None
+        assert record.exc_info[0] is trio.TooSlowError
+
+    async def test_none_means_as_long_as_it_takes(self, mock_clock: MockClock) -> None:
+        mock_clock.autojump_threshold = 0
+        done = trio.Event()
+
+        async def consume(message: Message) -> None:
+            await trio.sleep(50_000)
+            done.set()
+
+        async with working([route("jobs", consume)]):
+            await Channel("jobs").send({})
+            await done.wait()
+        assert trio.current_time() >= 50_000
+
+    async def test_a_shutdown_cancels_what_runs(self) -> None:
+        ended: list[str] = []
+
+        async def consume(message: Message) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append("cancelled")
+
+        async with working([route("jobs", consume)]):
+            await Channel("jobs").send({})
+            await wait_all_tasks_blocked()
+        assert ended == ["cancelled"]
+
+
+async def test_an_engine_that_is_down_is_waited_for(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    failures = 3
+    seen: list[Any] = []
+
+    class Flaky(MemoryLayer):
+        async def receive(self, channel: str) -> dict[str, Any]:
+            nonlocal failures
+            await trio.lowlevel.checkpoint()
+            if failures:
+                failures -= 1
+                raise LayerUnavailable("the engine does not answer")
+            return await super().receive(channel)
+
+    async def consume(message: Message) -> None:
+        seen.append(message["number"])
+
+    async with working([route("jobs", consume)], layer=Flaky()):
+        started = trio.current_time()
+        await Channel("jobs").send({"number": 1})
+        await trio.sleep(4)
+        assert trio.current_time() - started == 4
+    assert seen == [1]
+    assert failures == 0
+
+
+class TestDrain:
+    async def test_what_has_begun_ends_and_what_waits_is_counted(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        events: list[str] = []
+
+        async def consume(message: Message) -> None:
+            events.append(f"begin {message['number']}")
+            await trio.sleep(5)
+            events.append(f"end {message['number']}")
+
+        routing = [route("jobs", consume), route("idle", consume), route("http.request", consume)]
+        settings = Settings(worker_tasks=2)
+        async with Runtime.open(Application(routing), settings, MemoryLayer(settings)) as runtime:
+            workers = Workers(runtime)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(workers.run)
+                for number in range(5):
+                    await Channel("jobs").send({"number": number})
+                await trio.sleep(1)
+                began = trio.current_time()
+                await workers.drain()
+                assert trio.current_time() - began == 4
+        assert sorted(events) == ["begin 0", "begin 1", "end 0", "end 1"]
+        [record] = caplog.records
+        assert record.getMessage() == "shutdown: 3 messages on channel jobs were not handled"
+
+    async def test_a_worker_that_waits_for_an_engine_ends_at_once(self, autojump_clock: MockClock) -> None:
+        class Down(MemoryLayer):
+            async def receive(self, channel: str) -> dict[str, Any]:
+                await trio.lowlevel.checkpoint()
+                raise LayerUnavailable("the engine does not answer")
+
+        async def consume(message: Message) -> None:
+            raise AssertionError
+
+        async with Runtime.open(Application([route("jobs", consume)]), Settings(), Down()) as runtime:
+            workers = Workers(runtime)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(workers.run)
+                await wait_all_tasks_blocked()
+                began = trio.current_time()
+                await workers.drain()
+                assert trio.current_time() == began
+
+    async def test_a_routing_without_named_channels_has_none(self) -> None:
+        async def consume(message: Message) -> None:
+            raise AssertionError
+
+        async with Runtime.open(
+            Application([route("http.request", consume)]), Settings(), MemoryLayer()
+        ) as runtime:
+            workers = Workers(runtime)
+            await workers.run()
+            await workers.drain()
+
+
+async def test_a_consumer_may_be_interrupted_by_a_key(caplog: pytest.LogCaptureFixture) -> None:
+    async def consume(message: Message) -> None:
+        if message["alone"]:
+            raise KeyboardInterrupt
+        raise BaseExceptionGroup("", [KeyboardInterrupt(), ValueError("mine")])
+
+    for alone in (True, False):
+        caplog.clear()
+        with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012
+            async with working([route("jobs", consume)]):
+                await Channel("jobs").send({"alone": alone})
+                await trio.sleep_forever()
+        assert raised.value.subgroup(KeyboardInterrupt) is not None
+        assert raised.value.subgroup(ValueError) is None
+        assert len(errors(caplog)) == (0 if alone else 1)
+
+
+async def test_a_consumer_that_would_do_nothing_is_not_begun() -> None:
+    class Idle(WebsocketConsumer):
+        method_mapping: ClassVar[dict[str, str]] = {"jobs": "raw_connect"}
+
+    async with working([route_class(Idle)]) as runtime:
+        await Channel("jobs").send({})
+        await wait_all_tasks_blocked()
+        assert runtime.layer.waiting("jobs") == 0
