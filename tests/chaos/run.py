@@ -396,7 +396,7 @@ class Chaos:
             if (answer := await client.head()).status != 100:
                 raise Violation(f"Expect: 100-continue was answered {answer.status}")
             await client.send(body[:500])
-            with trio.move_on_after(1.5):  # body_timeout is 2 s
+            with trio.move_on_after(1):  # body_timeout is 4 s
                 await self.stopping.wait()
                 self.counts["requests that were half there in a drain"] += 1
             await trio.sleep(chance.random() / 10)
