@@ -34,6 +34,10 @@ _MATCHES = 1024
 class Drainable(Protocol):
     """A connection, as far as a shutdown needs it."""
 
+    @property
+    def handlers(self) -> int:
+        """Handlers of the program's that have begun and not ended."""
+
     def drain(self) -> None:
         """Take nothing new, answer what was received, and end."""
 
@@ -141,17 +145,19 @@ class Runtime:
             self.readers.close()  # after the connections: they take their sockets out of it
 
     @contextmanager
-    def guest(self) -> Iterator[trio.CancelScope]:
-        """Hold a connection that runs in a task of another server's, which waits for its end here.
+    def guest(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Hold a connection that runs in a task of another server's; a shutdown here waits for its end.
 
-        The scope that it gets, and the block runs in, is shielded: a shutdown answers first, and bounds it.
+        Args:
+            scope: a new one, entered for the block: a shutdown gives it its deadline. A shielded one lets a connection
+                that its own server cancels answer first.
         """
-        scope = trio.CancelScope(shield=True, deadline=self.deadline)
+        scope.deadline = self.deadline
         self.guests[scope] = None
         self.sockets += 1
         try:
             with scope:
-                yield scope
+                yield
         finally:
             self.sockets -= 1
             del self.guests[scope]

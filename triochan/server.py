@@ -115,7 +115,7 @@ class Server:
     def _left(self) -> str:
         """What has not ended; called in any thread."""
         runtime = self.runtime
-        handlers = sum(connection.inbound.running for connection in list(runtime.websockets))
+        handlers = sum(connection.handlers for connection in list(runtime.websockets))
         what = f"{runtime.sockets} sockets, {handlers} handlers of WebSockets"
         threads = busy_threads()
         return f"{what}, in threads: {', '.join(threads)}" if threads else what

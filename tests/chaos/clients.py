@@ -65,6 +65,7 @@ class Client(RawClient):
     async def head(self) -> Any:
         answer = await super().head()
         self.compresses = "sec-websocket-extensions" in answer
+        self.inflater = zlib.decompressobj(-15)
         return answer
 
     @property
@@ -100,8 +101,8 @@ class Client(RawClient):
         opcode, payload = await super().frame()
         if compressed:
             assert opcode <= 2, "a control frame is compressed"
-            inflater = zlib.decompressobj(-15)
-            payload = inflater.decompress(payload + _TAIL)
+            # One window for all messages: a group's may refer to the one before.
+            payload = self.inflater.decompress(payload + _TAIL)
         return opcode, payload
 
     async def message(self) -> str | bytes:

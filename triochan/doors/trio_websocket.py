@@ -11,8 +11,8 @@
         await trio_websocket.serve_websocket(handler, "127.0.0.1", 8000, ssl_context=None)
 
 A connection is the one that sockets get, over a stream which translates: what trio-websocket has read is put into
-frames again, and frames that are to leave become calls of trio-websocket's. ``docs/trio-websocket.md`` says what a
-program gets, and what trio-websocket keeps this door from.
+frames again, and frames that are to leave become calls of trio-websocket's. What a program gets, and what
+trio-websocket keeps from it, is in ``docs/other-servers.md``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import trio_websocket
 
 from ..application import Application
 from ..connection_task import ConnectionTask
-from ..handlers import Held, parted
+from ..exceptions import SessionStoreUnavailable
 from ..headers import Headers
 from ..http1.parser import RequestParser
 from ..http1.protocol import FULL, UNKNOWN_HOST
@@ -42,7 +42,7 @@ from ..websocket.life import State
 from ..wire.control import parse_close
 from ..wire.frames import CLOSE, PING, PONG, TEXT, close_frame, encode, pong_frame
 from ..wire.handshake import Upgrade, check_upgrade, refuse_response
-from ..wire.transport import StreamTransport
+from ..wire.transport import CLOSE_SECONDS, StreamTransport
 from ..workers import Workers
 
 logger = logging.getLogger("triochan.server")
@@ -58,9 +58,9 @@ async def running(
 ) -> AsyncIterator[Application]:
     """Serve ``routing`` to those that :meth:`handle` brings, for as long as the block lasts.
 
-    The connections share its readers, time-outs and channel layer, and consumers of named channels run. Leaving the
+    The connections share readers, time-outs and the channel layer, and consumers of named channels run. Leaving the
     block is a shutdown: a request that comes then is refused (503), sockets answer what they have received and are
-    closed with 1001, all spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut
+    closed with 1001, spread over ``drain_spread`` and bounded by ``shutdown_timeout``. A cancellation does not cut
     that short.
 
     Args:
@@ -95,8 +95,12 @@ async def handle(request: trio_websocket.WebSocketRequest, application: Routing 
     if runtime is not None:
         await _handle(request, runtime)
         return
-    async with _serving(Application.of(application), Settings(), None) as own:
-        await _handle(request, own)
+    made = Application.of(application)
+    try:
+        async with _serving(made, Settings(), None) as own:
+            await _handle(request, own)
+    except SessionStoreUnavailable:
+        logger.exception("a request of trio-websocket's can't be served")
 
 
 @asynccontextmanager
@@ -146,16 +150,9 @@ async def _handle(request: trio_websocket.WebSocketRequest, runtime: Runtime) ->
                 await _refuse(stream, upgrade, runtime.settings.close_timeout)
             else:
                 await _serve(stream, upgrade, runtime)
-    except BaseException as error:
-        mine, others = parted(error)
-        if mine is not None:
-            logger.error(
-                "internal error on the connection from %s", stream.address(local=False), exc_info=mine
-            )
-        if others is not None:
-            if mine is None:
-                raise
-            raise others from None
+    except* Exception as errors:
+        client = stream.address(local=False)
+        logger.error("internal error on the connection from %s", client, exc_info=errors)
     finally:
         await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - it does not wait
 
@@ -171,10 +168,14 @@ def _judge(
         return FULL
     scheme = "https" if stream.secure else "http"
     parser = RequestParser(settings.max_head_size, settings.max_body_size, scheme=scheme)
-    parser.receive(head_of(request))
+    try:
+        parser.receive(head_of(request))
+    except UnicodeError:
+        return Refusal(400, "the Host header has a name that is none")
     found = parser.next()
-    if found is None or isinstance(found, Refusal):
-        return found or Refusal(431, "the request head is too large")
+    if isinstance(found, Refusal):
+        return found
+    assert found is not None  # it was given a whole head, of a handshake, which has no body
     hosts = runtime.application.allowed_hosts
     if hosts is not None and not hosts.allows_headers(found.headers):
         return UNKNOWN_HOST
@@ -184,9 +185,16 @@ def _judge(
 
 def head_of(request: trio_websocket.WebSocketRequest) -> bytes:
     """The request's head, as it came but for the order of what trio-websocket has taken out of it, the missing
-    ``Sec-WebSocket-Extensions``, since trio-websocket agrees on none, and the version of HTTP."""
-    event = request._event  # the name of the host is nowhere else
-    lines = [b"GET %b HTTP/1.1" % request.path.encode("ascii"), b"host: " + event.host.encode("idna")]
+    ``Sec-WebSocket-Extensions``, since trio-websocket agrees on none, and the version of HTTP.
+
+    Raises:
+        UnicodeError: the host has a name that IDNA has no form for.
+    """
+    host = request._event.host  # the one place where it is
+    lines = [
+        b"GET %b HTTP/1.1" % request.path.encode("ascii"),
+        b"host: " + host.encode("ascii" if host.isascii() else "idna"),
+    ]
     lines += [name + b": " + value for name, value in request.headers]
     if request.proposed_subprotocols:
         lines.append(b"sec-websocket-protocol: " + ", ".join(request.proposed_subprotocols).encode("ascii"))
@@ -204,18 +212,19 @@ async def _refuse(stream: RequestStream, refusal: Refusal, seconds: float) -> No
 async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> None:
     """Serve one WebSocket to its end."""
     task = ConnectionTask()
+    scope = trio.CancelScope(shield=True)
     async with trio.open_nursery() as watch:
-        with runtime.guest() as scope:
-            async with trio.open_nursery() as stream.tasks:
-                transport = StreamTransport(stream, runtime.readers.again, _Nobody())
-                connection = Connection(upgrade, transport, runtime, task)
-                task.stage = connection
-                held = connection.open(upgrade)
-                stream.tasks.start_soon(transport.pump)
-                stream.tasks.start_soon(task.live)
-                watch.start_soon(_drain_when_cancelled, connection, scope, runtime.settings)
-                if held is not None:
-                    await _finish(held, runtime)
+        with runtime.guest(scope):
+            async with trio.open_nursery() as stream.pings:
+                async with trio.open_nursery() as nursery:
+                    transport = StreamTransport(stream, runtime.readers.again, _Nobody())
+                    connection = Connection(upgrade, transport, runtime, task)
+                    task.stage = connection
+                    nursery.start_soon(transport.pump)
+                    nursery.start_soon(task.live)
+                    watch.start_soon(_drain_when_cancelled, connection, stream, scope, runtime.settings)
+                    await _open(connection, upgrade, runtime)
+                stream.pings.cancel_scope.cancel()
         watch.cancel_scope.cancel()
 
 
@@ -229,22 +238,27 @@ class _Nobody:
         """Nothing was written."""
 
 
-async def _finish(held: Held, runtime: Runtime) -> None:
-    """Await the rest of ``connect``, which has begun in this task and in this step."""
-    try:
-        with trio.CancelScope() as scope:
-            await held.finish(scope)
-    finally:
-        runtime.readers.again(held.owner)
+async def _open(connection: Connection, upgrade: Upgrade, runtime: Runtime) -> None:
+    """Open the connection, and run ``connect`` to its end; the first step before anything else of it."""
+    with trio.CancelScope() as scope:
+        held = connection.open(upgrade)
+        if held is not None:
+            try:
+                await held.finish(scope)
+            finally:
+                runtime.readers.again(held.owner)
 
 
-async def _drain_when_cancelled(connection: Connection, scope: trio.CancelScope, settings: Settings) -> None:
+async def _drain_when_cancelled(
+    connection: Connection, stream: RequestStream, scope: trio.CancelScope, settings: Settings
+) -> None:
     try:
         await trio.sleep_forever()
     finally:
         if connection.life.state is State.CONNECTING:
             scope.cancel()
         elif not connection.over:
+            stream.deaf = True
             scope.deadline = min(scope.deadline, trio.current_time() + settings.shutdown_timeout)
             connection.drain()
 
@@ -260,7 +274,8 @@ class RequestStream(trio.abc.Stream):
 
     Attributes:
         secure: it came over TLS.
-        tasks: where a ping waits for its pong; set before one is sent.
+        deaf: trio-websocket's reader is cancelled, or may be: nobody will tell it of the client's answer to a close.
+        pings: where each waits for its pong; set before the handshake is answered.
     """
 
     def __init__(self, request: trio_websocket.WebSocketRequest) -> None:
@@ -269,13 +284,14 @@ class RequestStream(trio.abc.Stream):
         # trio-websocket closes its stream only in some of the ways in which a connection ends.
         self._below: trio.abc.Stream = self._websocket._stream
         self.secure = isinstance(self._below, trio.SSLStream)
-        self.tasks: trio.Nursery
+        self.pings: trio.Nursery
         self._answered = trio.Event()
         self._accepted = False
         self._unread = b""
         self._pongs: list[bytes] = []
         self._listening = trio.CancelScope()
         self._closing = False
+        self.deaf = False
         self._closed = trio.Event()
         self._ended = False
 
@@ -312,7 +328,8 @@ class RequestStream(trio.abc.Stream):
     async def _end(self, reason: trio_websocket.CloseReason | None) -> bytes:
         """No message comes any more."""
         if self._closing or (reason is None and self._accepted):
-            # This side closes; or trio-websocket's reader was cancelled, and this side will close.
+            # This side closes; or trio-websocket's reader was cancelled, so that this side will close, unanswered.
+            self.deaf = not self._closing
             await self._closed.wait()
         self._ended = True
         if self._closing or reason is None or not self._accepted or reason.code == 1006:
@@ -360,7 +377,7 @@ class RequestStream(trio.abc.Stream):
         if kind == CLOSE:
             await self._close(*parse_close(payload))
         elif kind == PING:
-            self.tasks.start_soon(self._ping, payload)
+            self.pings.start_soon(self._ping, payload)
         elif kind == PONG:
             await websocket.pong(payload)
         else:
@@ -383,13 +400,24 @@ class RequestStream(trio.abc.Stream):
             return
         self._closing = True
         try:
-            await self._websocket.aclose(code, reason)
+            if not self.deaf:
+                await self._websocket.aclose(code, reason)
+                return
+            with trio.move_on_after(CLOSE_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._close_unheard, code, reason, nursery.cancel_scope)
+                    await self._see_off()
+                    nursery.cancel_scope.cancel()
         finally:
             self._closed.set()
 
+    async def _close_unheard(self, code: int, reason: str, scope: trio.CancelScope) -> None:
+        await self._websocket.aclose(code, reason)
+        scope.cancel()  # trio-websocket has heard the answer after all
+
     async def _see_off(self) -> None:
-        """Read what still comes: trio-websocket has told the client that its message is too large, and reads no more.
-        Closing upon unread bytes would be a reset, and destroy that."""
+        """Read what still comes where trio-websocket reads no more: it has told the client that its message is too
+        large, or its reader was cancelled. Closing upon unread bytes would be a reset, and destroy the close frame."""
         try:
             while True:
                 try:

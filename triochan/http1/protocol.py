@@ -313,6 +313,11 @@ class HttpConnection:
 
     # -- the end
 
+    @property
+    def handlers(self) -> int:
+        """Consumers of its requests that have begun and not ended."""
+        return int(self._exchange is not None and self._exchange.running)
+
     def drain(self) -> None:
         """A shutdown: a request under way is answered, and no other one is taken."""
         if self._exchange is not None:

@@ -93,18 +93,25 @@ class Connection:
         runtime = self._runtime
         settings = runtime.settings
         message = Message(upgrade.content, Channel("websocket.connect"), self.channel, self)
-        matches = runtime.match(message)
-        policy = self._policy = matches.policy
+        try:
+            matches = runtime.match(message)
+        except Exception:
+            logger.exception("a route raised in websocket.connect on %r", self.path)
+            matches = None
+        policy = self._policy = runtime.policy(()) if matches is None else matches.policy
         self.outbox = Outbox(
             self._transport, runtime.flush, self, limit=policy.outbox_limit, overflow=policy.overflow
         )
         self.inbound = Inbound(
             self, self._transport, settings, limit=policy.limit, gated=policy.gated, rest=upgrade.rest
         )
-        self.inbound.bound = matches.bind_receive()
-        self._disconnect = matches.disconnect
         self._transport.hand_over(self.inbound)
         self._opening = Opening(self, upgrade, settings, compression=policy.compression)
+        if matches is None:
+            self._opening.deny(500, b"Internal Server Error")
+            return None
+        self.inbound.bound = matches.bind_receive()
+        self._disconnect = matches.disconnect
         return self._opening.begin(matches.bind_connect(), message)
 
     # -- for the program
@@ -134,6 +141,11 @@ class Connection:
         if self._policy.limit == 1:
             return "strict"
         return "slight" if self._policy.gated else None
+
+    @property
+    def handlers(self) -> int:
+        """Its handlers that have begun and not ended."""
+        return self.inbound.running
 
     @property
     def dropped(self) -> int:

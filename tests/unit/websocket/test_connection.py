@@ -59,6 +59,23 @@ async def test_a_path_without_a_consumer_is_403_before_accepting() -> None:
         assert refused.value.status == 403
 
 
+async def test_a_route_that_raises_is_500_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Raising:
+        def match(self, message: Any, *, partly: bool = False) -> None:
+            raise RuntimeError("on purpose")
+
+        def channel_names(self) -> set[str]:
+            return {"websocket.connect"}
+
+    async with Client([Raising()]) as client:
+        with pytest.raises(HandshakeRefused) as refused:
+            async with client.websocket("/"):
+                raise AssertionError("it was accepted")
+        assert refused.value.status == 500
+        await nothing_left(client)
+    assert [entry.message for entry in caplog.records] == ["a route raised in websocket.connect on '/'"]
+
+
 async def test_crash_before_the_decision_is_500(caplog: pytest.LogCaptureFixture) -> None:
     async def crash(message: Any) -> None:
         raise RuntimeError("on purpose")
