@@ -500,14 +500,14 @@ class Connection:
 
         try:
             await run(begin(), context)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):
                 self.crashed(async_fn, "a task of the connection", mine)
             if others is not None:
                 if mine is None:
                     raise
-                raise others from None
+                raise others from None  # noqa: ASYNC104 - a cancellation goes on
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
