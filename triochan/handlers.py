@@ -78,13 +78,13 @@ class Held(NamedTuple):
         error: BaseException | None = None
         try:
             result = await resume(self.coroutine, self.context, self.trap)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: ASYNC103 - parted() says what has to go on
             error = raised
             mine, others = parted(raised)
             if others is not None:
                 if mine is None:
                     raise
-                raise others from None
+                raise others from None  # noqa: ASYNC104 - a cancellation goes on
         finally:
             owner.release(scope, self.consumer, result, error)
 
@@ -128,10 +128,10 @@ def begin(
         trap = context.run(coroutine.send, None)
     except StopIteration as stop:
         return (None, stop.value, None) if coroutine is not None else (None, None, stop)
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
         if parted(error)[1] is not None:
             raise
-        return None, None, error
+        return None, None, error  # noqa: ASYNC104 - a cancellation goes on
     return Held(owner, bound.consumer, coroutine, context, trap), None, None
 
 

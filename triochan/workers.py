@@ -93,7 +93,7 @@ class Workers:
             if begin is None:
                 return
             await call(begin, message, kwargs, runtime.settings.handler_timeout)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):
                 logger.error(
@@ -106,4 +106,4 @@ class Workers:
             if others is not None:
                 if mine is None:
                     raise
-                raise others from None
+                raise others from None  # noqa: ASYNC104 - a cancellation goes on

@@ -3,8 +3,9 @@
 The echo is one of messages of 128 bytes, which are 134 on the wire. The smallest message is one of 6, and costs a
 handler and an answer as well: by construction, and as long as each message gets a handler, it costs 134 / 6 = 22 times
 as much per byte. That is the yardstick: no kind may cost more than twice as much as that, which is room for what takes
-another way than text in one frame does, and for the noise of a busy machine. What inflates is counted by what it inflates to, for that is what ``max_message_size``
-bounds; and a segment of TCP counts 40 bytes more than it carries, which is what its headers take of the sender's line.
+another way than text in one frame does, and for the noise of a busy machine. What inflates is counted by what it
+inflates to, for that is what ``max_message_size`` bounds; and a segment of TCP counts 40 bytes more than it carries,
+which is what its headers take of the sender's line.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from triochan.layers import MemoryLayer
 
 SETTINGS = Settings(
     head_timeout=2,
-    body_timeout=2,
+    body_timeout=4,
     keep_alive_timeout=2,
     handshake_timeout=1,
     response_timeout=2,

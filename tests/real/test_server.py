@@ -10,15 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
-from raw_clients import RawClient, close_frame, get, no_leak
+from raw_clients import BINARY, TEXT, RawClient, close_frame, frame, get, no_leak
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import triochan
 from triochan import Application, Group, Message, Settings, route, route_class, server
+from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
 from triochan.http1.protocol import serve_connection
@@ -58,9 +59,11 @@ def request(path: str) -> bytes:
 
 
 @asynccontextmanager
-async def running(folder: Path, **settings: Any) -> AsyncIterator[tuple[Server, Address]]:
+async def running(
+    folder: Path, routing: list[Any] = ROUTING, **settings: Any
+) -> AsyncIterator[tuple[Server, Address]]:
     """A server, and where it listens; the block ends when it has."""
-    async with Runtime.open(Application(ROUTING), Settings(**settings), None) as runtime:
+    async with Runtime.open(Application(routing), Settings(**settings), None) as runtime:
         async with trio.open_nursery() as nursery:
             listeners = await open_listeners(None, 0, folder / "socket", "http")
             running_server = Server(runtime, listeners)
@@ -117,6 +120,104 @@ async def test_a_cancellation_drains_and_comes_out(tmp_path: Path, autojump_cloc
                 assert await busy.rest() == b""
     assert outcome == [(True, 5)]
     assert not path.exists()
+
+
+class Flood(WebsocketConsumer):
+    """Sends far more than a socket takes by itself."""
+
+    ended: ClassVar[list[tuple[str, Any]]] = []
+
+    async def stream(self) -> None:
+        while True:
+            await self.connection.send("z" * 1000)
+
+    async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+        try:
+            if text == "stream":
+                self.connection.start_soon(self.stream)
+                return
+            for _ in range(200):
+                await self.send("x" * 20_000)
+        except ConnectionClosed as error:
+            self.ended.append(("receive", error.code))
+            raise
+
+    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+        await trio.sleep(1)
+        self.ended.append(("disconnect", message["code"]))
+
+
+class Echo(WebsocketConsumer):
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        await self.send(text=text, bytes=bytes)
+
+
+async def test_a_close_behind_a_large_echo_is_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
+    large = bytes(4_000_000)
+    async with running(tmp_path, [Echo.as_route()], max_message_size=len(large)) as (_, address):
+        async with await RawClient.websocket(address) as client:
+            await client.send(frame(BINARY, large))
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            assert await client.message() == large
+            await client.send(close_frame())
+            assert await client.ended() == (1000, "")
+            assert trio.current_time() == began
+
+
+async def test_a_peer_that_does_not_read_holds_up_no_shutdown(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flood, "ended", [])
+    async with running(tmp_path, [Flood.as_route()], shutdown_timeout=100) as (server, address):
+        client = await RawClient.websocket(address)
+        await client.send(frame(TEXT, "go"))
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        server.stop()
+        await server.finished.wait()
+        # close_timeout to see that nothing is taken, another one for the close frame, and what disconnect takes.
+        assert trio.current_time() - began == pytest.approx(5 + 5 + 1)
+    client.vanish()
+    assert Flood.ended == [("receive", 1001), ("disconnect", 1001)]
+    assert not server.cut_short
+
+
+async def test_a_peer_that_reads_slowly_gets_all_that_it_is_owed_in_a_shutdown(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flood, "ended", [])
+    async with running(tmp_path, [Flood.as_route()], shutdown_timeout=1000) as (server, address):
+        async with await RawClient.websocket(address) as client:
+            await client.send(frame(TEXT, "go"))
+            await wait_all_tasks_blocked()
+            server.stop()
+            for number in range(200):
+                if number % 20 == 0:
+                    await trio.sleep(3)
+                assert await client.message() == "x" * 20_000
+            assert await client.ended() == (1001, "going away")
+        await server.finished.wait()
+    assert Flood.ended == [("disconnect", 1001)]
+    assert not server.cut_short
+
+
+async def test_what_is_sent_without_end_holds_up_no_shutdown(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flood, "ended", [])
+    async with running(tmp_path, [Flood.as_route()], shutdown_timeout=1000) as (server, address):
+        async with await RawClient.websocket(address) as client:
+            await client.send(frame(TEXT, "stream"))
+            await wait_all_tasks_blocked()
+            server.stop()
+            sizes: list[int] = []
+            while len(sizes) < 5000 and (await client.frame())[0] == TEXT:
+                sizes.append(1000)
+            assert sum(sizes) < 2 * 1024 * 1024  # outbox_limit, and what the socket holds
+        await server.finished.wait()
+    assert Flood.ended == [("disconnect", 1001)]
+    assert not server.cut_short
 
 
 async def test_websockets_are_closed_one_after_another(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -197,7 +197,7 @@ async def test_guests_are_waited_for_and_bounded(autojump_clock: MockClock) -> N
     ended: list[float] = []
 
     async def visit(seconds: float) -> None:
-        with server.guest():
+        with server.guest(trio.CancelScope(shield=True)):
             assert server.sockets
             await trio.sleep(seconds)
         ended.append(trio.current_time())

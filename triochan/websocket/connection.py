@@ -313,12 +313,19 @@ class Connection:
             self.lost()
         elif self.life.state in (State.FAILING, State.REFUSED):
             self._linger()
-        elif self.life.talking:
+        elif self.life.state is State.OPEN:
             self.again()  # reading may have paused for it
+        elif self.life.state is State.DRAINING and not self.inbound.busy:
+            self.idle()
 
     def idle(self) -> None:
         if self.life.state is State.DRAINING:
-            self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
+            if self.outbox.size:
+                # close_timeout bounds the close frame, not the answers before it. No more comes to them.
+                self.outbox.seal(1001, "going away")
+                self.outbox.watched = True
+            else:
+                self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
         elif self.over:
             self._task.wake()
 
@@ -335,15 +342,38 @@ class Connection:
             self.inbound.drain()
             if not self.inbound.busy:
                 self.idle()
-            else:
+            if not self.life.code:
                 now, deadline = trio.current_time(), self._runtime.deadline
                 # What is left then is disconnect's.
                 share = min(self._runtime.settings.disconnect_timeout, (deadline - now) / 2)
                 self._timer = self._runtime.timers.at(deadline - share, self._drained_too_slowly)
+                # No pong is read any more. A peer that takes its answers is there.
+                if self._ping is not None:
+                    self._ping.cancel()
+                self._look_at_taking()
+
+    def _look_at_taking(self) -> None:
+        self._pinged = self.outbox.sent
+        self._ping = self._runtime.timers.after(self._runtime.settings.close_timeout, self._taking_due)
+
+    def _taking_due(self) -> None:
+        """A peer that takes nothing of its answers for a while does not hold up a shutdown."""
+        if self.life.state is not State.DRAINING:
+            return
+        if self.outbox.size and self.outbox.sent == self._pinged:
+            logger.warning("the peer on %r does not read what it is owed in a shutdown; 1001", self.path)
+            self._perform(self.life.step(Event.FAIL, 1001, "going away"), discard=True)
+        else:
+            self._look_at_taking()
 
     def _drained_too_slowly(self) -> None:
         if self.life.state is State.DRAINING:
-            logger.error("the shutdown cuts off %d handlers on %r", self.inbound.running, self.path)
+            logger.error(
+                "the shutdown cuts off %d handlers on %r, and %d bytes of answers",
+                self.inbound.running,
+                self.path,
+                self.outbox.size,
+            )
             self._runtime.cut_short = True
             self.inbound.cancel()
             self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
@@ -470,14 +500,14 @@ class Connection:
 
         try:
             await run(begin(), context)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             mine, others = parted(error)
             if mine is not None and not only(mine, ConnectionClosed):
                 self.crashed(async_fn, "a task of the connection", mine)
             if others is not None:
                 if mine is None:
                     raise
-                raise others from None
+                raise others from None  # noqa: ASYNC104 - a cancellation goes on
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""

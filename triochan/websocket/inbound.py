@@ -191,11 +191,11 @@ class Inbound:
             if coroutine is None:
                 self._raised(bound.consumer, stop)
             return None
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
             self._raised(bound.consumer, error)
-            return None
+            return None  # noqa: ASYNC104 - a cancellation goes on
         self.running += 1
         self.waits = True
         return Held(self, bound.consumer, coroutine, context, trap)
