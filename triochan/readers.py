@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Iterator
 from contextvars import Context, copy_context
+from operator import length_hint
 from typing import Protocol
 
 import trio
@@ -91,7 +93,8 @@ class Readers:
         self.poller: Poller[Source] | None = Poller() if has_epoll() else None
         self._flush = flush
         self._ready: deque[Runnable] = deque()
-        self._events: deque[tuple[int, int]] = deque()
+        # What the last look has found, as far as nobody has dealt with it yet.
+        self._events: Iterator[tuple[int, int]] = iter(())
         self._parked: list[trio.lowlevel.Task] = []
         self._leads = False
         self._busy = False
@@ -147,7 +150,7 @@ class Readers:
                         if not await self._wait():
                             return
                         continue
-                    if self._events or self._ready or not self._leads or self._flush.pending:
+                    if self._ready or not self._leads or self._flush.pending or length_hint(self._events):
                         self._call(min(max(len(self._ready), 1), _CALLED_AT_ONCE))
                     try:
                         await held.finish(scope)
@@ -158,13 +161,12 @@ class Readers:
 
     def _step(self) -> Held | None:
         """Look at what has happened, socket after socket, until a handler waits or nothing is left."""
-        poller, flush, events, ready = self.poller, self._flush, self._events, self._ready
+        poller, flush, ready = self.poller, self._flush, self._ready
         flush.stepping = True
         asked: Runnable | None = None
         try:
             for _ in range(_ROUNDS):
-                while events:
-                    number, flags = events.popleft()
+                for number, flags in self._events:
                     asked = source = poller.sources.get(number)  # type: ignore[union-attr]
                     if source is None:
                         continue
@@ -207,9 +209,10 @@ class Readers:
                     self._call(min(waiting, _CALLED_AT_ONCE))
                 if poller is None:
                     return None
-                events.extend(poller.poll())
-                self._busy = bool(events) or len(ready) > waiting
-                if not events:
+                found = poller.poll()
+                self._events = iter(found)
+                self._busy = bool(found) or len(ready) > waiting
+                if not found:
                     return None
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
             self._busy = True
@@ -226,7 +229,7 @@ class Readers:
     async def _wait(self) -> bool:
         """Lead, or follow; always a checkpoint. False: this worker is one too many."""
         if self._leads or self.poller is None:
-            if self._ready or self._events:
+            if self._ready or length_hint(self._events):
                 await trio.lowlevel.checkpoint()
                 return True
             if len(self._parked) >= MAX_PARKED:
@@ -243,12 +246,12 @@ class Readers:
             return True
         self._leads = True
         try:
-            if self._busy or self._events:
+            if self._busy or length_hint(self._events):
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self.poller.fileno())
         finally:
             self._leads = False
-        if not self._events:
-            self._events.extend(self.poller.poll())
+        if not length_hint(self._events):
+            self._events = iter(self.poller.poll())
         return True

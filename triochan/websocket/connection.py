@@ -25,7 +25,7 @@ from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
 from ..timers import Timer
-from ..wire.frames import close_frame, ping_frame
+from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
 from ..wire.outbox import Outbox
 from ..wire.transport import Transport
@@ -182,7 +182,9 @@ class Connection:
             ValueError: the text has a lone surrogate.
         """
         outbox = self.outbox
-        return outbox.direct is not None and outbox.send_direct(outbox.encode(data))
+        if outbox.direct is None:
+            return False
+        return outbox.send_direct(encode(data) if outbox.agreement is None else outbox.encode(data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake, or refuse the opening one (403); on a socket that is closing, nothing.

@@ -87,7 +87,15 @@ class Flush:
             touched = self._touched.copy()
             self._touched.clear()
             for outbox in touched:
-                outbox.end_turn()
+                if (
+                    outbox._frames
+                    or outbox.batch is not None
+                    or outbox._blocked
+                    or outbox._refusal is not None
+                ):
+                    outbox.end_turn()
+                else:  # what it would do, for most
+                    outbox.direct = outbox._send
 
     def end_batch(self) -> None:
         """Write what a group's members were to be sent."""
