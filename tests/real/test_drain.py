@@ -217,7 +217,9 @@ async def test_a_handler_that_never_ends_is_cut_off_in_time_for_disconnect(
             await drained.server.finished.wait()
     assert record.events == [("answered", "1", 1), ("disconnected", 1001, 20.5)]
     assert drained.server.cut_short
-    assert [each.getMessage() for each in caplog.records] == ["the shutdown cuts off 1 handlers on '/x'"]
+    assert [each.getMessage() for each in caplog.records] == [
+        "the shutdown cuts off 1 handlers on '/x', and 0 bytes of answers"
+    ]
 
 
 async def test_a_handler_that_resists_is_cut_off_at_the_deadline(
@@ -244,7 +246,7 @@ async def test_a_handler_that_resists_is_cut_off_at_the_deadline(
     assert record.events == [("gave in", 40)]
     assert drained.server.cut_short
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == [
-        "the shutdown cuts off 1 handlers on '/'",
+        "the shutdown cuts off 1 handlers on '/', and 0 bytes of answers",
         "tests.real.test_drain.test_a_handler_that_resists_is_cut_off_at_the_deadline.<locals>.Shielded on '/' "
         "was cancelled: disconnect took too long",
         "the shutdown was cut short: what still ran was cancelled",

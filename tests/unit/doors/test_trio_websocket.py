@@ -466,7 +466,7 @@ async def test_a_shutdown_is_bounded(
         await trio.testing.wait_all_tasks_blocked()
     assert record.events == ["x", ("disconnect", 1001, "going away")]
     assert [entry.message for entry in caplog.records if entry.levelno >= logging.ERROR] == [
-        "the shutdown cuts off 1 handlers on '/'",
+        "the shutdown cuts off 1 handlers on '/', and 0 bytes of answers",
         "the shutdown was cut short: what still ran was cancelled",
     ]
 
