@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from operator import length_hint
 from typing import Any
 
 import pytest
@@ -797,7 +798,15 @@ async def test_an_event_for_a_number_that_is_another_sockets_by_now() -> None:
         client.vanish()
         await wait_all_tasks_blocked()
         assert not poller.sources
-        events = server.runtime.readers._events
+        events: list[tuple[int, int]] = []
+        poll = poller.poll
+
+        def with_stale_ones() -> list[tuple[int, int]]:
+            stale = events.copy()
+            events.clear()
+            return [*stale, *poll()]
+
+        poller.poll = with_stale_ones  # type: ignore[method-assign]
         async with await server.websocket() as second, await server.websocket() as other:
             assert number in poller.sources
             for flags in (READABLE, READABLE | ENDED, ENDED, WRITABLE, READABLE | WRITABLE | ENDED):
@@ -887,7 +896,7 @@ async def test_two_thousand_handlers_that_wait_at_once() -> None:
         assert len(workers()) <= readers.MAX_PARKED + 1
         assert not runtime.websockets
         assert not runtime.readers._ready
-        assert not runtime.readers._events
+        assert not length_hint(runtime.readers._events)
         assert not server.connections.child_tasks
         assert runtime.readers.poller is not None
         assert not runtime.readers.poller.sources
