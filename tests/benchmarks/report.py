@@ -54,7 +54,10 @@ class Outcome:
     def ratios(self, opponent: str) -> list[float]:
         """Subject / opponent for each round that has both: drift of the machine falls out of it."""
         ours, theirs = self.values(self.subject), self.values(opponent)
-        return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys())]
+        # A peer that takes less than can be measured has no ratio.
+        return [
+            ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys()) if theirs[number]
+        ]
 
     def work(self, contestant: str) -> dict[int, float]:
         """For each round, what a second of the server's processor time brought: messages, deliveries, …"""

@@ -64,8 +64,10 @@ def test_the_last_word_counts(ended: threading.Event) -> None:
 
 def test_its_thread_holds_up_nothing(ended: threading.Event) -> None:
     watchdog = Watchdog(ended.set)
+    before = threading.enumerate()  # one that was called off may not have noticed yet
     watchdog.start(60, str)
-    [thread] = [each for each in threading.enumerate() if each.name == "triochan's watchdog"]
+    [thread] = [each for each in threading.enumerate() if each not in before]
+    assert thread.name == "triochan's watchdog"
     assert thread.daemon
     watchdog.cancel()
     thread.join(SECONDS)
