@@ -597,7 +597,10 @@ class TestPolledStream:
                 with pytest.raises(trio.BrokenResourceError, match="lost"):
                     await stream.receive_some()
             else:
-                assert await stream.receive_some() == b""
+                try:
+                    assert await stream.receive_some() == b""
+                except trio.BrokenResourceError:
+                    pass  # so Python 3.13 has it
             with pytest.raises(trio.BrokenResourceError, match="lost"):
                 await stream.send_all(bytes(10_000_000))
 
