@@ -11,10 +11,12 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import trio
 
+from .exceptions import ConnectionClosed
 from .message import Message
 from .routing import Consumer, Match
 
@@ -204,6 +206,34 @@ def parted(error: BaseException) -> tuple[Exception | None, BaseException | None
         mine, others = error.split(Exception)
         return mine, others
     return None, error
+
+
+class Barrier:
+    """Around what runs the program's code in a task of its own: what is raised is reported, and goes no further.
+
+    A cancellation goes on, also where an error came beside it. A ConnectionClosed is no error of the program's.
+
+    Args:
+        report: called with the error.
+    """
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        self._report = report
+
+    def __enter__(self) -> None:
+        """Nothing is opened."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            return False
+        mine, others = parted(error)
+        if mine is not None and not only(mine, ConnectionClosed):
+            self._report(mine)
+        if others is not None and mine is not None:
+            raise others from None
+        return others is None
 
 
 def only(error: BaseException, kind: type[BaseException]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from .exceptions import ConnectionClosed, LayerUnavailable
-from .handlers import begin_of, call, only, parted
+from .exceptions import LayerUnavailable
+from .handlers import Barrier, begin_of, call
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -79,7 +79,17 @@ class Workers:
         """Run one message's consumer. What it raises is logged with the message, and goes no further."""
         runtime = self._runtime
         consumer: Any = None
-        try:
+
+        def raised(error: Exception) -> None:
+            logger.error(
+                "%s raised while handling a message on channel %s: %.500r",
+                name_of(consumer) if consumer is not None else "triochan",
+                channel.name,
+                content,
+                exc_info=error,
+            )
+
+        with Barrier(raised):
             reply = content.get("reply_channel")
             reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
             message = Message(content, channel, reply_channel)
@@ -93,17 +103,3 @@ class Workers:
             if begin is None:
                 return
             await call(begin, message, kwargs, runtime.settings.handler_timeout)
-        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
-            mine, others = parted(error)
-            if mine is not None and not only(mine, ConnectionClosed):
-                logger.error(
-                    "%s raised while handling a message on channel %s: %.500r",
-                    name_of(consumer) if consumer is not None else "triochan",
-                    channel.name,
-                    content,
-                    exc_info=mine,
-                )
-            if others is not None:
-                if mine is None:
-                    raise
-                raise others from None  # noqa: ASYNC104 - a cancellation goes on

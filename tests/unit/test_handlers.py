@@ -19,7 +19,20 @@ from triochan.decorators import method_decorator
 from triochan.exceptions import ConnectionClosed, DenyConnection
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
-from triochan.handlers import Bound, Held, begin, begin_of, bind, bounded, call, only, parted, resume, run
+from triochan.handlers import (
+    Barrier,
+    Bound,
+    Held,
+    begin,
+    begin_of,
+    bind,
+    bounded,
+    call,
+    only,
+    parted,
+    resume,
+    run,
+)
 from triochan.sessions import channel_session
 from triochan.test import Client, WSClient
 
@@ -828,3 +841,49 @@ async def test_an_answer_goes_through_the_reply_channel_that_the_message_has() -
             await socket.send("1")
             assert await socket.receive() == "1"
         assert [each["text"] for each in sent] == ["1"]
+
+
+class TestBarrier:
+    """What a task of the program's own raises is reported, and a cancellation goes on."""
+
+    def test_an_error_is_reported_and_goes_no_further(self) -> None:
+        reported: list[Exception] = []
+        with Barrier(reported.append):
+            raise ValueError("on purpose")
+        assert [str(error) for error in reported] == ["on purpose"]
+
+    def test_a_peer_that_leaves_is_no_error(self) -> None:
+        reported: list[Exception] = []
+        with Barrier(reported.append):
+            raise ExceptionGroup("several", [ConnectionClosed(), ConnectionClosed()])
+        assert reported == []
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), BaseExceptionGroup("several", [SystemExit()])])
+    def test_what_is_not_the_program_s_goes_on(self, error: BaseException) -> None:
+        reported: list[Exception] = []
+        with pytest.raises(type(error)) as raised, Barrier(reported.append):
+            raise error
+        assert raised.value is error
+        assert reported == []
+
+    async def test_an_error_beside_a_cancellation(self) -> None:
+        reported: list[Exception] = []
+
+        async def fail() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("while it is cancelled")
+
+        with trio.CancelScope() as scope:
+            with Barrier(reported.append):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fail)
+                    nursery.start_soon(trio.sleep_forever)
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+                    await trio.sleep_forever()
+        assert scope.cancelled_caught
+        [group] = reported
+        assert isinstance(group, ExceptionGroup)
+        assert [str(error) for error in group.exceptions] == ["while it is cancelled"]

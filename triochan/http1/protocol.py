@@ -15,10 +15,9 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..handlers import Held
-from ..layers import Channel
 from ..message import Message
 from ..replies import Refusal
-from ..runtime import Runtime
+from ..runtime import REQUEST, Runtime
 from ..timers import Timer
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..wire.handshake import check_upgrade
@@ -30,7 +29,6 @@ from .writer import ResponseWriter
 
 logger = logging.getLogger("triochan.http")
 
-REQUEST = Channel("http.request")
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
 UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
 _REQUESTS = 16

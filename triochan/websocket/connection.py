@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
@@ -19,11 +20,12 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, bind, call, only, parted, run
-from ..layers import Channel, Local
+from ..handlers import Barrier, Bound, Held, bind, call, run
+from ..layers import Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
+from ..runtime import CONNECT, DISCONNECT
 from ..timers import Timer
 from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
@@ -41,7 +43,6 @@ logger = logging.getLogger("triochan.connection")
 
 Ts = TypeVarTuple("Ts")
 
-DISCONNECT = Channel("websocket.disconnect")
 LINGER_SECONDS = 2.0
 """How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
@@ -92,7 +93,7 @@ class Connection:
         """Find the path's consumers and run ``connect``; for a reader."""
         runtime = self._runtime
         settings = runtime.settings
-        message = Message(upgrade.content, Channel("websocket.connect"), self.channel, self)
+        message = Message(upgrade.content, CONNECT, self.channel, self)
         try:
             matches = runtime.match(message)
         except Exception:
@@ -500,16 +501,8 @@ class Connection:
         async def begin() -> None:
             await async_fn(*args)
 
-        try:
+        with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await run(begin(), context)
-        except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
-            mine, others = parted(error)
-            if mine is not None and not only(mine, ConnectionClosed):
-                self.crashed(async_fn, "a task of the connection", mine)
-            if others is not None:
-                if mine is None:
-                    raise
-                raise others from None  # noqa: ASYNC104 - a cancellation goes on
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
@@ -558,11 +551,8 @@ class Connection:
             return
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            try:
+            with Barrier(partial(self.crashed, bound.consumer, "disconnect")):
                 await call(bound.begin, message, bound.kwargs)
-            except Exception as error:  # noqa: BLE001 - the barrier around a handler
-                if not only(error, ConnectionClosed):
-                    self.crashed(bound.consumer, "disconnect", error)
         if scope.cancelled_caught:
             logger.error(
                 "%s on %r was cancelled: disconnect took too long", name_of(bound.consumer), self.path

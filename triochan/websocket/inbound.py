@@ -19,9 +19,10 @@ import trio
 
 from ..exceptions import ConnectionClosed
 from ..handlers import Bound, Held, begin, only, parted
-from ..layers import Channel, ReplyChannel
+from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer
+from ..runtime import RECEIVE
 from ..settings import Settings
 from ..wire.control import take_control
 from ..wire.deflate import Agreement
@@ -32,7 +33,6 @@ from .life import Life, State
 
 logger = logging.getLogger("triochan.connection")
 
-RECEIVE = Channel("websocket.receive")
 Item = tuple[int, Any, int]
 """A message in the inbox: its kind, what it carries, its order."""
 _READS = 8

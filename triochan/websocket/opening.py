@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
 from ..exceptions import ConnectionClosed, DenyConnection
 from ..handlers import Bound, Held, begin, only, parted
 from ..headers import Headers
-from ..layers import Channel, ReplyChannel
+from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer, name_of
 from ..settings import Settings
@@ -27,7 +27,6 @@ from .life import Event, Life, State
 
 logger = logging.getLogger("triochan.connection")
 
-CONNECT = Channel("websocket.connect")
 _LATER: Headers = [(b"Retry-After", b"1")]
 
 
@@ -93,12 +92,6 @@ class Opening:
         self._waits = False
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
-
-    def message(self) -> Message:
-        """What ``connect`` gets."""
-        owner = self._owner
-        connection: Any = owner
-        return Message(self._upgrade.content, CONNECT, owner.channel, connection)
 
     def begin(self, bound: Bound | None, message: Message) -> Held | None:
         """Run ``connect``, whose consumer is ``bound``; what is held where it waits."""
