@@ -2,6 +2,7 @@
 
 from .application import Application
 from .layers import Channel, Group
+from .lifespan import every
 from .message import Message
 from .routing import include, route, route_class
 from .server import run, serve
@@ -17,6 +18,7 @@ __all__ = [
     "Group",
     "Message",
     "Settings",
+    "every",
     "include",
     "route",
     "route_class",

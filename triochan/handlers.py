@@ -18,7 +18,7 @@ import trio
 
 from .exceptions import ConnectionClosed
 from .message import Message
-from .routing import Consumer, Match
+from .routing import Consumer
 
 Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
 """Makes the coroutine that handles a message with the routing's keyword arguments."""
@@ -103,12 +103,6 @@ def begin_of(consumer: Consumer, channel: str) -> Begin | None:
         return coroutine
 
     return begin
-
-
-def bind(match: Match, channel: str) -> Bound:
-    """``match`` with the function that begins its handler. Made for each connection anew, so that what is patched by
-    then is called."""
-    return Bound(*match, begin_of(match[0], channel))
 
 
 def begin(

@@ -294,12 +294,17 @@ def _check_async(function: Any, place: str) -> None:
         raise ImproperlyConfigured(
             f"{place} is not callable; a consumer is an 'async def' or a consumer class"
         )
+    if not is_async(function):
+        raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
+
+
+def is_async(function: Any) -> bool:
+    """``function`` is an ``async def``, decorated or in a partial, or an object whose ``__call__`` is one."""
     inner = function.func if isinstance(function, partial) else function
-    if not any(
+    return any(
         inspect.iscoroutinefunction(each)
         for each in (inner, inspect.unwrap(inner), getattr(type(inner), "__call__", None))  # noqa: B004
-    ):
-        raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
+    )
 
 
 def name_of(thing: Any) -> str:

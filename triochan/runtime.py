@@ -12,9 +12,10 @@ import attrs
 import trio
 
 from .application import Application
-from .handlers import Bound, bind
+from .handlers import Bound
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
-from .message import Message
+from .message import Message, SendsReplies
+from .middleware import bind
 from .readers import Readers
 from .routing import Consumer, Match, Routing
 from .running import run_local
@@ -56,21 +57,14 @@ class Policy(NamedTuple):
 class Matches(NamedTuple):
     """Where the messages of one path go.
 
-    ``receive`` and ``disconnect`` are None where each message has to be matched by itself.
+    Nobody for ``connect`` means that the handshake is refused. ``receive`` and ``disconnect`` are None where each
+    message has to be matched by itself.
     """
 
     connect: Match | None
     receive: Match | None
     disconnect: Match | None
     policy: Policy
-
-    def bind_connect(self) -> Bound | None:
-        """Who takes ``connect``, if anybody: nobody means that the handshake is refused."""
-        return None if self.connect is None else bind(self.connect, CONNECT.name)
-
-    def bind_receive(self) -> Bound | None:
-        """Who takes every message; None where each has to be matched by itself."""
-        return None if self.receive is None else bind(self.receive, RECEIVE.name)
 
 
 async def nothing(message: Message, **kwargs: Any) -> None:
@@ -125,7 +119,11 @@ class Runtime:
         cls, application: Application, settings: Settings, layer: ChannelLayer | None
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
-        async with application.running(), share_layer(layer, lambda: MemoryLayer(settings)) as shared:
+        async with (
+            application.running(),
+            share_layer(layer, lambda: MemoryLayer(settings)) as shared,
+            application.living(),
+        ):
             yield cls(application, settings, shared)
 
     @asynccontextmanager
@@ -220,23 +218,28 @@ class Runtime:
             self._matches[path] = found
         return found
 
+    def bind(self, match: Match, channel: SendsReplies) -> Bound:
+        """``match`` with the function that begins its handler, in the application's middleware; see
+        :func:`triochan.middleware.bind`."""
+        return bind(match, channel.name, self.application.middleware)
+
     def match_request(self, message: Message) -> Bound | None:
         """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""
         if not self._by_request_path:
             match = self.router.match(message)
-            return None if match is None else bind(match, REQUEST.name)
+            return None if match is None else self.bind(match, REQUEST)
         path = message.content["path"]
         found = self._requests.get(path)
         if found is None:
             match = self.router.match(message)
             if match is None:
                 return None
-            found = bind(match, REQUEST.name)
+            found = self.bind(match, REQUEST)
             if len(self._requests) >= _MATCHES:
                 self._requests.clear()
             self._requests[path] = found
         elif isinstance(found.consumer, type):  # what is patched by now is called
-            return bind((found.consumer, found.kwargs), REQUEST.name)
+            return self.bind((found.consumer, found.kwargs), REQUEST)
         return found
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import LayerUnavailable
-from .handlers import Barrier, begin_of, call
+from .handlers import Barrier, call
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -98,8 +98,7 @@ class Workers:
             if match is None:
                 logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
                 return
-            consumer, kwargs = match
-            begin = begin_of(consumer, channel.name)
-            if begin is None:
-                return
-            await call(begin, message, kwargs, runtime.settings.handler_timeout)
+            bound = runtime.bind(match, channel)
+            consumer = bound.consumer
+            if bound.begin is not None:
+                await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)

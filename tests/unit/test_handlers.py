@@ -25,7 +25,6 @@ from triochan.handlers import (
     Held,
     begin,
     begin_of,
-    bind,
     bounded,
     call,
     only,
@@ -33,6 +32,7 @@ from triochan.handlers import (
     resume,
     run,
 )
+from triochan.middleware import bind
 from triochan.sessions import channel_session
 from triochan.test import Client, WSClient
 

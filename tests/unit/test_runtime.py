@@ -14,7 +14,7 @@ from triochan import Application, Group, Message, Settings, route, route_class, 
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.layers import MemoryLayer, running_layer
-from triochan.runtime import CONNECT, REQUEST, Runtime, nothing, runtime_of
+from triochan.runtime import CONNECT, RECEIVE, REQUEST, Runtime, nothing, runtime_of
 
 # -- matches
 
@@ -42,27 +42,27 @@ def connecting(path: str = "/", **content: Any) -> Message:
 
 
 def test_what_would_do_nothing_is_not_begun() -> None:
-    found = of(route_class(OnlyReceives)).match(connecting())
-    connect, receive = found.bind_connect(), found.bind_receive()
-    assert connect is not None
-    assert receive is not None
+    server = of(route_class(OnlyReceives))
+    found = server.match(connecting())
+    assert found.connect is not None
+    assert found.receive is not None
+    connect, receive = server.bind(found.connect, CONNECT), server.bind(found.receive, RECEIVE)
     assert (connect.consumer, connect.begin) == (OnlyReceives, None)
     assert receive.consumer is OnlyReceives
     assert receive.begin is not None
-    connect = of(route_class(Connects)).match(connecting()).bind_connect()
-    assert connect is not None
-    assert connect.begin is not None
+    server = of(route_class(Connects))
+    found = server.match(connecting())
+    assert found.connect is not None
+    assert server.bind(found.connect, CONNECT).begin is not None
 
 
 def test_who_is_bound_is_asked_for_each_connection() -> None:
-    found = of(route_class(OnlyReceives)).match(connecting())
+    server = of(route_class(OnlyReceives))
+    found = server.match(connecting())
+    assert found.connect is not None
     with mock.patch.object(OnlyReceives, "connect", Connects.connect):
-        connect = found.bind_connect()
-        assert connect is not None
-        assert connect.begin is not None
-    connect = found.bind_connect()
-    assert connect is not None
-    assert connect.begin is None
+        assert server.bind(found.connect, CONNECT).begin is not None
+    assert server.bind(found.connect, CONNECT).begin is None
 
 
 def test_a_path_is_matched_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,12 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, bind, call, run
+from ..handlers import Barrier, Bound, Held, call, run
 from ..layers import Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
-from ..runtime import CONNECT, DISCONNECT
+from ..runtime import CONNECT, DISCONNECT, RECEIVE
 from ..timers import Timer
 from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
@@ -111,9 +111,10 @@ class Connection:
         if matches is None:
             self._opening.deny(500, b"Internal Server Error")
             return None
-        self.inbound.bound = matches.bind_receive()
+        self.inbound.bound = None if matches.receive is None else runtime.bind(matches.receive, RECEIVE)
         self._disconnect = matches.disconnect
-        return self._opening.begin(matches.bind_connect(), message)
+        connect = None if matches.connect is None else runtime.bind(matches.connect, CONNECT)
+        return self._opening.begin(connect, message)
 
     # -- for the program
 
@@ -274,7 +275,7 @@ class Connection:
 
     def match(self, message: Message) -> Bound | None:
         found = self._runtime.router.match(message)
-        return None if found is None else bind(found, message.channel.name)
+        return None if found is None else self._runtime.bind(found, message.channel)
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._perform(self.life.step(Event.PEER_CLOSE, code, reason))
@@ -546,7 +547,7 @@ class Connection:
         }
         message = Message(content, DISCONNECT, self.channel, self)
         match = self._disconnect or runtime.router.match(message)
-        bound = None if match is None else bind(match, DISCONNECT.name)
+        bound = None if match is None else runtime.bind(match, DISCONNECT)
         if bound is None or bound.begin is None:
             return
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
