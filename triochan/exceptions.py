@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from .headers import reason_phrase
+
 
 class TriochanError(Exception):
     """Base of everything below: ``except TriochanError`` catches what triochan itself reports."""
@@ -35,6 +39,30 @@ class DenyConnection(TriochanError):
 
     ``disconnect`` is not called, for the connection never was (Channels 1: "Security").
     """
+
+
+class HttpError(TriochanError):
+    """Raised by a consumer of ``http.request``: the request is answered with it; by ``connect``: the handshake is.
+
+    Args:
+        status: from 400 to 599.
+        text: for the client, in plain text; None: the status's own, such as ``Not Found``.
+        headers: of the answer, pairs of strings.
+
+    Raises:
+        ValueError: another status.
+    """
+
+    def __init__(self, status: int, text: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+            raise ValueError(f"an HttpError's status is from 400 to 599, not {status!r}")
+        super().__init__(status, text)
+        self.status = status
+        self.text = reason_phrase(status) if text is None else text
+        self.headers = list(headers)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.text}"
 
 
 class ChannelFull(TriochanError):

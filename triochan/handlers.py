@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import trio
 
@@ -20,6 +20,7 @@ from .exceptions import ConnectionClosed
 from .message import Message
 from .routing import Consumer
 
+E = TypeVar("E", bound=BaseException)
 Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
 """Makes the coroutine that handles a message with the routing's keyword arguments."""
 
@@ -235,3 +236,12 @@ def only(error: BaseException, kind: type[BaseException]) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split(kind)[1] is None
     return isinstance(error, kind)
+
+
+def first_of(error: BaseException, kind: type[E]) -> E | None:
+    """The first error in ``error``, where it is of ``kind`` or a group of nothing else; else None."""
+    if not only(error, kind):
+        return None
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast(E, error)

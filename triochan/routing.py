@@ -116,14 +116,10 @@ class include(Routable):
         :meth:`route.match`."""
         arguments: dict[str, Any] = {}
         if self.prefixes:
-            content = dict(message.content)
-            for key, pattern in self.prefixes.items():
-                found = _search(pattern, message, key)
-                if found is None:
-                    return None
-                arguments.update(found.groupdict())
-                content[key] = found.string[found.end() :]
-            message = Message(content, message.channel, message.reply_channel, message.connection)
+            stripped = self.strip(message)
+            if stripped is None:
+                return None
+            message, arguments = stripped
         for entry in self.routing:
             found_route = (
                 entry.match(message, partly=partly)
@@ -134,6 +130,17 @@ class include(Routable):
                 consumer, own = found_route
                 return consumer, {**arguments, **own}
         return None
+
+    def strip(self, message: Message) -> tuple[Message, dict[str, Any]] | None:
+        """``message`` without what the prefixes match, and their named groups; None where one does not match."""
+        content, arguments = dict(message.content), {}
+        for key, pattern in self.prefixes.items():
+            found = _search(pattern, message, key)
+            if found is None:
+                return None
+            arguments.update(found.groupdict())
+            content[key] = found.string[found.end() :]
+        return Message(content, message.channel, message.reply_channel, message.connection), arguments
 
     def channel_names(self) -> set[str]:
         """The channels of all its routes."""
@@ -196,9 +203,33 @@ class Router:
             elif isinstance(entry, route):
                 yield entry.consumer
 
+    def explain(self, message: Message) -> list[str]:
+        """Why no route takes ``message``: a line for each one that listens on its channel."""
+        return _explain(self.root, message, "")
+
     def describe(self) -> list[str]:
         """The routes, a line each, includes unfolded."""
         return _describe(self.root, "")
+
+
+def _explain(entry: include, message: Message, prefix: str) -> list[str]:
+    lines = []
+    for each in entry.routing:
+        if message.channel.name not in each.channel_names():
+            continue
+        what = f"{prefix}{each}"
+        filters = getattr(each, "filters", None) or getattr(each, "prefixes", {})
+        failed = [key for key, pattern in filters.items() if _search(pattern, message, key) is None]
+        if failed:
+            said = [f"{key} is {message.get(key)!r:.100}" for key in failed]
+            lines.append(f"{what}: {', '.join(said)}")
+        elif isinstance(each, include):
+            stripped = each.strip(message)
+            assert stripped is not None
+            lines.extend(_explain(each, stripped[0], f"{what}: "))
+        else:
+            lines.append(f"{what}: it says no")
+    return lines
 
 
 def _describe(entry: Any, indent: str) -> list[str]:

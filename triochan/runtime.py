@@ -11,13 +11,15 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 import trio
 
+from .answers import answered
 from .application import Application
 from .handlers import Bound
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message, SendsReplies
 from .middleware import bind
 from .readers import Readers
-from .routing import Consumer, Match, Routing
+from .replies import Refusal
+from .routing import Consumer, Match, Router, Routing
 from .running import run_local
 from .settings import Overflow, Settings
 from .timers import Timers
@@ -28,6 +30,8 @@ CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
 )
 logger = logging.getLogger("triochan.server")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+"""What a request that no consumer takes is tried with instead."""
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
 
@@ -221,12 +225,20 @@ class Runtime:
     def bind(self, match: Match, channel: SendsReplies) -> Bound:
         """``match`` with the function that begins its handler, in the application's middleware; see
         :func:`triochan.middleware.bind`."""
-        return bind(match, channel.name, self.application.middleware)
+        bound = bind(match, channel.name, self.application.middleware)
+        if channel is REQUEST and bound.begin is not None:
+            return bound._replace(begin=answered(bound.begin))
+        return bound
 
     def match_request(self, message: Message) -> Bound | None:
-        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""
+        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else.
+
+        HEAD is for who takes GET, where nobody takes HEAD itself (RFC 9110 section 9.3.2).
+        """
         if not self._by_request_path:
             match = self.router.match(message)
+            if match is None and message.content["method"] == "HEAD":
+                match = self.router.match(_as_method(message, "GET"))
             return None if match is None else self.bind(match, REQUEST)
         path = message.content["path"]
         found = self._requests.get(path)
@@ -241,6 +253,32 @@ class Runtime:
         elif isinstance(found.consumer, type):  # what is patched by now is called
             return self.bind((found.consumer, found.kwargs), REQUEST)
         return found
+
+    def refuse_request(self, message: Message) -> Refusal:
+        """The answer to an ``http.request`` that no consumer takes.
+
+        404; or 405, where one takes another method (RFC 9110 section 15.5.6); OPTIONS is told which (section 9.3.7).
+        """
+        router = self.router
+        keys = router.keys_matched(REQUEST.name)
+        methods = []
+        if keys is None or "method" in keys:
+            methods = [each for each in METHODS if router.match(_as_method(message, each)) is not None]
+        if not methods:
+            _log_why("404", message, router)
+            return Refusal(404, "Not Found")
+        if "GET" in methods and "HEAD" not in methods:
+            methods.insert(1, "HEAD")
+        allow = ", ".join([*methods, "OPTIONS"])
+        headers = [(b"Allow", allow.encode())]
+        if message.content["method"] == "OPTIONS":
+            return Refusal(200, allow, headers)
+        _log_why("405", message, router)
+        return Refusal(405, f"Method Not Allowed; it may be one of {allow}", headers)
+
+    def refused_handshake(self, message: Message) -> None:
+        """Log why nobody takes a ``websocket.connect``."""
+        _log_why("403", message, self.router)
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:
         """The strictest ordering that any of a path's consumers asks for, and their limits."""
@@ -261,6 +299,19 @@ class Runtime:
                 compression=next(iter(asked("compression")), settings.compression),
             )
         return policy
+
+
+def _as_method(message: Message, method: str) -> Message:
+    return Message({**message.content, "method": method}, message.channel, message.reply_channel)
+
+
+def _log_why(status: str, message: Message, router: Router) -> None:
+    """Say which routes were asked, and what of the message did not suit them: where debugging is on, for anybody may
+    ask for anything."""
+    if logger.isEnabledFor(logging.DEBUG):
+        tried = router.explain(message) or ["there are no routes for it"]
+        what = " ".join(str(message.content[key]) for key in ("method", "path") if key in message)
+        logger.debug("%s for %s on %s: %s", status, what, message.channel.name, "; ".join(tried))
 
 
 @attrs.define(eq=False)

@@ -3,12 +3,27 @@
 The consumer of an ``http.request`` message answers with what these make::
 
     async def index(message):
-        await message.reply_channel.send(html("<h1>Hello</h1>"))
+        return html("<h1>Hello</h1>")
+
+or, where it goes on afterwards or sends pieces, with ``await message.reply_channel.send(html("<h1>Hello</h1>"))``.
 """
 
+from ..exceptions import HttpError
+from ..replies import LATER
 from .client import client_route
 from .cookies import parse_cookies, set_cookie
 from .responses import html, json, redirect, text
 from .static import static_files
 
-__all__ = ["client_route", "html", "json", "parse_cookies", "redirect", "set_cookie", "static_files", "text"]
+__all__ = [
+    "LATER",
+    "HttpError",
+    "client_route",
+    "html",
+    "json",
+    "parse_cookies",
+    "redirect",
+    "set_cookie",
+    "static_files",
+    "text",
+]

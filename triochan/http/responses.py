@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -63,11 +62,3 @@ def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dic
     return _response(
         b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)]
     )
-
-
-def reason_phrase(status: int) -> str:
-    """``Not Found`` for 404; empty where the number has no name."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

@@ -13,7 +13,7 @@ from ..exceptions import ConnectionClosed
 from ..handlers import Bound, Held, begin, only, parted
 from ..layers import ChannelLayer, Local
 from ..message import Message
-from ..replies import Refusal, parse_http
+from ..replies import LATER, Refusal, parse_http
 from ..routing import Consumer, name_of
 from .writer import ResponseWriter
 
@@ -143,9 +143,9 @@ class Exchange:
         self._path = message.content["path"]
         self._patience = response_timeout
         self.running = True
-        held, _, error = begin(self, bound, message, timeout)
+        held, result, error = begin(self, bound, message, timeout)
         if held is None:
-            self._ended(bound.consumer, error)
+            self._ended(bound.consumer, result, error)
         return held
 
     def hold(self, scope: trio.CancelScope) -> None:
@@ -156,7 +156,7 @@ class Exchange:
         self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
     ) -> None:
         self._scope = None
-        self._ended(consumer, error)
+        self._ended(consumer, result, error)
 
     def proceed(self) -> Held | None:
         return self._owner.proceed()
@@ -174,10 +174,11 @@ class Exchange:
         if self._scope is not None:
             self._scope.cancel()
 
-    def _ended(self, consumer: Consumer, error: BaseException | None) -> None:
+    def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
         mine, others = (None, None) if error is None else parted(error)
-        crashed = mine is not None and not only(mine, ConnectionClosed)
+        # A ConnectionClosed while the client is there is of another connection's end.
+        crashed = mine is not None and not (self._closed and only(mine, ConnectionClosed))
         if crashed:
             logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
         if self.complete or self._closed:
@@ -186,8 +187,16 @@ class Exchange:
             self._owner.broke_off()
         elif crashed or others is not None:
             self.answer(Refusal(500, "Internal Server Error"))
-        elif not self.started:
+        elif result is LATER or self.channel.named:  # somebody else has the channel, or its name
             self._owner.patient(self._patience)
+        elif not self.started:
+            logger.error(
+                "%s returned without an answer to %r; what goes is to return a response, to send one to "
+                "message.reply_channel, or to return triochan.http.LATER where another task does",
+                name_of(consumer),
+                self._path,
+            )
+            self.answer(Refusal(500, "Internal Server Error"))
 
     # -- pieces
 

@@ -230,7 +230,7 @@ class HttpConnection:
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
         if bound is None or bound.begin is None:
-            exchange.answer(Refusal(404, "Not Found"))
+            exchange.answer(runtime.refuse_request(message))
             return None
         settings = runtime.settings
         held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)

@@ -114,6 +114,8 @@ class Connection:
         self.inbound.bound = None if matches.receive is None else runtime.bind(matches.receive, RECEIVE)
         self._disconnect = matches.disconnect
         connect = None if matches.connect is None else runtime.bind(matches.connect, CONNECT)
+        if connect is None:
+            runtime.refused_handshake(message)
         return self._opening.begin(connect, message)
 
     # -- for the program

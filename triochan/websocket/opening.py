@@ -12,9 +12,9 @@ from typing import Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed, DenyConnection
-from ..handlers import Bound, Held, begin, only, parted
-from ..headers import Headers
+from ..exceptions import ConnectionClosed, DenyConnection, HttpError
+from ..handlers import Bound, Held, begin, first_of, only, parted
+from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer, name_of
@@ -202,6 +202,12 @@ class Opening:
             error = trio.TooSlowError()
         if error is not None and life.state is State.CONNECTING and only(error, DenyConnection):
             self.deny(403, b"Forbidden")
+        elif (
+            error is not None
+            and life.state is State.CONNECTING
+            and (answer := first_of(error, HttpError)) is not None
+        ):
+            self.deny(answer.status, answer.text.encode(), check_headers(answer.headers))
         elif error is not None and not only(error, ConnectionClosed):
             owner.crashed(consumer, "connect", error)
             if life.state is State.CONNECTING:
