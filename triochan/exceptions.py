@@ -15,6 +15,10 @@ class ImproperlyConfigured(TriochanError):
     """A routing, a consumer class or an option is wrong; found when it is built, never on a message."""
 
 
+class RoutingWarning(UserWarning):
+    """Something in a routing or a consumer class is probably not meant so; found when it is built."""
+
+
 class ConnectionClosed(TriochanError):
     """The socket behind a ``send`` is closed, or is closing.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+from . import near_misses
 from .exceptions import ImproperlyConfigured
 from .message import Message, check_name
 
@@ -50,6 +51,10 @@ class route(Routable):
         self.channels = frozenset(check_name("channel", name) for name in names)
         self.consumer: Consumer = import_dotted(consumer) if isinstance(consumer, str) else consumer
         self.filters = {key: _compile(key, pattern) for key, pattern in filters.items()}
+        for name in self.channels:
+            near_misses.check_channel(name, str(self))
+        for key, pattern in filters.items():
+            near_misses.check_filter(self.channels, key, pattern, str(self))
         check_consumer(self.consumer, str(self))
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
@@ -165,6 +170,7 @@ class Router:
         self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
+        _check_order(self.root, top=True)
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
@@ -210,6 +216,22 @@ class Router:
     def describe(self) -> list[str]:
         """The routes, a line each, includes unfolded."""
         return _describe(self.root, "")
+
+
+def _check_order(entry: include, *, top: bool) -> None:
+    """Warn of routes that are never asked, because an earlier one takes all that they would."""
+    seen: list[route] = []
+    for each in entry.routing:
+        if isinstance(each, include):
+            _check_order(each, top=top and not each.prefixes)
+        elif isinstance(each, route) and type(each).match is route.match:
+            if top and "path" in each.filters:
+                near_misses.check_path(each.filters["path"].pattern, str(each))
+            for earlier in seen:
+                if each.channels <= earlier.channels and near_misses.shadows(earlier.filters, each.filters):
+                    near_misses.warn(f"{each} is never asked: {earlier} stands before it and takes all of it")
+                    break
+            seen.append(each)
 
 
 def _explain(entry: include, message: Message, prefix: str) -> list[str]:
@@ -311,6 +333,8 @@ def check_consumer(consumer: Any, place: str) -> None:
             _check_async(method, f"{place}: {name_of(consumer)}.{method_name}")
         for method_name in getattr(consumer, "handler_names", ()):
             _check_async(getattr(consumer, method_name), f"{place}: {name_of(consumer)}.{method_name}")
+        handlers = getattr(consumer, "handler_names", None) or mapping.values()
+        near_misses.check_class(consumer, handlers, place)
         check_definition = getattr(consumer, "check_definition", None)
         if check_definition is not None:
             check_definition()

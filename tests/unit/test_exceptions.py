@@ -17,7 +17,11 @@ from triochan.exceptions import (
     TriochanError,
 )
 
-ALL = [each for _, each in inspect.getmembers(exceptions, inspect.isclass) if issubclass(each, Exception)]
+ALL = [
+    each
+    for _, each in inspect.getmembers(exceptions, inspect.isclass)
+    if issubclass(each, Exception) and not issubclass(each, Warning)
+]
 
 
 def test_everything_is_in_one_tree() -> None:

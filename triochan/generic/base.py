@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import auth, sessions
 from ..message import Message
@@ -131,6 +131,15 @@ class BaseConsumer:
     async def dispatch(self, message: Message, **kwargs: Any) -> None:
         """Handle the message. No checkpoint of its own."""
         await self.get_handler(message, **kwargs)(message, **kwargs)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__qualname__!r} has no attribute {name!r}. An instance is for one message: what another "
+                f"handler has put on self is gone. Keep it in self.connection.state.{name}, which lives as long as "
+                "the socket"
+            )
 
     @property
     def connection(self) -> Any:

@@ -84,6 +84,15 @@ class WebsocketConsumer(BaseConsumer):
             and cls._group_names is own._group_names
         )
 
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: ``groups`` is one string, not a list of names.
+        """
+        _check_group_names(cls, cls.groups)
+
     @property
     def path(self) -> str:
         return self.message.content.get("path", "")  # type: ignore[no-any-return]
@@ -117,11 +126,7 @@ class WebsocketConsumer(BaseConsumer):
 
     def _group_names(self, kwargs: dict[str, Any]) -> Iterable[str]:
         names = self.connection_groups(**kwargs)
-        if isinstance(names, (str, bytes)):
-            raise ImproperlyConfigured(
-                f"{type(self).__qualname__}: groups and connection_groups() are a list of names, "
-                f"not one string; write [{names!r}]"
-            )
+        _check_group_names(type(self), names)
         return names or ()
 
     # -- what the program overrides
@@ -248,6 +253,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         Raises:
             ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found.
         """
+        super().check_definition()
         if cls._content_type is None:
             cls._find_content_type()
 
@@ -326,6 +332,14 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     def encode_json(cls, content: Any) -> str:
         """``content`` as text."""
         return encode_json(content)
+
+
+def _check_group_names(cls: type, names: object) -> None:
+    if isinstance(names, (str, bytes)):
+        raise ImproperlyConfigured(
+            f"{cls.__qualname__}: groups and connection_groups() are a list of names, not one string; "
+            f"write [{names!r}]"
+        )
 
 
 def _content(text: str | None, bytes: bytes | None, close: bool | int) -> dict[str, Any]:
