@@ -1,4 +1,4 @@
-"""HTTP for consumers: contents of responses, cookies, static files, the browser client.
+"""HTTP for consumers: what a request brings, contents of responses, cookies, static files, the browser client.
 
 The consumer of an ``http.request`` message answers with what these make::
 
@@ -12,16 +12,23 @@ from ..exceptions import HttpError
 from ..replies import LATER
 from .client import client_route
 from .cookies import parse_cookies, set_cookie
+from .requests import Fields, Form, UploadedFile, form, json_body, query
 from .responses import html, json, redirect, text
 from .static import static_files
 
 __all__ = [
     "LATER",
+    "Fields",
+    "Form",
     "HttpError",
+    "UploadedFile",
     "client_route",
+    "form",
     "html",
     "json",
+    "json_body",
     "parse_cookies",
+    "query",
     "redirect",
     "set_cookie",
     "static_files",
