@@ -15,6 +15,7 @@ from ..running import current_application
 from ..settings import Overflow
 from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
 from .base import BaseConsumer, Begin
+from .rate_limits import parse_rate, within_limits
 
 
 class WebsocketConsumer(BaseConsumer):
@@ -28,6 +29,10 @@ class WebsocketConsumer(BaseConsumer):
         slight_ordering: ``connect`` has finished before any ``receive`` starts; receives may overlap.
         max_overlap, overflow, outbox_limit, compression: this consumer's own, instead of the
             :class:`triochan.Settings`.
+        rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
+            once. One too many goes to :meth:`rate_limited`.
+        user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
+            attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
     """
@@ -47,13 +52,15 @@ class WebsocketConsumer(BaseConsumer):
     overflow: Overflow | None = None
     outbox_limit: int | None = None
     compression: bool | None = None
+    rate_limit: str | None = None
+    user_rate_limit: str | None = None
 
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
         """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
         raw = cls.method_mapping.get(channel)
         if raw == "raw_receive":
-            if cls.raw_receive is _OWN.raw_receive and cls._is_straight():
+            if cls.raw_receive is _OWN.raw_receive and cls._is_straight() and not cls._is_limited():
                 begin = super().begin_on(channel)
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
@@ -89,9 +96,24 @@ class WebsocketConsumer(BaseConsumer):
         """Find what is wrong with the class; called when it is routed to.
 
         Raises:
-            ImproperlyConfigured: ``groups`` is one string, not a list of names.
+            ImproperlyConfigured: ``groups`` is one string, not a list of names; or a rate that is none.
         """
         _check_group_names(cls, cls.groups)
+        for name in ("rate_limit", "user_rate_limit"):
+            rate = getattr(cls, name)
+            if rate is not None:
+                parse_rate(rate, f"{name_of(cls)}.{name}")
+
+    @classmethod
+    def _is_limited(cls) -> bool:
+        return cls.rate_limit is not None or cls.user_rate_limit is not None
+
+    async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
+        """The message is one too many, and :meth:`rate_limited` has been told."""
+        if within_limits(type(self), message, self.rate_limit, self.user_rate_limit):
+            return False
+        await self.rate_limited(message, **kwargs)
+        return True
 
     @property
     def path(self) -> str:
@@ -113,6 +135,8 @@ class WebsocketConsumer(BaseConsumer):
         await self.connect(message, **kwargs)
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
+        if self._is_limited() and await self._is_too_much(message, kwargs):
+            return
         content = message.content
         if "text" in content:
             await self.receive(text=content["text"], **kwargs)
@@ -142,6 +166,13 @@ class WebsocketConsumer(BaseConsumer):
 
         async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
             """A message came: ``text`` or ``bytes`` of it."""
+
+    async def rate_limited(self, message: Message, **kwargs: Any) -> None:
+        """A message came that is one too many for :attr:`rate_limit` or :attr:`user_rate_limit`, and is dropped.
+
+        The socket is closed with 1008; override it for anything else.
+        """
+        await self.close(1008, "too many messages")
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
         """The connection is over: ``message["code"]`` and ``message["reason"]`` say how. Called exactly once."""
@@ -264,6 +295,8 @@ class JsonWebsocketConsumer(WebsocketConsumer):
             yield cls._content_type
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
+        if self._is_limited() and await self._is_too_much(message, kwargs):
+            return
         text = message.content.get("text")
         if text is None:
             await self.close(1003, "this socket takes JSON in text messages only")
