@@ -21,6 +21,7 @@ from .layers import ChannelLayer
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
+from .stalls import watched
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, start_tls
 from .wire.transport import PolledStream, SocketTransport, Transport
@@ -85,7 +86,7 @@ class Server:
         """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
         runtime = self.runtime
         workers = Workers(runtime)
-        with self._hard:
+        with self._hard, watched(runtime.settings.block_warning):
             async with runtime.serving() as services:
                 services.start_soon(workers.run)
                 async with trio.open_nursery() as connections:

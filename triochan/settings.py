@@ -99,6 +99,11 @@ class Settings:
     handler_timeout: float | None = _limit(
         None, "time a handler may take; then 1011 (none: no limit)", unit="s", optional=True
     )
+    block_warning: float = _limit(
+        0.5,
+        "time the event loop may be blocked by a handler until that is logged, with its stack (0: not)",
+        unit="s",
+    )
     disconnect_timeout: float = _limit(
         10.0, "time for running handlers to finish once the peer is gone, and again for disconnect", unit="s"
     )
