@@ -35,9 +35,9 @@ check: && coverage
 
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
-    "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/replies.py,triochan/routing.py," + \
+    "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/proxies.py,triochan/replies.py,triochan/routing.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
-    "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py"
+    "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
 
 # what tests run: all of what is pure, 95 % of the rest, branches included (measured anew where the code has changed since)
 coverage:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from .exceptions import ImproperlyConfigured
 
 _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?"
-_AUTHORITY = re.compile(_HOST + r"\Z")
+AUTHORITY = re.compile(_HOST + r"\Z")
+"""What a ``Host`` header may say: a name or an address, and a port."""
 _ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://" + _HOST + r"\Z")
 _PATTERN = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<host>\*\.[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?\Z"
@@ -128,7 +129,7 @@ def values_of(headers: Iterable[Any], name: bytes) -> list[bytes]:
 def host_and_port(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int | None]:
     """What the one ``Host`` field of ``headers`` says; None where there is not one, or it says something else."""
     values = values_of(headers, b"host")
-    found = _AUTHORITY.match(values[0].decode("latin-1")) if len(values) == 1 else None
+    found = AUTHORITY.match(values[0].decode("latin-1")) if len(values) == 1 else None
     if found is None:
         return None, None
     return found["host"].lower().rstrip("."), int(found["port"]) if found["port"] else None
