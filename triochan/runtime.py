@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import attrs
@@ -56,6 +57,7 @@ class Policy(NamedTuple):
     overflow: Overflow
     outbox_limit: int
     compression: bool
+    state: Callable[[], Any]
 
 
 class Matches(NamedTuple):
@@ -297,6 +299,7 @@ class Runtime:
                 overflow=next(iter(asked("overflow")), settings.overflow),
                 outbox_limit=next(iter(asked("outbox_limit")), settings.outbox_limit),
                 compression=next(iter(asked("compression")), settings.compression),
+                state=next((each for each in asked("State") if each is not SimpleNamespace), SimpleNamespace),
             )
         return policy
 

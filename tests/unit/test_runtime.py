@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -106,15 +107,15 @@ def test_a_path_that_is_routed_in_part_is_accepted(channel: str) -> None:
 
 def test_the_strictest_of_what_is_asked_for() -> None:
     server = of(max_overlap=5, outbox_limit=1000)
-    assert server.policy((handle, None)) == (5, False, False, "close", 1000, False)
+    assert server.policy((handle, None)) == (5, False, False, "close", 1000, False, SimpleNamespace)
     assert of(compression=True).policy((handle,)).compression
     slight = type("Slight", (OnlyReceives,), {"slight_ordering": True, "max_overlap": 3})
     many = type("Many", (OnlyReceives,), {"max_overlap": 50, "cancel_on_disconnect": True})
-    assert server.policy((slight, many, None)) == (3, True, True, "close", 1000, False)
+    assert server.policy((slight, many, None)) == (3, True, True, "close", 1000, False, SimpleNamespace)
     strict = type("Strict", (OnlyReceives,), {"strict_ordering": True})
     assert server.policy((slight, strict, None))[:2] == (1, True)
     dropping = type("Dropping", (OnlyReceives,), {"overflow": "drop_oldest", "outbox_limit": 10})
-    assert server.policy((handle, dropping))[3:] == ("drop_oldest", 10, False)
+    assert server.policy((handle, dropping))[3:6] == ("drop_oldest", 10, False)
     compressing = type("Compressing", (OnlyReceives,), {"compression": True})
     assert server.policy((handle, compressing)).compression
     assert server.policy((handle, compressing)) is server.policy((handle, compressing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,7 @@ class WebsocketConsumer(BaseConsumer):
         slight_ordering: ``connect`` has finished before any ``receive`` starts; receives may overlap.
         max_overlap, overflow, outbox_limit, compression: this consumer's own, instead of the
             :class:`triochan.Settings`.
+        State: what ``self.connection.state`` is an object of, made without arguments; by default a plain namespace.
         rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
             once. One too many goes to :meth:`rate_limited`.
         user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
@@ -52,6 +54,7 @@ class WebsocketConsumer(BaseConsumer):
     overflow: Overflow | None = None
     outbox_limit: int | None = None
     compression: bool | None = None
+    State: ClassVar[type] = SimpleNamespace
     rate_limit: str | None = None
     user_rate_limit: str | None = None
 
@@ -96,9 +99,11 @@ class WebsocketConsumer(BaseConsumer):
         """Find what is wrong with the class; called when it is routed to.
 
         Raises:
-            ImproperlyConfigured: ``groups`` is one string, not a list of names; or a rate that is none.
+            ImproperlyConfigured: ``groups`` is one string, not a list of names; ``State`` is no class that can be
+                called without arguments; or a rate that is none.
         """
         _check_group_names(cls, cls.groups)
+        _check_state(cls)
         for name in ("rate_limit", "user_rate_limit"):
             rate = getattr(cls, name)
             if rate is not None:
@@ -373,6 +378,19 @@ def _check_group_names(cls: type, names: object) -> None:
             f"{cls.__qualname__}: groups and connection_groups() are a list of names, not one string; "
             f"write [{names!r}]"
         )
+
+
+def _check_state(cls: type[WebsocketConsumer]) -> None:
+    if not isinstance(cls.State, type):
+        raise ImproperlyConfigured(f"{name_of(cls)}.State is a class, not {cls.State!r:.100}")
+    try:
+        inspect.signature(cls.State).bind()
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{name_of(cls)}.State is made without arguments, which {name_of(cls.State)} does not take: {error}"
+        ) from None
+    except ValueError:
+        pass  # of one that is written in C nothing is known
 
 
 def _content(text: str | None, bytes: bytes | None, close: bool | int) -> dict[str, Any]:

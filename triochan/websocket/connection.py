@@ -13,7 +13,6 @@ import os
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
 import trio
@@ -62,9 +61,28 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_disconnect", "_idle_until", "_local", "_namespace", "_new_tasks", "_nursery", "_opening",
-        "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel", "client", "inbound",
-        "life", "outbox", "over", "path",
+        "__weakref__",
+        "_disconnect",
+        "_idle_until",
+        "_local",
+        "_new_tasks",
+        "_nursery",
+        "_opening",
+        "_ping",
+        "_pinged",
+        "_policy",
+        "_runtime",
+        "_state",
+        "_task",
+        "_timer",
+        "_transport",
+        "channel",
+        "client",
+        "inbound",
+        "life",
+        "outbox",
+        "over",
+        "path",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +95,7 @@ class Connection:
         self.client: list[Any] | None = upgrade.content.get("client")
         self.life = Life()
         self.channel = runtime.layer.attach("websocket.send", self)
-        self._namespace: SimpleNamespace | None = None
+        self._state: Any = None
         self._local: Local | None = None
         self._new_tasks: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], Context]] | None = None
         self._nursery: trio.Nursery | None = None
@@ -121,11 +139,12 @@ class Connection:
     # -- for the program
 
     @property
-    def state(self) -> SimpleNamespace:
-        """A namespace of the connection's own, for the program to use."""
-        if self._namespace is None:
-            self._namespace = SimpleNamespace()
-        return self._namespace
+    def state(self) -> Any:
+        """A namespace of the connection's own, for the program to use: an object of the consumer's ``State``, made when
+        it is first asked for."""
+        if self._state is None:
+            self._state = self._policy.state()
+        return self._state
 
     @property
     def local(self) -> Local:
