@@ -293,7 +293,7 @@ class Runtime:
 
             strict = any(asked("strict_ordering"))
             policy = self._policies[consumers] = Policy(
-                limit=1 if strict else min([settings.max_overlap, *asked("max_overlap")]),
+                limit=1 if strict else min(asked("max_overlap"), default=settings.max_overlap),
                 gated=strict or any(asked("slight_ordering")),
                 cancel_on_disconnect=any(asked("cancel_on_disconnect")),
                 overflow=next(iter(asked("overflow")), settings.overflow),

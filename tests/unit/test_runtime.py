@@ -112,6 +112,7 @@ def test_the_strictest_of_what_is_asked_for() -> None:
     slight = type("Slight", (OnlyReceives,), {"slight_ordering": True, "max_overlap": 3})
     many = type("Many", (OnlyReceives,), {"max_overlap": 50, "cancel_on_disconnect": True})
     assert server.policy((slight, many, None)) == (3, True, True, "close", 1000, False, SimpleNamespace)
+    assert server.policy((many, None)).limit == 50  # the consumer's own, instead of the server's
     strict = type("Strict", (OnlyReceives,), {"strict_ordering": True})
     assert server.policy((slight, strict, None))[:2] == (1, True)
     dropping = type("Dropping", (OnlyReceives,), {"overflow": "drop_oldest", "outbox_limit": 10})
