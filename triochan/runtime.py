@@ -15,6 +15,7 @@ import trio
 from .answers import answered
 from .application import Application
 from .handlers import Bound
+from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message, SendsReplies
 from .middleware import bind
@@ -256,11 +257,21 @@ class Runtime:
             return self.bind((found.consumer, found.kwargs), REQUEST)
         return found
 
-    def refuse_request(self, message: Message) -> Refusal:
-        """The answer to an ``http.request`` that no consumer takes.
+    def unrouted(self, message: Message) -> Refusal | Bound:
+        """The answer to an ``http.request`` that no consumer takes; in the middleware, where there is any.
 
         404; or 405, where one takes another method (RFC 9110 section 15.5.6); OPTIONS is told which (section 9.3.7).
         """
+        refusal = self._refusal(message)
+        if not self.application.middleware:
+            return refusal
+
+        async def unrouted(message: Message) -> dict[str, Any]:
+            return text(refusal.text + "\n", refusal.status, refusal.headers)
+
+        return self.bind((unrouted, {}), REQUEST)
+
+    def _refusal(self, message: Message) -> Refusal:
         router = self.router
         keys = router.keys_matched(REQUEST.name)
         methods = []

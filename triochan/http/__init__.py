@@ -12,6 +12,7 @@ from ..exceptions import HttpError
 from ..replies import LATER
 from .client import client_route
 from .cookies import parse_cookies, set_cookie
+from .cors import before_response, cors
 from .requests import Fields, Form, UploadedFile, form, json_body, query
 from .responses import html, json, redirect, text
 from .static import static_files
@@ -22,7 +23,9 @@ __all__ = [
     "Form",
     "HttpError",
     "UploadedFile",
+    "before_response",
     "client_route",
+    "cors",
     "form",
     "html",
     "json",

@@ -58,7 +58,7 @@ class Exchange:
         channel: its reply channel.
         started, complete: the first piece has come; so has the last.
         dropped: pieces of group sends that could not be sent.
-        on_start: called once with the first piece, returns it with what has to be in it; None: nothing has to.
+        on_start: called one after the other with the first piece, return it with what has to be in it.
         running: the consumer has begun, and not ended.
     """
 
@@ -95,7 +95,7 @@ class Exchange:
         self._deadline = math.inf
         self._patience = 0.0
         self.dropped = 0
-        self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+        self.on_start: list[Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = []
         self.running = False
         self.channel = layer.attach("http.response", self)
 
@@ -201,10 +201,11 @@ class Exchange:
     # -- pieces
 
     async def deliver(self, content: dict[str, Any], /) -> None:
-        if self.on_start is not None and not self.started:
+        if self.on_start and not self.started:
             parse_http(content, started=False)  # one that can't be sent is not the first
-            on_start, self.on_start = self.on_start, None
-            content = await on_start(content)
+            hooks, self.on_start = self.on_start, []
+            for hook in hooks:
+                content = await hook(content)
         self._send(content)
         if self._owner.full:
             await self._owner.room()

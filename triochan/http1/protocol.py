@@ -230,8 +230,11 @@ class HttpConnection:
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
         if bound is None or bound.begin is None:
-            exchange.answer(runtime.refuse_request(message))
-            return None
+            unrouted = runtime.unrouted(message)
+            if isinstance(unrouted, Refusal):
+                exchange.answer(unrouted)
+                return None
+            bound = unrouted
         settings = runtime.settings
         held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
         self.waits = held is not None

@@ -59,7 +59,7 @@ class Sessions:
             session.no_new_key = _TOO_LATE
         else:
             session.no_new_key = None
-            endpoint.on_start = _Answer(self.cookies, message, session, session.session_key)
+            endpoint.on_start.append(_Answer(self.cookies, message, session, session.session_key))
         return session
 
     async def _first_held(self, keys: list[str]) -> Session:
@@ -155,8 +155,8 @@ class _Response(Protocol):
 
     started: bool
     """The first piece has come."""
-    on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None
-    """Called once with the first piece, returns it with what has to be in it."""
+    on_start: list[Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]
+    """Called one after the other with the first piece, return it with what has to be in it."""
 
 
 class HasSessions(MessageApplication, Protocol):

@@ -171,7 +171,7 @@ async def test_what_has_to_be_in_the_first_piece() -> None:
         asked.append(content)
         return {**content, "headers": [("Set-Cookie", "a=b")]}
 
-    rig.exchange.on_start = on_start
+    rig.exchange.on_start.append(on_start)
     with pytest.raises(ValueError, match="status"):
         await rig.exchange.deliver(MORE)
     await rig.exchange.deliver({"status": 200, "more_content": True})
