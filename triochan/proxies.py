@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .exceptions import ImproperlyConfigured
 from .headers import Headers, values
@@ -34,6 +34,48 @@ class Forwarded(NamedTuple):
     client: list[str | int] | None
     scheme: str
     host: bytes | None = None
+
+
+class Front:
+    """What stands in front of a server, and what that makes of a message.
+
+    Args:
+        trusted: proxies whose word on their clients is taken, as :class:`TrustedProxies` takes them.
+        proxy_protocol: each connection begins with a header of the PROXY protocol.
+        root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
+            without it.
+
+    Raises:
+        ImproperlyConfigured: an address that is none; a root path that does not begin with a slash, or ends with one.
+    """
+
+    def __init__(
+        self, *, trusted: Iterable[str] = (), proxy_protocol: bool = False, root_path: str = ""
+    ) -> None:
+        proxies = TrustedProxies(trusted)
+        self._trusted = proxies if proxies.addresses else None
+        self.proxy_protocol = proxy_protocol
+        self.root_path = root_path
+        if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+            raise ImproperlyConfigured(
+                f"root_path is a path such as '/chat', without a slash at its end, not {root_path!r}"
+            )
+        self.changes_messages = self._trusted is not None or bool(root_path)
+
+    def apply(self, content: dict[str, Any]) -> None:
+        """Put what is known of a request's way here into its message: client, scheme, ``host``, path, ``root_path``."""
+        if self._trusted is not None:
+            headers = content["headers"]
+            client, scheme, host = self._trusted.seen(headers, content["client"], content["scheme"])
+            content["client"], content["scheme"] = client, scheme
+            if host is not None:
+                content["headers"] = [(b"host", host), *(pair for pair in headers if pair[0] != b"host")]
+        if self.root_path:
+            content["root_path"] = self.root_path
+            path = content["path"]
+            # A proxy may have taken it away already.
+            if path == self.root_path or path.startswith(self.root_path + "/"):
+                content["path"] = path[len(self.root_path) :] or "/"
 
 
 class _Hop(NamedTuple):

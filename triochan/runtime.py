@@ -19,6 +19,7 @@ from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message, SendsReplies
 from .middleware import bind
+from .proxies import Front
 from .readers import Readers
 from .replies import Refusal
 from .routing import Consumer, Match, Router, Routing
@@ -83,6 +84,7 @@ class Runtime:
 
     Attributes:
         readers: the tasks that read and run handlers.
+        front: what stands in front of the server, where that changes messages.
         timers: what is due later.
         flush: what the current turn has gathered.
         sockets: TCP connections held now.
@@ -94,7 +96,10 @@ class Runtime:
         cut_short: the shutdown has cancelled a handler.
     """
 
-    def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
+    def __init__(
+        self, application: Application, settings: Settings, layer: ChannelLayer, front: Front | None = None
+    ) -> None:
+        self.front = front if front is not None and front.changes_messages else None
         self.application = application
         self.router = application.router
         self.settings = settings
@@ -123,7 +128,11 @@ class Runtime:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, application: Application, settings: Settings, layer: ChannelLayer | None
+        cls,
+        application: Application,
+        settings: Settings,
+        layer: ChannelLayer | None,
+        front: Front | None = None,
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
         async with (
@@ -131,7 +140,7 @@ class Runtime:
             share_layer(layer, lambda: MemoryLayer(settings)) as shared,
             application.living(),
         ):
-            yield cls(application, settings, shared)
+            yield cls(application, settings, shared, front)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import trio
 from .application import Application
 from .http1.protocol import serve_connection, serve_stream
 from .layers import ChannelLayer
+from .proxies import Front
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.listeners import Address, open_listeners, start_tls
+from .wire.listeners import Address, open_listeners, receive_proxy_header, start_tls
+from .wire.proxy_protocol import ProxyProtocolError
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
 
@@ -42,6 +44,7 @@ class Server:
         listeners: as :func:`triochan.wire.listeners.open_listeners` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
+        proxy_protocol: each connection begins with a header of the PROXY protocol.
     """
 
     def __init__(
@@ -50,8 +53,11 @@ class Server:
         listeners: list[tuple[socket.socket, Address]],
         ssl_context: ssl.SSLContext | None = None,
         watchdog: Watchdog | None = None,
+        *,
+        proxy_protocol: bool = False,
     ) -> None:
         self.runtime = runtime
+        self._proxy_protocol = proxy_protocol
         self._watchdog = watchdog
         self.addresses = [address for _, address in listeners]
         self._listeners = [listener for listener, _ in listeners]
@@ -165,12 +171,17 @@ class Server:
             sock.setblocking(False)
             if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._ssl_context is not None:
+            client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+            if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope(deadline=deadline) as scope:
                     self._handshakes.add(scope)
                     try:
-                        sock = await start_tls(sock, self._ssl_context)
+                        if self._proxy_protocol:
+                            header = await receive_proxy_header(sock)
+                            client, server = header.client or client, header.server or server
+                        if self._ssl_context is not None:
+                            sock = await start_tls(sock, self._ssl_context)
                     finally:
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught or self.stopping:
@@ -179,10 +190,12 @@ class Server:
             await self._serve(
                 sock,
                 scheme="http" if self._ssl_context is None else "https",
-                client=_host_and_port(address),
-                server=_host_and_port(sock.getsockname()),
+                client=client,
+                server=server,
                 full=limit is not None and runtime.sockets > limit,
             )
+        except ProxyProtocolError as error:
+            logger.warning("connection from %s: %s; it is closed", address, error)
         except OSError as error:
             logger.debug("connection from %s: %s", address, error)
         except Exception:
@@ -219,6 +232,9 @@ async def serve(
     layer: ChannelLayer | None = None,
     signals: bool = False,
     watchdog: Watchdog | None = None,
+    trusted_proxies: Iterable[str] = (),
+    proxy_protocol: bool = False,
+    root_path: str = "",
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -236,6 +252,13 @@ async def serve(
         signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
+        trusted_proxies: addresses (``"10.0.0.1"``, ``"10.0.0.0/8"``, ``"unix"``, ``"*"``) of proxies whose
+            ``Forwarded`` or ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed: messages have their client,
+            scheme and host then.
+        proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2; one without is
+            closed.
+        root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
+            without it, and have it at ``message["root_path"]``.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
@@ -247,8 +270,15 @@ async def serve(
     """
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
-    async with Runtime.open(application, settings or Settings(), layer) as runtime:
-        server = Server(runtime, await open_listeners(host, port, uds, scheme), ssl_context, watchdog)
+    front = Front(trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path)
+    async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
+        server = Server(
+            runtime,
+            await open_listeners(host, port, uds, scheme),
+            ssl_context,
+            watchdog,
+            proxy_protocol=proxy_protocol,
+        )
         try:
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)

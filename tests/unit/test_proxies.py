@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triochan import Application, Message, route, route_class
+from triochan.auth import http_session_user, login
 from triochan.exceptions import ImproperlyConfigured
-from triochan.proxies import Forwarded, TrustedProxies
+from triochan.generic.websockets import WebsocketConsumer
+from triochan.http import json, text
+from triochan.proxies import Forwarded, Front, TrustedProxies
+from triochan.test import Client
+from triochan.test.client import HandshakeRefused
 
 PROXY: list[str | int] = ["10.0.0.1", 4000]
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "unix"])
@@ -127,3 +133,90 @@ def test_whatever_a_client_sends_is_read(name: str, value: str) -> None:
         assert seen((name, f"{value}, 192.0.2.1")).client == ["192.0.2.1", 0]
     if name == "forwarded" and '"' not in value:
         assert seen((name, f"{value}, for=192.0.2.1")).client == ["192.0.2.1", 0]
+
+
+KEYS = ("client", "scheme", "path", "raw_path", "root_path")
+HEADERS = {
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "chat.example.com",
+}
+
+
+async def tell(message: Message) -> object:
+    host = next(value.decode() for name, value in message["headers"] if name == b"host")
+    raw = message["raw_path"].decode()
+    return json({**{key: message.get(key) for key in KEYS}, "raw_path": raw, "host": host})
+
+
+async def test_a_message_is_as_the_client_sent_it() -> None:
+    async with Client([route("http.request", tell)], trusted_proxies=["192.0.2.0/24"]) as client:
+        assert (await client.get("/a%20b?c", headers=HEADERS)).json() == {
+            "client": ["203.0.113.7", 0], "scheme": "https", "path": "/a b", "raw_path": "/a%20b", "root_path": None,
+            "host": "chat.example.com",
+        }  # fmt: skip
+    async with Client([route("http.request", tell)]) as client:
+        assert (await client.get("/", headers=HEADERS)).json() == {
+            "client": ["192.0.2.1", 50000], "scheme": "http", "path": "/", "raw_path": "/", "root_path": None,
+            "host": "testserver",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "seen_path"),
+    [("/chat/room", "/room"), ("/chat", "/"), ("/chat/", "/"), ("/room", "/room"), ("/chatter", "/chatter")],
+)
+async def test_the_path_below_which_a_proxy_serves(path: str, seen_path: str) -> None:
+    async with Client([route("http.request", tell)], root_path="/chat") as client:
+        told = (await client.get(path)).json()
+        assert (told["path"], told["raw_path"], told["root_path"]) == (seen_path, path, "/chat")
+
+
+@pytest.mark.parametrize("root_path", ["chat", "/chat/", "/"])
+def test_what_is_no_root_path(root_path: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="root_path is a path such as"):
+        Front(root_path=root_path)
+
+
+class User:
+    id = 1
+
+
+async def nobody(session: Any) -> None:
+    return None
+
+
+@http_session_user
+async def log_in(message: Message) -> object:
+    await login(message, User())
+    return text("")
+
+
+class Socket(WebsocketConsumer):
+    http_user = True
+
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        assert message["scheme"] == "wss"
+        assert message["client"] == ["203.0.113.7", 0]
+
+
+async def test_origins_cookies_and_hosts_follow() -> None:
+    application = Application(
+        [route_class(Socket, path="^/ws$"), route("http.request", log_in)],
+        user_loader=nobody,
+        allowed_hosts=["chat.example.com"],
+    )
+    async with Client(application, trusted_proxies=["*"], headers=HEADERS) as client:
+        cookie = (await client.get("/")).header("set-cookie")
+        assert cookie is not None
+        assert "; Secure" in cookie
+        async with client.websocket("/ws", headers={"Origin": "https://chat.example.com"}):
+            pass
+        for origin in ("http://chat.example.com", "http://testserver"):
+            with pytest.raises(HandshakeRefused):
+                async with client.websocket("/ws", headers={"Origin": origin}):
+                    pass
+    async with Client(application, headers=HEADERS) as client:
+        assert (
+            await client.get("/")
+        ).status == 400  # the proxy is not trusted, and its own name is not allowed

@@ -204,11 +204,13 @@ class HttpConnection:
         self._used = True
         self._deadline = math.inf
         self._expired = self.lost
+        content = request.content(self._scheme, self._client, self._server)
+        if runtime.front is not None:
+            runtime.front.apply(content)
         hosts = runtime.application.allowed_hosts
-        if hosts is not None and not hosts.allows_headers(request.headers):
+        if hosts is not None and not hosts.allows_headers(content["headers"]):
             self._refuse(UNKNOWN_HOST)
             return None
-        content = request.content(self._scheme, self._client, self._server)
         if request.upgrade:
             return self._upgrade(request, content)
         content["method"] = request.method

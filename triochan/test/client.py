@@ -31,6 +31,7 @@ from ..exceptions import ConnectionClosed, TriochanError
 from ..http.cookies import parse_cookies
 from ..http1.protocol import serve_stream
 from ..layers import ChannelLayer
+from ..proxies import Front
 from ..routing import Routing
 from ..runtime import Runtime
 from ..settings import Settings
@@ -199,6 +200,7 @@ class Client(_Managed["Client"]):
         secure: as if over TLS.
         lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
+        trusted_proxies, root_path: as :func:`triochan.serve` takes them; the client connects from 192.0.2.1.
 
     Attributes:
         cookies: what the server has set, by name.
@@ -214,7 +216,10 @@ class Client(_Managed["Client"]):
         secure: bool = False,
         lockstep: bool = False,
         headers: HeaderPairs = (),
+        trusted_proxies: Iterable[str] = (),
+        root_path: str = "",
     ) -> None:
+        self._front = Front(trusted=trusted_proxies, root_path=root_path)
         self.application = Application.of(routing)
         self.settings = settings or Settings()
         self.cookies: dict[str, str] = {}
@@ -227,7 +232,7 @@ class Client(_Managed["Client"]):
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Self]:
-        async with Runtime.open(self.application, self.settings, self._layer) as self.runtime:
+        async with Runtime.open(self.application, self.settings, self._layer, self._front) as self.runtime:
             with _unwrapped():
                 async with self.runtime.serving() as services:
                     services.start_soon(Workers(self.runtime).run)

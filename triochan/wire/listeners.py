@@ -13,7 +13,10 @@ from typing import Any
 import attrs
 import trio
 
+from .proxy_protocol import ProxyHeader, ProxyProtocolError, parse_proxy_header
+
 BACKLOG = 2048
+_PEEK = 4096
 
 
 @attrs.frozen
@@ -117,3 +120,29 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSock
     except BaseException:
         secured.close()
         raise
+
+
+async def receive_proxy_header(sock: socket.socket) -> ProxyHeader:
+    """The header of the PROXY protocol that a connection begins with; what follows is left in the socket.
+
+    Raises:
+        ProxyProtocolError: it begins with something else, or ends.
+        OSError: the socket is lost.
+    """
+    data = b""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            more = sock.recv(_PEEK, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        if not more:
+            raise ProxyProtocolError(
+                f"the connection ended before a header of the PROXY protocol had come: {data!r:.100}"
+            )
+        header = parse_proxy_header(data + more)
+        if header is not None:
+            sock.recv(header.size - len(data))
+            return header
+        # All that came is of the header; left there, it would be readable again at once.
+        data += sock.recv(len(more))

@@ -69,6 +69,7 @@ class TestPlainRequests:
             headers=[(b"host", b"x"), (b"x-y", b"z \xe9"), (b"empty", b""), (b"cookie", b"a=b:c")],
             http_version=b"1.1",
             target=b"/a%20b?c=%20",
+            raw_path=b"/a%20b",
             keep_alive=True,
             upgrade=False,
             body=b"",
@@ -79,6 +80,7 @@ class TestPlainRequests:
         assert request.content("https", ["1.2.3.4", 5], None) == {
             "scheme": "https",
             "path": "/a",
+            "raw_path": b"/a",
             "query_string": b"b",
             "headers": [(b"host", b"x"), (b"x", b"y")],
             "client": ["1.2.3.4", 5],
