@@ -15,7 +15,7 @@ from triochan.settings import by_glob
 WHOLE = [
     each.name
     for each in attrs.fields(Settings)
-    if type(each.default) is int and each.name != "channel_capacity"
+    if type(each.default) is int and each.name not in ("channel_capacity", "channel_bytes")
 ]
 TIMES = [
     each.name
@@ -45,6 +45,7 @@ class TestDefaults:
             ("outbox_limit", 1024**2),
             ("overflow", "close"),
             ("channel_capacity", 100),
+            ("channel_bytes", 16 * 1024**2),
             ("channel_expiry", 60),
             ("shutdown_timeout", 30),
         ],
