@@ -149,6 +149,11 @@ class TestGlobs:
         with pytest.raises(ImproperlyConfigured, match="channel_capacity"):
             Settings(channel_capacity=value)
 
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True, "5", None, {"a": 0}, {"*": 1.5}])
+    def test_so_are_their_sizes(self, value: Any) -> None:
+        with pytest.raises(ImproperlyConfigured, match="channel_bytes"):
+            Settings(channel_bytes=value)
+
     @pytest.mark.parametrize("value", [-1, math.nan, True, "5", None, {"a": -1.0}, {"a": math.nan}])
     def test_expiries_are_not_negative(self, value: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match="channel_expiry"):
