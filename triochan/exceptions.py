@@ -70,22 +70,28 @@ class HttpError(TriochanError):
 
 
 class ChannelFull(TriochanError):
-    """A named channel holds as many messages as its capacity allows; this one was not taken.
+    """A named channel holds all that it may, in messages or in bytes; this message was not taken.
 
     Attributes:
         channel: the channel's name.
         capacity: how many messages it holds.
+        size: how many bytes it holds, where it is full by these; None where it is by the number of messages.
     """
 
-    def __init__(self, channel: str, capacity: int) -> None:
-        super().__init__(channel, capacity)
+    def __init__(self, channel: str, capacity: int, size: int | None = None) -> None:
+        super().__init__(channel, capacity, size)
         self.channel = channel
         self.capacity = capacity
+        self.size = size
 
     def __str__(self) -> str:
+        if self.size is None:
+            held, setting = f"{self.capacity} messages wait in it", "channel_capacity"
+        else:
+            held, setting = f"{self.size:,} bytes of messages wait in it", "channel_bytes"
         return (
-            f"channel {self.channel!r} is full: {self.capacity} messages wait in it. Send less often, handle "
-            "ChannelFull, or raise Settings.channel_capacity"
+            f"channel {self.channel!r} is full: {held}. Send less often, handle ChannelFull, or raise "
+            f"Settings.{setting}"
         )
 
 

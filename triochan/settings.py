@@ -17,6 +17,8 @@ from .exceptions import ImproperlyConfigured
 
 KIB = 1024
 MIB = 1024 * KIB
+CHANNEL_BYTES = 16 * MIB
+"""Of ``channel_bytes``, also where no glob matches."""
 
 Overflow = Literal["close", "drop_newest", "drop_oldest"]
 T = TypeVar("T")
@@ -123,6 +125,10 @@ class Settings:
     channel_capacity: int | Mapping[str, int] = attrs.field(
         default=100, metadata={"help": "messages a named channel holds, or a mapping of globs", "unit": ""}
     )
+    channel_bytes: int | Mapping[str, int] = attrs.field(
+        default=CHANNEL_BYTES,
+        metadata={"help": "and their size together; then it is full, or a mapping of globs", "unit": "bytes"},
+    )
     channel_expiry: float | Mapping[str, float] = attrs.field(
         default=60.0,
         metadata={"help": "age at which a waiting message is dropped, or a mapping of globs", "unit": "s"},
@@ -136,6 +142,7 @@ class Settings:
     shutdown_timeout: float = _limit(30.0, "hard deadline of a shutdown", unit="s")
 
     @channel_capacity.validator
+    @channel_bytes.validator
     def _check_capacity(self, field: attrs.Attribute[Any], value: Any) -> None:
         _check_globs(field.name, value, int, 1)
 

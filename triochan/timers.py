@@ -84,7 +84,9 @@ class Timers:
         heap = self._heap
         while True:
             now = trio.current_time()
-            while heap and (heap[0][0] <= now or not heap[0][2].pending):
+            # What is made meanwhile has its turn behind a checkpoint, be it due at once.
+            newest = next(self._serials)
+            while heap and ((heap[0][0] <= now and heap[0][1] < newest) or not heap[0][2].pending):
                 timer = heapq.heappop(heap)[2]
                 if not timer.pending:
                     self._cancelled = max(0, self._cancelled - 1)

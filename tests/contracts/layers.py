@@ -22,6 +22,7 @@ from triochan.wire.outbox import Flush
 
 SETTINGS = Settings(
     channel_capacity={"small.*": 3, "*": 100},
+    channel_bytes={"lean.*": 1000, "*": 2**24},
     channel_expiry={"brief.*": 5.0, "*.brief": 5.0, "*": 60.0},
 )
 
@@ -200,6 +201,21 @@ class LayerContract:
             await Channel("other").send({})
         with pytest.raises(ChannelFull, match="100 messages"):
             await Channel("other").send({})
+
+    async def test_a_channel_full_of_bytes_says_so_and_loses_nothing(self, layer: ChannelLayer) -> None:
+        for number in range(2):
+            await Channel("lean.jobs").send({"number": number, "text": "x" * 600})
+        for _ in range(2):
+            with pytest.raises(ChannelFull, match=r"1,000 bytes .* Settings\.channel_bytes"):
+                await Channel("lean.jobs").send({"number": 2})
+        assert (await layer.receive("lean.jobs"))["number"] == 0
+        await Channel("lean.jobs").send({"number": 2})
+        assert [(await layer.receive("lean.jobs"))["number"] for _ in range(2)] == [1, 2]
+
+    async def test_one_message_larger_than_that_goes_through(self, layer: ChannelLayer) -> None:
+        for _ in range(3):
+            await Channel("lean.jobs").send({"text": "x" * 5000})
+            assert await layer.receive("lean.jobs") == {"text": "x" * 5000}
 
     async def test_a_message_expires(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse

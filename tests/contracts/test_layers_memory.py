@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import pytest
+import trio
 from layers import SETTINGS, FakeEndpoint, LayerContract
-from trio.testing import MockClock, assert_no_checkpoints
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from triochan import Channel, Group
+from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull
 from triochan.layers import MemoryLayer, running_layer
 
@@ -60,6 +64,58 @@ class TestMemoryLayer(LayerContract):
         assert layer.expired == 3
         assert caplog.text.count("expired before a consumer took it") == 3
         assert "{'number': 2}" in caplog.text
+
+    async def test_a_waiting_receiver_s_message_takes_no_room(
+        self, layer: MemoryLayer, nursery: trio.Nursery
+    ) -> None:
+        received: list[int] = []
+
+        async def receive() -> None:
+            while True:
+                received.append((await layer.receive("lean.jobs"))["number"])
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        for number in range(4):  # the first goes to the receiver, the second fills the channel
+            with pytest.raises(ChannelFull) if number > 1 else nullcontext():
+                await Channel("lean.jobs").send({"number": number, "text": "x" * 1000})
+        assert layer.waiting("lean.jobs") == 1
+        await wait_all_tasks_blocked()
+        assert (received, layer.waiting("lean.jobs")) == ([0, 1], 0)
+        await Channel("lean.jobs").send({"number": 4})
+        await wait_all_tasks_blocked()
+        assert received == [0, 1, 4]
+        nursery.cancel_scope.cancel()
+
+    async def test_what_has_expired_makes_room_for_bytes(
+        self, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        layer = MemoryLayer(Settings(channel_bytes=1000, channel_expiry=5))
+        await Channel("jobs", layer).send({"text": "x" * 2000})
+        mock_clock.jump(6)
+        await Channel("jobs", layer).send({"number": 1})
+        assert (layer.waiting("jobs"), layer.expired) == (1, 1)
+        assert re.search("expired before a consumer took it: 2,0.. bytes", caplog.text)
+
+    async def test_a_send_to_a_full_channel_looks_at_its_first_message_alone(self) -> None:
+        layer = MemoryLayer(Settings(channel_capacity=20_000))
+        for number in range(20_000):
+            await Channel("jobs", layer).send({"number": number})
+        started = time.thread_time()
+        for _ in range(1000):
+            with pytest.raises(ChannelFull):
+                await Channel("jobs", layer).send({})
+        assert time.thread_time() - started < 1.0  # a look at each would take ten times as long
+        assert await layer.receive("jobs") == {"number": 0}
+
+    async def test_members_of_a_group_get_contents_of_their_own(self, layer: MemoryLayer) -> None:
+        for name in ("one", "two"):
+            await Group("room").add(name)
+        await Group("room").send({"list": []})
+        (await layer.receive("one"))["list"].append(1)
+        assert await layer.receive("two") == {"list": []}
+        for name in ("one", "two"):
+            await Group("room").discard(name)
 
     async def test_groups_see_messages_in_one_order(self, layer: MemoryLayer) -> None:
         one, two = FakeEndpoint(layer), FakeEndpoint(layer)

@@ -283,6 +283,7 @@ def test_values_of_every_kind() -> None:
     assert parsed("--overflow", "drop_oldest")["overflow"] == "drop_oldest"
     assert parsed("--channel-capacity", "7")["channel_capacity"] == 7
     assert parsed("--channel-capacity", "chat.*=7,*=9")["channel_capacity"] == {"chat.*": 7, "*": 9}
+    assert parsed("--channel-bytes", "chat.*=64KiB,*=1MiB")["channel_bytes"] == {"chat.*": 65536, "*": 2**20}
     assert parsed("--channel-expiry", "chat.*=0.5")["channel_expiry"] == {"chat.*": 0.5}
     assert parsed("--log-level", "WARNING")["log_level"] == "warning"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
+import time
 from typing import Any
 
 import pytest
@@ -244,3 +246,81 @@ class TestEncode:
         assert encode_json({"path": "/a/b", "n": [1, 2.5, None, True], "é": "</"}) == (
             '{"path":"/a/b","n":[1,2.5,null,true],"\\u00e9":"</"}'
         )
+
+
+# -- what a text costs
+
+SIZE = 128 * 1024
+
+
+def filled(unit: str) -> str:
+    """An array of so many units that it has :data:`SIZE` characters, or a few less."""
+    return "[" + ",".join([unit] * (SIZE // (len(unit) + 1))) + "]"
+
+
+COSTLY = {
+    **{f"numbers of {count} digits": filled("9" * count) for count in (1, 18, 19, 64, 198, 199, 200, 4300)},
+    "negative numbers of 198 digits": filled("-" + "9" * 198),
+    "fractions of 198 digits": filled("0." + "9" * 198),
+    "fractions of 10,000 digits": filled("0." + "9" * 10_000),
+    "198 digits, a fraction and an exponent": filled("9" * 198 + "." + "9" * 198 + "e99"),
+    "large exponents": filled("1e308"),
+    "small exponents": filled("1e-308"),
+    "one number of all digits": "9" * SIZE,
+    "one fraction of all digits": "0." + "9" * SIZE,
+    "exponents behind each other": "1" + "e1" * (SIZE // 2),
+    "minus signs": filled("-"),
+    "zeros": "0" * SIZE,
+    "empty arrays": filled("[]"),
+    "empty objects": filled("{}"),
+    "small objects": filled('{"a":1}'),
+    "arrays 450 deep": filled("[" * 450 + "]" * 450),
+    "objects 400 deep": filled('{"a":' * 400 + "1" + "}" * 400),
+    "arrays that are too deep": "[" * SIZE,
+    "objects that are too deep": '{"a":' * (SIZE // 5),
+    "one key": "{" + ",".join(['"a":1'] * (SIZE // 6)) + "}",
+    "many keys": "{" + ",".join([f'"{each:x}":1' for each in range(SIZE // 8)]) + "}",
+    "escapes": '"' + r"\u0041" * (SIZE // 6) + '"',
+    "surrogates": '"' + r"\ud83d\ude00" * (SIZE // 12) + '"',
+    "backslashes": '"' + "\\" * (SIZE - 2) + '"',
+    "small objects, read strictly": '["NaN",' + filled("{}")[1:],
+    "deep arrays, read strictly": '["NaN",' + filled("[" * 450 + "]" * 450)[1:],
+    "numbers of 198 digits, read strictly": '["NaN",' + filled("9" * 198)[1:],
+    "spaces": " " * SIZE + "1",
+    "lines": "\n" * SIZE + "1",
+}
+ORDINARY = filled('{"id":12345,"name":"someone","text":"hello there, how are you","ok":true}')
+
+
+def cost(text: str) -> float:
+    """Seconds of processor to read ``text``, at best."""
+    best = math.inf
+    for _ in range(5):
+        started = time.thread_time()
+        try:
+            decode_json(text)
+        except InvalidJSON:
+            pass
+        best = min(best, time.thread_time() - started)
+    return best
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_no_text_costs_much_more_than_an_ordinary_one(kind: str) -> None:
+    """Six times at most have been measured; runs of digits that are read for each digit take 20 times as long."""
+    assert cost(COSTLY[kind]) < 10 * cost(ORDINARY)
+
+
+@pytest.mark.parametrize(
+    "text", [ORDINARY, COSTLY["numbers of 4300 digits"], COSTLY["arrays that are too deep"]]
+)
+def test_the_collector_goes_on_behind_a_large_text(text: str) -> None:
+    assert gc.isenabled()
+    cost(text)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        cost(text)
+        assert not gc.isenabled()  # it was the program's wish
+    finally:
+        gc.enable()

@@ -49,9 +49,23 @@ def test_channel_full_names_the_channel_the_capacity_and_the_way_out() -> None:
         assert word in str(full)
 
 
+def test_one_that_is_full_by_bytes_names_these() -> None:
+    full = ChannelFull("jobs", 100, 16 * 1024**2)
+    assert (full.channel, full.capacity, full.size) == ("jobs", 100, 16 * 1024**2)
+    for word in ("'jobs'", "16,777,216 bytes", "Settings.channel_bytes"):
+        assert word in str(full)
+    assert ChannelFull("jobs", 100).size is None
+
+
 @pytest.mark.parametrize(
     "error",
-    [ConnectionClosed(1001, "bye"), ChannelFull("a", 5), DenyConnection(), ImproperlyConfigured("why")],
+    [
+        ConnectionClosed(1001, "bye"),
+        ChannelFull("a", 5),
+        ChannelFull("a", 5, 10),
+        DenyConnection(),
+        ImproperlyConfigured("why"),
+    ],
 )
 def test_they_survive_pickling(error: TriochanError) -> None:
     copied = pickle.loads(pickle.dumps(error))

@@ -15,7 +15,7 @@ from triochan.settings import by_glob
 WHOLE = [
     each.name
     for each in attrs.fields(Settings)
-    if type(each.default) is int and each.name != "channel_capacity"
+    if type(each.default) is int and each.name not in ("channel_capacity", "channel_bytes")
 ]
 TIMES = [
     each.name
@@ -45,6 +45,7 @@ class TestDefaults:
             ("outbox_limit", 1024**2),
             ("overflow", "close"),
             ("channel_capacity", 100),
+            ("channel_bytes", 16 * 1024**2),
             ("channel_expiry", 60),
             ("shutdown_timeout", 30),
         ],
@@ -147,6 +148,11 @@ class TestGlobs:
     def test_capacities_are_whole_and_at_least_one(self, value: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match="channel_capacity"):
             Settings(channel_capacity=value)
+
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True, "5", None, {"a": 0}, {"*": 1.5}])
+    def test_so_are_their_sizes(self, value: Any) -> None:
+        with pytest.raises(ImproperlyConfigured, match="channel_bytes"):
+            Settings(channel_bytes=value)
 
     @pytest.mark.parametrize("value", [-1, math.nan, True, "5", None, {"a": -1.0}, {"a": math.nan}])
     def test_expiries_are_not_negative(self, value: Any) -> None:

@@ -11,7 +11,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from ..content import encode_json
-from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, SendNotAvailableOnDemultiplexer
+from ..exceptions import (
+    ChannelFull,
+    ImproperlyConfigured,
+    InvalidContent,
+    LayerUnavailable,
+    SendNotAvailableOnDemultiplexer,
+)
 from ..layers import Channel, Group
 from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
@@ -179,6 +185,9 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         except (ChannelFull, LayerUnavailable) as error:
             logger.warning("stream %r on %s: %s", stream, self.path, error)
             await self._refuse(stream, "the server is busy; this was not taken, try again later")
+        except InvalidContent as error:
+            logger.warning("stream %r on %s: %s", stream, self.path, error)
+            await self._refuse(stream, "payload is nested too deeply")
 
     async def _forward(self, stream: str, message: Message, kwargs: dict[str, Any]) -> None:
         consumer: Any = self.consumers[stream]

@@ -440,15 +440,28 @@ class HttpConnection:
             return
         if trio.current_time() < self._deadline:
             self._timer = self._runtime.timers.at(self._deadline, self._look)
+        elif self._reads and self.transport.unread():
+            # What is awaited may lie unread, where something has kept the loop until now. All of it is bounded in bytes.
+            self.unread = True
+            self._runtime.readers.again(self)
+            self._timer = self._runtime.timers.after(0, self._look)
         else:
             self._deadline = math.inf
             self._expired()
+
+    @property
+    def _reads(self) -> bool:
+        """It is the client's turn."""
+        return self._exchange is None and not (self._paused or self._lingers or self.over)
 
     def _check_writing(self) -> None:
         """A client that takes nothing for ``write_timeout`` is lost."""
         outbox = self.outbox
         self._write_timer = None
         if not outbox.size:
+            return
+        outbox.writable()  # something may have kept the loop from writing
+        if self.over:
             return
         if outbox.sent == self._outbox_sent:
             logger.debug(

@@ -105,6 +105,7 @@ class Channel:
         Raises:
             TypeError: ``content`` is not a dict.
             ChannelFull: a named channel holds all it can.
+            InvalidContent: a named channel's content is nested too deeply, some hundred levels.
             ConnectionClosed: a reply channel whose connection is gone.
             ValueError: a reply that its connection can't take.
             LayerUnavailable: a distributed layer's engine does not answer.

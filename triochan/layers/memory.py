@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import math
+from collections import deque
 from typing import Any
 
 import attrs
@@ -11,9 +12,10 @@ import trio
 
 from ..exceptions import ChannelFull
 from ..replies import parse_websocket
-from ..settings import Settings, by_glob
+from ..settings import CHANNEL_BYTES, Settings, by_glob
 from ..wire.outbox import Outbox, broadcast
 from .base import Channel, ChannelLayer, Endpoint
+from .contents import Waiting
 from .groups import GroupRegistry
 
 logger = logging.getLogger("triochan.layers")
@@ -21,7 +23,7 @@ logger = logging.getLogger("triochan.layers")
 Member = Endpoint | Channel
 """A connection of this process, or a named channel."""
 
-_Waiting = tuple[float, dict[str, Any]]
+_Item = tuple[float, Waiting]
 """When it expires (Trio's clock), and the content."""
 
 
@@ -29,7 +31,7 @@ class MemoryLayer(ChannelLayer):
     """Channels and groups of one process.
 
     Args:
-        settings: ``channel_capacity`` and ``channel_expiry`` bound its named channels.
+        settings: ``channel_capacity``, ``channel_bytes`` and ``channel_expiry`` bound its named channels.
 
     Attributes:
         dropped: messages that a group send could not put into a full named channel.
@@ -43,66 +45,51 @@ class MemoryLayer(ChannelLayer):
         self.dropped = 0
         self.expired = 0
         self._fans: dict[str, _Fan] = {}
-        self._channels: dict[
-            str, tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]
-        ] = {}
+        self._channels: dict[str, _NamedChannel] = {}
 
     # -- named channels
 
-    def _capacity(self, channel: str) -> int:
-        return by_glob(self.settings.channel_capacity, channel, 100)
-
-    def _open(
-        self, channel: str
-    ) -> tuple[trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]]:
-        pair = self._channels.get(channel)
-        if pair is None:
-            pair = self._channels[channel] = trio.open_memory_channel[_Waiting](self._capacity(channel))
-        return pair
+    def _open(self, name: str) -> _NamedChannel:
+        channel = self._channels.get(name)
+        if channel is None:
+            settings = self.settings
+            channel = self._channels[name] = _NamedChannel(
+                by_glob(settings.channel_capacity, name, 100),
+                by_glob(settings.channel_bytes, name, CHANNEL_BYTES),
+                by_glob(settings.channel_expiry, name, 60.0),
+            )
+        return channel
 
     async def _put(self, channel: str, content: dict[str, Any]) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
-        self._put_nowait(channel, content)
+        self._put_nowait(channel, Waiting.of(_with_names(content)))
 
-    def _put_nowait(self, channel: str, content: dict[str, Any]) -> None:
-        expiry = by_glob(self.settings.channel_expiry, channel, 60.0)
-        # A copy: what the sender does to its dict afterwards is not the receiver's business.
-        waiting = (trio.current_time() + expiry, copy.deepcopy(_with_names(content)))
-        sending = self._open(channel)[0]
-        try:
-            sending.send_nowait(waiting)
-        except trio.WouldBlock:
-            if not self._drop_expired(channel):
-                raise ChannelFull(channel, self._capacity(channel)) from None
-            sending.send_nowait(waiting)
+    def _put_nowait(self, name: str, waiting: Waiting) -> None:
+        channel = self._open(name)
+        if channel.full:
+            # All of a channel's messages live equally long: what has expired is in front.
+            while channel.first_deadline < trio.current_time():
+                self._tell_expired(name, channel.take_nowait()[1])
+            if channel.full:
+                if len(channel.items) >= channel.capacity:
+                    raise ChannelFull(name, channel.capacity)
+                raise ChannelFull(name, channel.capacity, channel.limit)
+        channel.put_nowait(waiting)
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        receiving = self._open(channel)[1]
         while True:
-            waiting = await receiving.receive()
-            if not self._has_expired(channel, waiting):
-                return waiting[1]
+            deadline, waiting = await self._open(channel).take()
+            if trio.current_time() <= deadline:
+                return waiting.content()
+            self._tell_expired(channel, waiting)
 
     def waiting(self, channel: str) -> int:
-        pair = self._channels.get(channel)
-        return 0 if pair is None else pair[1].statistics().current_buffer_used
+        opened = self._channels.get(channel)
+        return 0 if opened is None else len(opened.items)
 
-    def _drop_expired(self, channel: str) -> bool:
-        """Make room in a full channel, nobody waiting for it; False where nothing in it has expired."""
-        receiving = self._open(channel)[1]
-        kept = [receiving.receive_nowait() for _ in range(receiving.statistics().current_buffer_used)]
-        fresh = [waiting for waiting in kept if not self._has_expired(channel, waiting)]
-        for waiting in fresh:
-            self._open(channel)[0].send_nowait(waiting)
-        return len(fresh) < len(kept)
-
-    def _has_expired(self, channel: str, waiting: _Waiting) -> bool:
-        deadline, content = waiting
-        if trio.current_time() <= deadline:
-            return False
+    def _tell_expired(self, channel: str, waiting: Waiting) -> None:
         self.expired += 1
-        logger.warning("a message on channel %r expired before a consumer took it: %.200r", channel, content)
-        return True
+        logger.warning("a message on channel %r expired before a consumer took it: %s", channel, waiting)
 
     # -- groups
 
@@ -142,12 +129,15 @@ class MemoryLayer(ChannelLayer):
             if reply.close is not None:
                 for member in members:
                     member.deliver_nowait({"close": reply.close, "reason": reply.reason})
+        waiting: Waiting | None = None
         for other in others:
             if not isinstance(other, Channel):
                 other.deliver_nowait(content)
                 continue
+            if waiting is None:
+                waiting = Waiting.of(_with_names(content))
             try:
-                self._put_nowait(other.name, content)
+                self._put_nowait(other.name, waiting)
             except ChannelFull as error:
                 self.dropped += 1
                 logger.warning("group %r: %s", group, error)
@@ -155,6 +145,67 @@ class MemoryLayer(ChannelLayer):
     def _left(self, endpoint: Endpoint) -> None:
         for group in self.groups.leave_all(endpoint):
             self._fans.pop(group, None)
+
+
+class _NamedChannel:
+    """A Trio memory channel, and what is known of the messages in it.
+
+    Args:
+        capacity: messages.
+        limit: bytes; a channel that holds so many takes no other message.
+        expiry: seconds that a message may wait.
+
+    Attributes:
+        items: what is in it. A message that comes while somebody waits for one never is.
+    """
+
+    __slots__ = ("_expiry", "_receiving", "_sending", "capacity", "items", "limit", "size")
+
+    def __init__(self, capacity: int, limit: int, expiry: float) -> None:
+        self.capacity = capacity
+        self.limit = limit
+        self._expiry = expiry
+        self._sending, self._receiving = trio.open_memory_channel[_Item](capacity)
+        self.items: deque[_Item] = deque()
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.items) >= self.capacity or self.size >= self.limit
+
+    @property
+    def first_deadline(self) -> float:
+        """When the first message expires; never, where there is none."""
+        return self.items[0][0] if self.items else math.inf
+
+    def put_nowait(self, waiting: Waiting) -> None:
+        """Take one more; this is not :attr:`full`."""
+        item = (trio.current_time() + self._expiry, waiting)
+        awaited = self._sending.statistics().tasks_waiting_receive > 0
+        self._sending.send_nowait(item)
+        if not awaited:
+            self.items.append(item)
+            self.size += waiting.size
+
+    def take_nowait(self) -> _Item:
+        """The first message.
+
+        Raises:
+            trio.WouldBlock: there is none.
+        """
+        item = self._receiving.receive_nowait()
+        self.items.popleft()
+        self.size -= item[1].size
+        return item
+
+    async def take(self) -> _Item:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            item = self.take_nowait()
+        except trio.WouldBlock:
+            return await self._receiving.receive()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return item
 
 
 @attrs.frozen

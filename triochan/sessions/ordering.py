@@ -10,6 +10,7 @@ import attrs
 
 from ..decorators import message_among
 from ..exceptions import ChannelFull, ImproperlyConfigured
+from ..layers.contents import Waiting
 from ..message import LiveConnection, Message
 from ..routing import check_consumer, name_of
 from .service import endpoint_of
@@ -17,6 +18,8 @@ from .service import endpoint_of
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
 _HELD_AT_MOST = 100
+_HELD_BYTES = 1024 * 1024
+"""Of one connection's messages; while there are so many, no other one is held."""
 
 
 @overload
@@ -32,7 +35,8 @@ def enforce_ordering(handler: Any = None, *, slight: bool = False) -> Any:
     refused.
 
     Messages of named channels that carry ``order`` and the ``reply_channel`` of a connection of this process are
-    held until all orders from 0 on have come, at most 100; each is then handled behind its predecessor.
+    held until all orders from 0 on have come, at most 100 and at most 1 MiB of them; each is then handled behind its
+    predecessor, with a content of its own.
 
     Raises (when a message comes):
         ValueError: it has no ``order``, or one that has been handled.
@@ -68,35 +72,64 @@ def enforce_ordering(handler: Any = None, *, slight: bool = False) -> Any:
     return wrapper
 
 
+@attrs.frozen(eq=False)
+class _Held:
+    """A message that came too early, without its content, and that as it waits."""
+
+    message: Message
+    waiting: Waiting
+    handle: Callable[[], Awaitable[Any]]
+
+
 @attrs.define(eq=False)
 class _Turns:
     """Which message of a connection is the next, and those that came too early."""
 
     next: int = 0
     busy: bool = False
-    held: dict[int, Callable[[], Awaitable[Any]]] = attrs.field(factory=dict)
+    held: dict[int, _Held] = attrs.field(factory=dict)
+    size: int = 0
 
     async def take(self, order: int, message: Message, handle: Callable[[], Awaitable[Any]]) -> None:
         """Handle a message and those that were waiting for it; or leave it to be handled in its turn."""
         if order < self.next or order in self.held:
             raise ValueError(f"enforce_ordering: order {order} has come before; this is {message!r}")
-        if len(self.held) == _HELD_AT_MOST:
-            raise ChannelFull(message.channel.name, _HELD_AT_MOST)
-        self.held[order] = handle
-        if self.busy:
+        if self.busy or order != self.next:
+            self._hold(order, message, handle)
             return
         errors: list[Exception] = []
         self.busy = True
         try:
-            while (each := self.held.pop(self.next, None)) is not None:
+            turn: Callable[[], Awaitable[Any]] | None = handle
+            while turn is not None:
                 self.next += 1
                 try:
-                    await each()
+                    await turn()
                 except Exception as error:  # noqa: BLE001 - a handler that raises does not stop those behind it
                     errors.append(error)
+                turn = self._release()
         finally:
             self.busy = False
         if len(errors) > 1:
             raise ExceptionGroup("several messages that were handled in order", errors)
         if errors:
             raise errors[0]
+
+    def _hold(self, order: int, message: Message, handle: Callable[[], Awaitable[Any]]) -> None:
+        if len(self.held) == _HELD_AT_MOST:
+            raise ChannelFull(message.channel.name, _HELD_AT_MOST)
+        if self.size >= _HELD_BYTES:
+            raise ChannelFull(message.channel.name, _HELD_AT_MOST, _HELD_BYTES)
+        held = _Held(message, Waiting.of(message.content), handle)
+        message.content = {}  # what waits is small
+        self.held[order] = held
+        self.size += held.waiting.size
+
+    def _release(self) -> Callable[[], Awaitable[Any]] | None:
+        """The message whose turn it is, if it has come."""
+        held = self.held.pop(self.next, None)
+        if held is None:
+            return None
+        self.size -= held.waiting.size
+        held.message.content = held.waiting.content()
+        return held.handle

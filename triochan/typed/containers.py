@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_args, get_origin
 
 import attrs
@@ -28,6 +28,33 @@ ARRAYS: Mapping[Any, type] = {
 }
 """What an array is made into, for each annotation."""
 OBJECTS = (dict, abc.Mapping, abc.MutableMapping)
+
+
+_FEW = 64
+"""Values that may well have one hash: the time that they take in a set grows with the square of their number."""
+_OF_ONE_HASH = 16
+"""Of more values, those with one hash."""
+
+
+def check_hashes(values: Collection[Any]) -> None:
+    """Refuse values that were chosen to have one hash: a set or a dict of 50,000 of them takes ten seconds to make.
+
+    A number's hash, and a UUID's, is its remainder by 2 ** 61 - 1, so that anybody can find such values. Those of
+    strings differ from process to process.
+
+    Raises:
+        Misfit: there are many such values.
+        TypeError: a value has no hash.
+    """
+    if len(values) <= _FEW or all(each.__class__ is str for each in values):
+        return
+    found: dict[int, list[Any]] = {}
+    for each in values:
+        same = found.setdefault(hash(each), [])
+        if each not in same:
+            same.append(each)
+            if len(same) > _OF_ONE_HASH:
+                raise Misfit("values are expected whose hashes differ, not many that have the same one")
 
 
 def origin(annotation: Any) -> Any:
@@ -63,7 +90,10 @@ def array_factory(annotation: Any, converter: Converter) -> Hook:
         except Exception as error:  # noqa: BLE001 - it goes on, with its place
             # The first mistake of an array is told, so that the answer to a long one stays short.
             raise Within(f"[{len(made)}]", error) from None
-        return made if make is list else make(made)
+        if make is list:
+            return made
+        check_hashes(made)
+        return make(made)
 
     return structure
 
@@ -98,13 +128,14 @@ def object_factory(annotation: Any, converter: Converter) -> Hook:
     def structure(values: Any, _: Any) -> dict[Any, Any]:
         if values.__class__ is not dict:
             raise misfit("an object", values)
-        made: dict[Any, Any] = {}
+        pairs: list[tuple[Any, Any]] = []
         for key, each in values.items():
             try:
-                made[key_hook(key, key_type)] = hook(each, of)
+                pairs.append((key_hook(key, key_type), hook(each, of)))
             except Exception as error:  # noqa: BLE001 - it goes on, with its place
                 raise Within(f"[{said(key)}]", error) from None
-        return made
+        check_hashes([key for key, _ in pairs])
+        return dict(pairs)
 
     return structure
 

@@ -385,7 +385,9 @@ class Connection:
         """A peer that takes nothing of its answers for a while does not hold up a shutdown."""
         if self.life.state is not State.DRAINING:
             return
-        if self.outbox.size and self.outbox.sent == self._pinged:
+        if self.outbox.size and not self._takes():
+            if self.over:
+                return
             logger.warning("the peer on %r does not read what it is owed in a shutdown; 1001", self.path)
             self._perform(self.life.step(Event.FAIL, 1001, "going away"), discard=True)
         else:
@@ -441,7 +443,15 @@ class Connection:
         if not self.over:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._runtime.timers.after(seconds, self.lost)
+            self._timer = self._runtime.timers.after(seconds, self._end_due)
+
+    def _end_due(self) -> None:
+        """Read what has come before this is the end: the peer's close may lie unread, and closing would be a reset."""
+        if self._transport.unread():
+            self.again()
+            self._timer = self._runtime.timers.after(0, self.lost)
+        else:
+            self.lost()
 
     def _cut(self) -> None:
         """Nothing comes or goes any more: tell everything that waits for it. Again is no error."""
@@ -483,10 +493,10 @@ class Connection:
             return  # close_timeout bounds what is left
         if self.inbound.heard or self.inbound.paused:
             self._ping = timers.after(settings.ping_interval, self._ping_due)
-        elif self.outbox.size and self.outbox.sent != self._pinged:
+        elif self.outbox.size and self._takes():
             self._pinged = self.outbox.sent
             self._ping = timers.after(settings.ping_timeout, self._pong_due)
-        else:
+        elif not self.over:
             # A pong may lie unread, where something has kept the loop until now.
             self.again()
             self._ping = timers.after(0, self._no_pong)
@@ -494,8 +504,17 @@ class Connection:
     def _no_pong(self) -> None:
         if not self.life.talking or self.inbound.heard:
             self._pong_due()
+        elif self._transport.unread():
+            # The readers have much to do, and come to it in their turn.
+            self._ping = self._runtime.timers.after(self._runtime.settings.ping_interval, self._ping_due)
         else:
             self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
+
+    def _takes(self) -> bool:
+        """The peer has taken something of the backlog since this was noted, or takes it now: the loop may have been kept
+        from writing."""
+        self.outbox.writable()
+        return self.outbox.sent != self._pinged
 
     # -- its own task
 

@@ -473,7 +473,11 @@ class Inbound:
             self._stall = None
 
     def _stalled(self) -> None:
-        """A program that is stuck for too long loses the connection."""
+        """A program that is stuck for too long loses the connection; not one that something else has kept until now."""
+        self._owner.again()
+        self._stall = self._owner.after(0, self._still_stalled)
+
+    def _still_stalled(self) -> None:
         self._stall = None
         logger.error(
             "the inbox on %r was full for %g s: its handlers are cancelled, the socket is closed with 1013",

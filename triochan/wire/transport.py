@@ -56,6 +56,9 @@ class Transport(Protocol):
     def more(self) -> bool:
         """The last :meth:`read` may have left something."""
 
+    def unread(self) -> bool:
+        """Something has come that was not read; this looks at the socket itself, and reads nothing."""
+
     def pause(self) -> None:
         """What comes is not read for now; sources are still told of the end."""
 
@@ -139,6 +142,15 @@ class SocketTransport:
 
     def more(self) -> bool:
         return self._full or self.ended or (self._pending is not None and bool(self._pending()))
+
+    def unread(self) -> bool:
+        if self._pending is not None and self._pending():
+            return True
+        try:
+            # Of TLS, what lies below it: an SSLSocket's own method takes no flags.
+            return bool(socket.socket.recv(self.socket, 1, socket.MSG_PEEK))
+        except OSError:  # nothing has come, or nothing comes any more
+            return False
 
     def _send_records(self, data: bytes) -> int:
         """As much as the socket takes, record by record: OpenSSL says of no part of a write that it has left, and what
@@ -268,6 +280,9 @@ class StreamTransport:
 
     def more(self) -> bool:
         return self.ended or self._come is not None
+
+    def unread(self) -> bool:
+        return bool(self._come)
 
     def pause(self) -> None:
         self._paused = True

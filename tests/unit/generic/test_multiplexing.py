@@ -419,6 +419,38 @@ async def test_a_full_channel_is_told_and_nothing_is_lost_silently(caplog: pytes
     assert "channel 'nobody.listens' is full" in record.getMessage()
 
 
+async def test_what_waits_for_a_stream_s_channel_is_bounded_in_bytes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Demultiplexer(WebsocketDemultiplexer):
+        mapping = {"stats": "nobody.listens"}
+
+    settings = Settings(channel_bytes=200_000)
+    payload = '{"a":[' + ",".join(["{}"] * 40_000) + "]}"
+    async with WSClient(routing(Demultiplexer), "/x", settings=settings) as socket:
+        for _ in range(4):
+            await socket.send(f'{{"stream":"stats","payload":{payload}}}')
+        refused = {"stream": "stats", "error": "the server is busy; this was not taken, try again later"}
+        assert await socket.receive_json() == refused
+        assert await ask(socket, {"stream": "x", "payload": {}}) == {"stream": "x", "error": "unknown stream"}
+    [record] = [each for each in caplog.records if each.name == "triochan.generic"]
+    assert "channel 'nobody.listens' is full: 200,000 bytes" in record.getMessage()
+
+
+async def test_a_payload_that_is_nested_too_deeply_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    class Demultiplexer(WebsocketDemultiplexer):
+        mapping = {"stats": "nobody.listens"}
+
+    async with WSClient(routing(Demultiplexer), "/x") as socket:
+        payload = '{"a":' + "[" * 1000 + "]" * 1000 + "}"
+        await socket.send(f'{{"stream":"stats","payload":{payload}}}')
+        assert await socket.receive_json() == {"stream": "stats", "error": "payload is nested too deeply"}
+        assert await ask(socket, {"stream": "x", "payload": {}}) == {"stream": "x", "error": "unknown stream"}
+    [record] = [each for each in caplog.records if each.name == "triochan.generic"]
+    assert record.getMessage().startswith("stream 'stats' on /x: too deep")
+    assert record.exc_info is None
+
+
 # -- bad frames
 
 

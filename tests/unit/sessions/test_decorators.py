@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import trio
 
 from triochan import Application, Channel, Message, route, route_class
+from triochan.content import decode_json
 from triochan.exceptions import (
     ChannelFull,
     ConnectionClosed,
     ImproperlyConfigured,
+    InvalidContent,
     SessionCookieUnavailable,
     SessionNotSerializable,
     SessionStoreUnavailable,
@@ -837,6 +840,34 @@ async def test_not_too_many_messages_are_held() -> None:
         await handler(a_message({"order": 101}, reply=reply))
 
 
+async def test_what_is_held_is_bounded_in_bytes_and_takes_no_more_than_its_text() -> None:
+    seen: list[int] = []
+
+    @enforce_ordering
+    async def handler(message: Message) -> None:
+        seen.append(len(message["items"]))
+        message["items"].append({})  # its own
+
+    reply = reply_channel_of(Endpoint())
+    text = "[" + ",".join(["{}"] * 100_000) + "]"
+    taken = 6  # each is of 200 KB
+    tracemalloc.start()
+    try:
+        for order in range(1, taken + 1):
+            await handler(a_message({"order": order, "items": decode_json(text)}, reply=reply))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * 1024 * 1024  # as objects: 8 MB each
+    with pytest.raises(ChannelFull, match=r"1,048,576 bytes"):
+        await handler(a_message({"order": taken + 1, "items": []}, reply=reply))
+    await handler(a_message({"order": 0, "items": []}, reply=reply))
+    assert seen == [0, *[100_000] * taken]
+    # What was held takes no room any more.
+    for order in range(taken + 2, 2 * taken + 2):  # each waits for the one that was not taken
+        await handler(a_message({"order": order, "items": decode_json(text)}, reply=reply))
+
+
 @pytest.mark.parametrize("order", [None, "1", True])
 async def test_a_message_without_an_order_is_refused(order: Any) -> None:
     @enforce_ordering
@@ -844,6 +875,16 @@ async def test_a_message_without_an_order_is_refused(order: Any) -> None:
 
     with pytest.raises(ValueError, match="needs messages with an 'order'"):
         await handler(a_message({} if order is None else {"order": order}))
+
+
+async def test_a_held_message_that_is_nested_too_deeply_is_refused() -> None:
+    @enforce_ordering
+    async def handler(message: Message) -> None: ...
+
+    reply = reply_channel_of(Endpoint())
+    with pytest.raises(InvalidContent, match="too deep"):
+        await handler(a_message({"order": 1, "deep": decode_json("[" * 1000 + "]" * 1000)}, reply=reply))
+    await handler(a_message({"order": 0}, reply=reply))
 
 
 async def test_a_crash_in_a_session_handler_closes_its_socket_only() -> None:

@@ -10,6 +10,7 @@ import enum
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from typing import (
     Optional,
     TypedDict,
     TypeVar,
+    Union,
 )
 
 import attrs
@@ -521,6 +523,112 @@ def test_content_is_refused_or_says_what_was_sent(value: Any) -> None:
 
 
 # -- out again
+
+
+P = 2**61 - 1
+"""What the hash of a number is the remainder by."""
+COLLIDING = {
+    "set of int": (set[int], [each * P for each in range(20_000)]),
+    "frozenset of int": (frozenset[int], [each * P for each in range(20_000)]),
+    "set of Decimal": (set[decimal.Decimal], [str(each * P) for each in range(20_000)]),
+    "set of UUID": (set[uuid.UUID], [str(uuid.UUID(int=each * P)) for each in range(20_000)]),
+    "set of tuples": (set[tuple[int, str]], [[each * P, "x"] for each in range(20_000)]),
+    "keys": (dict[uuid.UUID, int], {str(uuid.UUID(int=each * P)): 1 for each in range(20_000)}),
+    "keys that are Decimal": (dict[decimal.Decimal, int], {str(each * P): 1 for each in range(20_000)}),
+}
+
+
+@pytest.mark.parametrize("kind", COLLIDING)
+def test_values_that_were_chosen_to_have_one_hash_are_refused(kind: str) -> None:
+    annotation, value = COLLIDING[kind]
+    started = time.thread_time()
+    with pytest.raises(InvalidContent, match="hashes differ"):
+        made(annotation, value)
+    assert time.thread_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "size"),
+    [
+        (set[int], [*range(-5000, 5000), *[7] * 5000], 10_000),
+        (set[float], [each / 8 for each in range(10_000)], 10_000),
+        (set[str], [str(each) for each in range(10_000)], 10_000),
+        (set[int], [each * P for each in range(60)], 60),
+        (set[int], [each << 40 for each in range(10_000)], 10_000),
+        (set[int | str], ["x", *range(1000)], 1001),
+        (dict[uuid.UUID, int], {str(uuid.UUID(int=each)): each for each in range(1000)}, 1000),
+        (dict[str, int], {str(each): each for each in range(1000)}, 1000),
+    ],
+)
+def test_other_values_may_be_many(annotation: Any, value: Any, size: int) -> None:
+    assert len(made(annotation, value)) == size
+
+
+def test_a_set_of_what_has_no_hash_is_refused() -> None:
+    with pytest.raises(InvalidContent, match="unhashable"):
+        made(set[list[int]], [[each] for each in range(100)])
+
+
+@attrs.define
+class Item:
+    n: int
+    tags: list[str] = attrs.field(factory=list)
+
+
+MANY_CLASSES: Any = Union[  # noqa: UP007 - made of a tuple
+    tuple(
+        attrs.make_class(
+            f"Kind{each}", {"kind": attrs.field(type=Literal[f"k{each}"]), "n": attrs.field(type=int)}
+        )
+        for each in range(200)
+    )
+]
+LARGE = {
+    "250,000 wrong items": (list[Item], "[" + ",".join(["{}"] * 250_000) + "]"),
+    "the last item wrong": (list[Item], "[" + '{"n":1},' * 60_000 + "{}]"),
+    "items of a large union": (list[MANY_CLASSES], "[" + ",".join(['{"kind":"k199","n":1}'] * 20_000) + "]"),
+    "wrong items of a large union": (list[MANY_CLASSES], "[" + ",".join(['{"kind":"x"}'] * 40_000) + "]"),
+    "unknown keys": (Item, "{" + ",".join(f'"{each}":1' for each in range(50_000)) + "}"),
+    "wrong values by key": (
+        dict[str, int],
+        "{" + ",".join(f'"{each}":"x"' for each in range(50_000)) + "}",
+    ),
+    "wrong fields of all items": (list[Item], "[" + ",".join(['{"n":"x","tags":1}'] * 25_000) + "]"),
+    "a long date": (datetime.datetime, '"' + "1" * 500_000 + '"'),
+    "a long time": (datetime.time, '"' + "1:" * 250_000 + '"'),
+    "a long UUID": (uuid.UUID, '"' + "{-" * 250_000 + '"'),
+    "a long Decimal": (decimal.Decimal, '"' + "1" * 500_000 + 'x"'),
+    "large Decimals": (list[decimal.Decimal], "[" + ",".join(['"1e999999"'] * 40_000) + "]"),
+    "Base64 that is none": (bytes, '"' + "*" * 500_000 + '"'),
+    "a word that is none of those": (Literal["a", "b"], '"' + "b" * 500_000 + '"'),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_no_large_content_costs_much_more_than_items_that_fit(kind: str) -> None:
+    """By the byte; and what is said of it stays short."""
+    annotation, text = LARGE[kind]
+    ordinary = "[" + ",".join(['{"n":1,"tags":["a","b"]}'] * 20_000) + "]"
+    assert structuring(annotation, text) < 8 * structuring(list[Item], ordinary)
+    with contextlib.suppress(InvalidContent):
+        made(annotation, decode_json(text))
+        return
+    with pytest.raises(InvalidContent) as refused:
+        made(annotation, decode_json(text))
+    assert len(refused.value.details) <= MAX_DETAILS + 1
+    assert len(str(refused.value)) < 1000
+
+
+def structuring(annotation: Any, text: str) -> float:
+    """Processor seconds for each byte, at best."""
+    value = decode_json(text)
+    best = float("inf")
+    for _ in range(3):
+        started = time.thread_time()
+        with contextlib.suppress(InvalidContent):
+            made(annotation, value)
+        best = min(best, time.thread_time() - started)
+    return best / len(text)
 
 
 def test_objects_become_plain_values() -> None:
