@@ -95,6 +95,29 @@ class ChannelFull(TriochanError):
         )
 
 
+class NobodyListens(TriochanError):
+    """A message was sent to a named channel that no consumer takes from; it was not kept.
+
+    Attributes:
+        channel: the channel's name.
+        meant: one that consumers take from and whose name is like it, or None.
+    """
+
+    def __init__(self, channel: str, meant: str | None = None) -> None:
+        super().__init__(channel, meant)
+        self.channel = channel
+        self.meant = meant
+
+    def __str__(self) -> str:
+        if self.channel.startswith(("websocket.", "http.")):
+            return f"messages on {self.channel!r} come from sockets, and go straight to their consumers"
+        if self.meant is not None:
+            return f"nobody listens on channel {self.channel!r}; did you mean {self.meant!r}?"
+        return (
+            f"nobody listens on channel {self.channel!r}; route({self.channel!r}, …) makes a consumer listen"
+        )
+
+
 class LayerUnavailable(TriochanError):
     """The engine behind a channel layer does not answer; the message was not delivered."""
 

@@ -14,15 +14,17 @@ import trio
 
 from .answers import answered
 from .application import Application
+from .exceptions import NobodyListens
 from .handlers import Bound
 from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .message import Message, SendsReplies
 from .middleware import bind
+from .near_misses import SOCKET_CHANNELS
 from .proxies import Front
 from .readers import Readers
 from .replies import Refusal
-from .routing import Consumer, Match, Router, Routing
+from .routing import Consumer, Match, Router, Routing, name_of
 from .running import run_local
 from .settings import Overflow, Settings
 from .timers import Timers
@@ -137,7 +139,7 @@ class Runtime:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
         async with (
             application.running(),
-            share_layer(layer, lambda: MemoryLayer(settings)) as shared,
+            _serving_on(layer, application, settings) as shared,
             application.living(),
         ):
             yield cls(application, settings, shared, front)
@@ -322,6 +324,22 @@ class Runtime:
                 state=next((each for each in asked("State") if each is not SimpleNamespace), SimpleNamespace),
             )
         return policy
+
+
+@asynccontextmanager
+async def _serving_on(
+    layer: ChannelLayer | None, application: Application, settings: Settings
+) -> AsyncIterator[ChannelLayer]:
+    """The layer, which knows by then what the application's consumers take from."""
+    async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
+        shared.serve(application.router.channels - SOCKET_CHANNELS.keys())
+        for consumer in application.router.consumers():
+            for stream, channel in getattr(consumer, "mapping", {}).items():
+                try:
+                    shared.require_listener(channel)
+                except NobodyListens as error:
+                    logger.warning("stream %r of %s: %s", stream, name_of(consumer), error)
+        yield shared
 
 
 def _as_method(message: Message, method: str) -> Message:

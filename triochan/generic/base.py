@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import auth, sessions
-from ..message import Message
+from ..message import Message, SendsReplies
 from ..routing import route_class
 
 Handler = Callable[..., Awaitable[object]]
@@ -21,6 +22,39 @@ DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
     "channel_session": sessions.channel_session,
 }
 """Class attributes for which ``get_handler`` wraps the handler in a decorator; each implies those below it."""
+
+
+if TYPE_CHECKING:
+    group_method = classmethod
+else:
+
+    class group_method(classmethod):
+        """A class method that sends to a group; called on an instance, it takes ``but_me=True``."""
+
+        def __get__(self, instance, owner=None):
+            bound = super().__get__(instance, owner)
+            if instance is None:
+                return bound
+
+            @functools.wraps(bound)
+            def call(*args, but_me=False, **kwargs):
+                if but_me:
+                    about = getattr(instance, "message", instance)  # a multiplexer has the channel itself
+                    kwargs["exclude"] = about.reply_channel
+                return bound(*args, **kwargs)
+
+            return call
+
+
+def excluded(exclude: SendsReplies | str | None, but_me: bool) -> SendsReplies | str | None:
+    """Whom a group method that was called on a class leaves out.
+
+    Raises:
+        TypeError: ``but_me``: a class is nobody's.
+    """
+    if but_me:
+        raise TypeError("but_me=True goes with self.group_send(…); on a class, say exclude=channel")
+    return exclude
 
 
 class BaseConsumer:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..content import InvalidJSON, decode_json, encode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Group
-from ..message import Message
+from ..message import Message, SendsReplies
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
 from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
-from .base import BaseConsumer, Begin
+from .base import BaseConsumer, Begin, excluded, group_method
 from .rate_limits import parse_rate, within_limits
 
 
@@ -222,18 +222,30 @@ class WebsocketConsumer(BaseConsumer):
         """
         await self.message.reply_channel.send({"close": code, "reason": reason})
 
-    @classmethod
+    @group_method
     async def group_send(
-        cls, name: str, text: str | None = None, bytes: bytes | None = None, close: bool | int = False
+        cls,
+        name: str,
+        text: str | None = None,
+        bytes: bytes | None = None,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
     ) -> None:
         """Send one message to every member of the group ``name``; see :meth:`triochan.Group.send`.
 
+        Args:
+            exclude: a channel that is not sent it.
+            but_me: ``self.group_send(…, but_me=True)``: not to the client whose message this is.
+
         Raises:
             ValueError: neither text nor bytes, or both; or a name that is none.
+            TypeError: ``but_me`` on a class.
         """
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
-        await Group(name).send(_content(text, bytes, close))
+        await Group(name).send(_content(text, bytes, close), exclude=excluded(exclude, but_me))
 
 
 # As they are written here: the class itself may be patched.
@@ -354,12 +366,20 @@ class JsonWebsocketConsumer(WebsocketConsumer):
             text = self.encode_json(to_plain(content, self.message.application))
         await super().send(text=text, close=close)
 
-    @classmethod
-    async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
-        """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
-        await WebsocketConsumer.group_send(
-            name, text=encode_with(cls.encode_json, content, current_application()), close=close
-        )
+    @group_method
+    async def group_send(  # type: ignore[override]
+        cls,
+        name: str,
+        content: Any,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
+    ) -> None:
+        """Send ``content`` as JSON to every member of the group ``name``, encoded once; see
+        :meth:`WebsocketConsumer.group_send`."""
+        text = encode_with(cls.encode_json, content, current_application())
+        await WebsocketConsumer.group_send(name, text=text, close=close, exclude=excluded(exclude, but_me))
 
     @classmethod
     def decode_json(cls, text: str) -> Any:

@@ -18,12 +18,12 @@ from ..exceptions import (
     LayerUnavailable,
     SendNotAvailableOnDemultiplexer,
 )
-from ..layers import Channel, Group
+from ..layers import Group, current_layer
 from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_with, to_plain
-from .base import DECORATING, BaseConsumer
+from .base import DECORATING, BaseConsumer, excluded, group_method
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer
 
 logger = logging.getLogger("triochan.generic")
@@ -68,10 +68,24 @@ class WebsocketMultiplexer:
         """Tell the client that what it sent on the stream was refused; see :meth:`encode_error`."""
         await self.reply_channel.send(self.encode_error(self.stream, error, details))
 
-    @classmethod
-    async def group_send(cls, name: str, stream: str, payload: Any, close: bool | int = False) -> None:
-        """Send ``payload`` on ``stream`` to every member of the group ``name``, encoded once."""
-        await Group(name).send(_with_close(cls.encode(stream, payload), close))
+    @group_method
+    async def group_send(
+        cls,
+        name: str,
+        stream: str,
+        payload: Any,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
+    ) -> None:
+        """Send ``payload`` on ``stream`` to every member of the group ``name``, encoded once.
+
+        Args:
+            exclude, but_me: as :meth:`WebsocketConsumer.group_send` takes them.
+        """
+        content = _with_close(cls.encode(stream, payload), close)
+        await Group(name).send(content, exclude=excluded(exclude, but_me))
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
@@ -181,7 +195,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             )  # fmt: skip
             payload = {key: value for key, value in payload.items() if key not in taken}
         try:
-            await Channel(channel).send({**payload, "reply_channel": self.message.reply_channel.name})
+            # Not by Channel, which refuses where nobody listens: no fault of this client's, and told at the start.
+            await current_layer().send(channel, {**payload, "reply_channel": self.message.reply_channel.name})
         except (ChannelFull, LayerUnavailable) as error:
             logger.warning("stream %r on %s: %s", stream, self.path, error)
             await self._refuse(stream, "the server is busy; this was not taken, try again later")
@@ -237,9 +252,16 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await _send_without_stream()
         await self.multiplexer_class(stream, self.message.reply_channel).send(payload, close)
 
-    @classmethod
+    @group_method
     async def group_send(  # type: ignore[override]
-        cls, name: str, stream: Any = _ABSENT, payload: Any = _ABSENT, close: bool | int = False
+        cls,
+        name: str,
+        stream: Any = _ABSENT,
+        payload: Any = _ABSENT,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
     ) -> None:
         """Send ``payload`` on ``stream`` to the group ``name``; see :meth:`WebsocketMultiplexer.group_send`.
 
@@ -248,7 +270,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         """
         if payload is _ABSENT:
             await _send_without_stream()
-        await cls.multiplexer_class.group_send(name, stream, payload, close)
+        left_out = excluded(exclude, but_me)
+        await cls.multiplexer_class.group_send(name, stream, payload, close, exclude=left_out)
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:

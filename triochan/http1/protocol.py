@@ -441,7 +441,7 @@ class HttpConnection:
         if trio.current_time() < self._deadline:
             self._timer = self._runtime.timers.at(self._deadline, self._look)
         elif self._reads and self.transport.unread():
-            # What is awaited may lie unread, where something has kept the loop until now. All of it is bounded in bytes.
+            # What is awaited may lie unread, where something has kept the loop until now. It is bounded in bytes.
             self.unread = True
             self._runtime.readers.again(self)
             self._timer = self._runtime.timers.after(0, self._look)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Protocol
 
@@ -105,13 +105,17 @@ class Channel:
         Raises:
             TypeError: ``content`` is not a dict.
             ChannelFull: a named channel holds all it can.
+            NobodyListens: no consumer takes from it, as far as the layer in memory knows.
             InvalidContent: a named channel's content is nested too deeply, some hundred levels.
             ConnectionClosed: a reply channel whose connection is gone.
             ValueError: a reply that its connection can't take.
             LayerUnavailable: a distributed layer's engine does not answer.
         """
         _check_content(content)
-        await (self._layer or current_layer()).send(self.name, content)
+        layer = self._layer or current_layer()
+        if "!" not in self.name:
+            layer.require_listener(self.name)
+        await layer.send(self.name, content)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and other.name == self.name
@@ -191,11 +195,14 @@ class Group:
         """Take a channel out of the group; one that is not in it is no error."""
         await self.layer.group_discard(self.name, _channel_name(channel))
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    async def send(self, content: dict[str, Any], /, *, exclude: SendsReplies | str | None = None) -> None:
         """Send ``content`` to every member without waiting for any of them; no checkpoint in the default layer.
 
         A member that is slow, full or gone never fails the send: its overflow policy applies, and every
         message that was dropped is counted.
+
+        Args:
+            exclude: a channel, or its name: a member that is not sent it, such as ``message.reply_channel``.
 
         Raises:
             TypeError: ``content`` is not a dict.
@@ -203,7 +210,10 @@ class Group:
             LayerUnavailable: a distributed layer's engine does not answer.
         """
         _check_content(content)
-        await self.layer.group_send(self.name, content)
+        if exclude is None:
+            await self.layer.group_send(self.name, content)
+        else:
+            await self.layer.group_send(self.name, content, _channel_name(exclude))
 
     async def members(self) -> list[str]:
         """The names of the channels in the group, in the order in which they joined."""
@@ -311,6 +321,16 @@ class ChannelLayer(ABC):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
 
+    def serve(self, channels: Iterable[str]) -> None:  # noqa: B027 - a layer may have no use for it
+        """Note that this process has consumers of these named channels; each server does, before it serves."""
+
+    def require_listener(self, channel: str) -> None:  # noqa: B027 - a layer may not know
+        """Refuse what nobody would take, where the layer knows of all consumers there are.
+
+        Raises:
+            NobodyListens: no consumer takes from this named channel.
+        """
+
     def waiting(self, channel: str) -> int:
         """Messages that wait in a named channel, as far as this process knows."""
         return 0
@@ -322,7 +342,7 @@ class ChannelLayer(ABC):
     async def group_discard(self, group: str, channel: str) -> None: ...
 
     @abstractmethod
-    async def group_send(self, group: str, content: dict[str, Any]) -> None: ...
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None: ...
 
     @abstractmethod
     async def group_members(self, group: str) -> list[str]: ...

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 import trio
 
-from ..exceptions import ChannelFull
+from ..exceptions import ChannelFull, NobodyListens
+from ..near_misses import closest
 from ..replies import parse_websocket
 from ..settings import CHANNEL_BYTES, Settings, by_glob
 from ..wire.outbox import Outbox, broadcast
@@ -46,6 +48,8 @@ class MemoryLayer(ChannelLayer):
         self.expired = 0
         self._fans: dict[str, _Fan] = {}
         self._channels: dict[str, _NamedChannel] = {}
+        # Channels that somebody takes from; None: no server has said, the layer is used by hand.
+        self._served: set[str] | None = None
 
     # -- named channels
 
@@ -64,6 +68,15 @@ class MemoryLayer(ChannelLayer):
         """No checkpoint: a full channel is an answer, not a wait."""
         self._put_nowait(channel, Waiting.of(_with_names(content)))
 
+    def serve(self, channels: Iterable[str]) -> None:
+        if self._served is None:
+            self._served = set()
+        self._served.update(channels)
+
+    def require_listener(self, channel: str) -> None:
+        if self._served is not None and channel not in self._served:
+            raise NobodyListens(channel, closest(channel, self._served, likeness=0.6))
+
     def _put_nowait(self, name: str, waiting: Waiting) -> None:
         channel = self._open(name)
         if channel.full:
@@ -77,6 +90,8 @@ class MemoryLayer(ChannelLayer):
         channel.put_nowait(waiting)
 
     async def receive(self, channel: str) -> dict[str, Any]:
+        if self._served is not None:
+            self._served.add(channel)
         while True:
             deadline, waiting = await self._open(channel).take()
             if trio.current_time() <= deadline:
@@ -113,12 +128,14 @@ class MemoryLayer(ChannelLayer):
             for each in self.groups.members(group)
         ]
 
-    async def group_send(self, group: str, content: dict[str, Any]) -> None:
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         """No checkpoint, so that all members see the group's messages in one order."""
         joined = self.groups.snapshot(group)
         fan = self._fans.get(group)
         if fan is None or fan.joined is not joined:
             fan = self._fans[group] = _Fan.out_to(joined)
+        if exclude is not None:
+            fan = fan.without(self._member(exclude))
         members, outboxes, others = fan.members, fan.outboxes, fan.others
         if members:
             reply = parse_websocket(content)
@@ -235,6 +252,12 @@ class _Fan:
                 members.append(member)
                 outboxes.append(member.outbox)
         return cls(joined, members, outboxes, others)
+
+    def without(self, member: Member | None) -> _Fan:
+        """The same without one of them. Made anew each time: it costs little beside sending to the others."""
+        if member is None or member not in self.joined:
+            return self
+        return _Fan.out_to([each for each in self.joined if each != member])
 
 
 def _with_names(content: dict[str, Any]) -> dict[str, Any]:

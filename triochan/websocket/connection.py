@@ -511,8 +511,8 @@ class Connection:
             self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
 
     def _takes(self) -> bool:
-        """The peer has taken something of the backlog since this was noted, or takes it now: the loop may have been kept
-        from writing."""
+        """The peer has taken something of the backlog since this was noted, or takes it now: the loop may have been
+        kept from writing."""
         self.outbox.writable()
         return self.outbox.sent != self._pinged
 
