@@ -60,10 +60,10 @@ class HttpError(TriochanError):
     def __init__(self, status: int, text: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"an HttpError's status is from 400 to 599, not {status!r}")
-        super().__init__(status, text)
         self.status = status
         self.text = reason_phrase(status) if text is None else text
         self.headers = list(headers)
+        super().__init__(status, self.text, self.headers)
 
     def __str__(self) -> str:
         return f"{self.status} {self.text}"
@@ -76,16 +76,22 @@ class ChannelFull(TriochanError):
         channel: the channel's name.
         capacity: how many messages it holds.
         size: how many bytes it holds, where it is full by these; None where it is by the number of messages.
+        share: how many messages of one connection it holds, where it is full for this one alone; else None.
     """
 
-    def __init__(self, channel: str, capacity: int, size: int | None = None) -> None:
-        super().__init__(channel, capacity, size)
+    def __init__(
+        self, channel: str, capacity: int, size: int | None = None, share: int | None = None
+    ) -> None:
+        super().__init__(channel, capacity, size, share)
         self.channel = channel
         self.capacity = capacity
         self.size = size
+        self.share = share
 
     def __str__(self) -> str:
-        if self.size is None:
+        if self.share is not None:
+            held, setting = f"{self.share} messages of this connection wait in it", "channel_share"
+        elif self.size is None:
             held, setting = f"{self.capacity} messages wait in it", "channel_capacity"
         else:
             held, setting = f"{self.size:,} bytes of messages wait in it", "channel_bytes"

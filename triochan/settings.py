@@ -129,6 +129,12 @@ class Settings:
         default=CHANNEL_BYTES,
         metadata={"help": "and their size together; then it is full, or a mapping of globs", "unit": "bytes"},
     )
+    channel_share: int | None = _limit(
+        None,
+        "messages of one connection that may wait in one named channel (none: as many as it holds)",
+        least=1,
+        optional=True,
+    )
     channel_expiry: float | Mapping[str, float] = attrs.field(
         default=60.0,
         metadata={"help": "age at which a waiting message is dropped, or a mapping of globs", "unit": "s"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,6 +61,7 @@ class MemoryLayer(ChannelLayer):
                 by_glob(settings.channel_capacity, name, 100),
                 by_glob(settings.channel_bytes, name, CHANNEL_BYTES),
                 by_glob(settings.channel_expiry, name, 60.0),
+                settings.channel_share,
             )
         return channel
 
@@ -87,6 +88,8 @@ class MemoryLayer(ChannelLayer):
                 if len(channel.items) >= channel.capacity:
                     raise ChannelFull(name, channel.capacity)
                 raise ChannelFull(name, channel.capacity, channel.limit)
+        if channel.share is not None and channel.waiting_of(waiting.source) >= channel.share:
+            raise ChannelFull(name, channel.capacity, share=channel.share)
         channel.put_nowait(waiting)
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -171,15 +174,28 @@ class _NamedChannel:
         capacity: messages.
         limit: bytes; a channel that holds so many takes no other message.
         expiry: seconds that a message may wait.
+        share: messages of one connection; None: as many as there is room for.
 
     Attributes:
         items: what is in it. A message that comes while somebody waits for one never is.
     """
 
-    __slots__ = ("_expiry", "_receiving", "_sending", "capacity", "items", "limit", "size")
+    __slots__ = (
+        "_expiry",
+        "_receiving",
+        "_sending",
+        "_sources",
+        "capacity",
+        "items",
+        "limit",
+        "share",
+        "size",
+    )
 
-    def __init__(self, capacity: int, limit: int, expiry: float) -> None:
+    def __init__(self, capacity: int, limit: int, expiry: float, share: int | None = None) -> None:
         self.capacity = capacity
+        self.share = share
+        self._sources: Counter[str] = Counter()
         self.limit = limit
         self._expiry = expiry
         self._sending, self._receiving = trio.open_memory_channel[_Item](capacity)
@@ -195,6 +211,10 @@ class _NamedChannel:
         """When the first message expires; never, where there is none."""
         return self.items[0][0] if self.items else math.inf
 
+    def waiting_of(self, source: str | None) -> int:
+        """Messages in it of the connection whose reply channel that is, where there is a share to hold."""
+        return 0 if source is None else self._sources[source]
+
     def put_nowait(self, waiting: Waiting) -> None:
         """Take one more; this is not :attr:`full`."""
         item = (trio.current_time() + self._expiry, waiting)
@@ -203,6 +223,8 @@ class _NamedChannel:
         if not awaited:
             self.items.append(item)
             self.size += waiting.size
+            if self.share is not None and waiting.source is not None:
+                self._sources[waiting.source] += 1
 
     def take_nowait(self) -> _Item:
         """The first message.
@@ -213,6 +235,11 @@ class _NamedChannel:
         item = self._receiving.receive_nowait()
         self.items.popleft()
         self.size -= item[1].size
+        source = item[1].source
+        if source is not None and source in self._sources:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
         return item
 
     async def take(self) -> _Item:
