@@ -44,13 +44,20 @@ class Front:
         proxy_protocol: each connection begins with a header of the PROXY protocol.
         root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
             without it.
+        health_path: where the server itself says whether it takes requests, such as ``"/healthz"``; None: nowhere.
 
     Raises:
-        ImproperlyConfigured: an address that is none; a root path that does not begin with a slash, or ends with one.
+        ImproperlyConfigured: an address that is none; a root path that does not begin with a slash, or ends with one; a
+            health path that does not begin with one.
     """
 
     def __init__(
-        self, *, trusted: Iterable[str] = (), proxy_protocol: bool = False, root_path: str = ""
+        self,
+        *,
+        trusted: Iterable[str] = (),
+        proxy_protocol: bool = False,
+        root_path: str = "",
+        health_path: str | None = None,
     ) -> None:
         proxies = TrustedProxies(trusted)
         self._trusted = proxies if proxies.addresses else None
@@ -60,7 +67,11 @@ class Front:
             raise ImproperlyConfigured(
                 f"root_path is a path such as '/chat', without a slash at its end, not {root_path!r}"
             )
-        self.changes_messages = self._trusted is not None or bool(root_path)
+        self.health_path = health_path
+        if health_path is not None and not health_path.startswith("/"):
+            raise ImproperlyConfigured(f"health_path is a path such as '/healthz', not {health_path!r}")
+        self.looks = self._trusted is not None or bool(root_path) or health_path is not None
+        """Messages have to be shown to it."""
 
     def apply(self, content: dict[str, Any]) -> None:
         """Put what is known of a request's way here into its message: client, scheme, ``host``, path, ``root_path``."""

@@ -86,7 +86,7 @@ class Runtime:
 
     Attributes:
         readers: the tasks that read and run handlers.
-        front: what stands in front of the server, where that changes messages.
+        front: what stands in front of the server, where that has to see requests.
         timers: what is due later.
         flush: what the current turn has gathered.
         sockets: TCP connections held now.
@@ -101,7 +101,7 @@ class Runtime:
     def __init__(
         self, application: Application, settings: Settings, layer: ChannelLayer, front: Front | None = None
     ) -> None:
-        self.front = front if front is not None and front.changes_messages else None
+        self.front = front if front is not None and front.looks else None
         self.application = application
         self.router = application.router
         self.settings = settings

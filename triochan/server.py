@@ -235,6 +235,7 @@ async def serve(
     trusted_proxies: Iterable[str] = (),
     proxy_protocol: bool = False,
     root_path: str = "",
+    health_path: str | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -259,6 +260,8 @@ async def serve(
             closed.
         root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
             without it, and have it at ``message["root_path"]``.
+        health_path: where the server itself says whether it takes requests, such as ``"/healthz"``: 200, or 503 during
+            a shutdown; under any host's name.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
@@ -270,7 +273,9 @@ async def serve(
     """
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
-    front = Front(trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path)
+    front = Front(
+        trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
+    )
     async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
         server = Server(
             runtime,

@@ -155,6 +155,8 @@ async def test_a_message_is_as_the_client_sent_it() -> None:
             "client": ["203.0.113.7", 0], "scheme": "https", "path": "/a b", "raw_path": "/a%20b", "root_path": None,
             "host": "chat.example.com",
         }  # fmt: skip
+        told = (await client.get("/", headers={"X-Forwarded-For": "203.0.113.7"})).json()
+        assert (told["client"], told["host"]) == (["203.0.113.7", 0], "testserver")
     async with Client([route("http.request", tell)]) as client:
         assert (await client.get("/", headers=HEADERS)).json() == {
             "client": ["192.0.2.1", 50000], "scheme": "http", "path": "/", "raw_path": "/", "root_path": None,
@@ -220,3 +222,22 @@ async def test_origins_cookies_and_hosts_follow() -> None:
         assert (
             await client.get("/")
         ).status == 400  # the proxy is not trusted, and its own name is not allowed
+
+
+@pytest.mark.parametrize("health_path", ["healthz", ""])
+def test_what_is_no_health_path(health_path: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="health_path is a path such as"):
+        Front(health_path=health_path)
+
+
+async def test_the_server_says_whether_it_takes_requests() -> None:
+    application = Application([route("http.request", tell)], allowed_hosts=["chat.example.com"])
+    async with Client(application, health_path="/healthz") as client:
+        response = await client.get("/healthz")
+        assert (response.status, response.text) == (200, "ok\n")
+        head = await client.request("HEAD", "/healthz")
+        assert (head.status, head.body) == (200, b"")
+        assert (await client.get("/healthz/more")).status == 400  # another path asks the application
+        client.runtime.draining = True
+        response = await client.get("/healthz")
+        assert (response.status, response.text) == (503, "shutting down\n")

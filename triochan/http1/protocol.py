@@ -207,6 +207,9 @@ class HttpConnection:
         content = request.content(self._scheme, self._client, self._server)
         if runtime.front is not None:
             runtime.front.apply(content)
+            if content["path"] == runtime.front.health_path:  # by whatever name it is asked
+                self._tell_health(request)
+                return None
         hosts = runtime.application.allowed_hosts
         if hosts is not None and not hosts.allows_headers(content["headers"]):
             self._refuse(UNKNOWN_HOST)
@@ -241,6 +244,15 @@ class HttpConnection:
         held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
         self.waits = held is not None
         return held
+
+    def _tell_health(self, request: Request) -> None:
+        """Say whether this server takes requests: 503 while it shuts down."""
+        runtime = self._runtime
+        writer = ResponseWriter(
+            request.method, request.http_version, request.keep_alive and not runtime.draining
+        )
+        self._exchange = Exchange(self, runtime.layer, writer)
+        self._exchange.answer(Refusal(503, "shutting down") if runtime.draining else Refusal(200, "ok"))
 
     def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
         upgrade = check_upgrade(request.head, content, self._parser.take_rest())

@@ -200,7 +200,7 @@ class Client(_Managed["Client"]):
         secure: as if over TLS.
         lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
-        trusted_proxies, root_path: as :func:`triochan.serve` takes them; the client connects from 192.0.2.1.
+        trusted_proxies, root_path, health_path: as :func:`triochan.serve` takes them; the client is at 192.0.2.1.
 
     Attributes:
         cookies: what the server has set, by name.
@@ -218,8 +218,9 @@ class Client(_Managed["Client"]):
         headers: HeaderPairs = (),
         trusted_proxies: Iterable[str] = (),
         root_path: str = "",
+        health_path: str | None = None,
     ) -> None:
-        self._front = Front(trusted=trusted_proxies, root_path=root_path)
+        self._front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
         self.application = Application.of(routing)
         self.settings = settings or Settings()
         self.cookies: dict[str, str] = {}
