@@ -245,10 +245,15 @@ def raise_all(errors: list[Exception], where: str) -> None:
     Args:
         where: for the group's message.
     """
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup(f"several errors {where}", errors)
+    raised = errors.copy()
+    errors.clear()  # the caller's frame is in the tracebacks: no circle is left for the garbage collector
+    try:
+        if len(raised) == 1:
+            raise raised[0]
+        if raised:
+            raise ExceptionGroup(f"several errors {where}", raised)
+    finally:
+        del raised
 
 
 async def _awaited(made: Awaitable[object]) -> object:

@@ -152,7 +152,8 @@ class WebsocketConsumer(BaseConsumer):
         return (
             cls.connection_groups is _OWN.connection_groups
             and cls._group_names is _OWN._group_names
-            and isinstance(self.groups, (list, tuple, set, frozenset))
+            and isinstance(cls.groups, (list, tuple, set, frozenset))  # no property, no iterator
+            and "groups" not in self.__dict__
         )
 
     def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
