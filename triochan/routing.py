@@ -111,12 +111,15 @@ class include(Routable):
         self.routing = resolve_routing(routing)
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
-    def match(self, message: Message, *, partly: bool = False, custom_only: bool = False) -> Match | None:
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
         """The first match of its routes, which see the message without what the prefixes matched.
 
         Args:
             partly: as in :meth:`route.match`.
-            custom_only: ask only routes that are not of this module's making.
+            opening: the content of ``websocket.connect``, where the message is a later one of that connection. Routes
+                that are not of this module's making see it below the message's own.
 
         Raises:
             ImproperlyConfigured: such a route gave something that is no match. What it raises goes through.
@@ -132,14 +135,13 @@ class include(Routable):
                 content[key] = found.string[found.end() :]
             message = Message(content, message.channel, message.reply_channel, message.connection)
         for entry in self.routing:
-            if isinstance(entry, include) and _is_own(entry):
-                found_route = entry.match(message, partly=partly, custom_only=custom_only)
-            elif isinstance(entry, route) and _is_own(entry):
-                found_route = None if custom_only else entry.match(message, partly=partly)
-            elif message.channel.name in entry.channel_names():
-                found_route = _check_match(entry, entry.match(message))
+            found_route: Match | None
+            if not _is_own(entry):
+                found_route = _match_custom(entry, message, opening)
+            elif isinstance(entry, include):
+                found_route = entry.match(message, partly=partly, opening=opening)
             else:
-                found_route = None
+                found_route = entry.match(message, partly=partly)  # type: ignore[call-arg]
             if found_route is not None:
                 consumer, own = found_route
                 return consumer, {**arguments, **own}
@@ -170,13 +172,11 @@ class Router:
         self.channels = frozenset(self.root.channel_names())
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match, None where there is none; see :meth:`route.match` for ``partly``."""
-        return self.root.match(message, partly=partly)
-
-    def match_custom(self, message: Message) -> Match | None:
-        """The same, of those routes alone that are not of this module's making."""
-        return self.root.match(message, custom_only=True)
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match, None where there is none; see :meth:`include.match` for the arguments."""
+        return self.root.match(message, partly=partly, opening=opening)
 
     def keys_matched(self, channel: str) -> frozenset[str] | None:
         """The message keys that decide where a message on ``channel`` goes; None where a route may ask anything.
@@ -231,6 +231,16 @@ def _channels_of(entry: Routable) -> set[str]:
             f"{_name_of_route(entry)}.channel_names() gives a set of names, not {names!r:.100}"
         )
     return {check_name("channel", name) for name in names}
+
+
+def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] | None) -> Match | None:
+    """What a route of the program's own says of ``message``."""
+    if message.channel.name not in entry.channel_names():
+        return None
+    if opening is not None:
+        content = {**opening, **message.content}
+        message = Message(content, message.channel, message.reply_channel, message.connection)
+    return _check_match(entry, entry.match(message))
 
 
 def _check_match(entry: Any, found: Any) -> Match | None:

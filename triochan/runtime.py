@@ -56,17 +56,13 @@ class Policy(NamedTuple):
 class Matches(NamedTuple):
     """Where the messages of one path go.
 
-    ``receive`` and ``disconnect`` are None where each message has to be matched by itself. Where a route of the
-    program's own has a say in it, and gives nothing or raises for the message, the ``standing`` match holds: what the
-    route gives for ``connect``'s content, of which such a message has the path alone.
+    ``receive`` and ``disconnect`` are None where each message has to be matched by itself.
     """
 
     connect: Match | None
     receive: Match | None
     disconnect: Match | None
     policy: Policy
-    standing_receive: Match | None = None
-    standing_disconnect: Match | None = None
 
     def bind_connect(self) -> Bound | None:
         """Who takes ``connect``, if anybody: nobody means that the handshake is refused."""
@@ -205,17 +201,16 @@ class Runtime:
             return found
         router = self.router
         matches = [router.match(connect)]
-        standing: list[Match | None] = []
         for channel in (RECEIVE, DISCONNECT):
-            custom = router.keys_matched(channel.name) is None
-            standing.append(self._standing(connect, channel) if custom else None)
             probe = Message({"path": path}, channel)
             try:
-                matches.append(router.match(probe, partly=True) or standing[-1])
+                matches.append(router.match(probe, partly=True, opening=connect.content))
             except Exception:
-                if not custom:
+                if router.keys_matched(channel.name) is not None:
                     raise
-                matches.append(standing[-1])  # the message itself will tell, if it comes
+                matches.append(
+                    None
+                )  # a route of the program's own that needs more: it is asked for each message
         policy = self.policy(tuple(match[0] if match else None for match in matches))
         if any(matches):
             # What has no consumer need not be refused, nor be called.
@@ -226,19 +221,12 @@ class Runtime:
             matches[1] if alike[1] else None,
             matches[2] if alike[2] else None,
             policy,
-            *standing,
         )
         if all(self._by_path.values()):
             if len(self._matches) >= _MATCHES:
                 self._matches.clear()
             self._matches[path] = found
         return found
-
-    def _standing(self, connect: Message, channel: Channel) -> Match | None:
-        try:
-            return self.router.match_custom(Message(connect.content, channel))
-        except Exception:  # noqa: BLE001
-            return None  # the message itself will tell, if it comes
 
     def match_request(self, message: Message) -> Bound | None:
         """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""

@@ -67,8 +67,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_idle_until", "_local", "_matches", "_namespace", "_new_tasks", "_nursery", "_opening",
-        "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel", "client", "inbound",
-        "life", "outbox", "over", "path",
+        "_opening_content", "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel",
+        "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +91,7 @@ class Connection:
         self._ping: Timer | None = None
         self._pinged = 0
         self._matches: Matches | None = None
+        self._opening_content: dict[str, Any] | None = None
         self._opening: Opening | None = None
 
     def open(self, upgrade: Upgrade) -> Held | None:
@@ -119,6 +120,8 @@ class Connection:
             return None
         self.inbound.bound = receive
         self._matches = matches
+        if matches.receive is None or matches.disconnect is None:
+            self._opening_content = upgrade.content  # what the routes look at
         return self._opening.begin(connect, message)
 
     # -- for the program
@@ -288,16 +291,13 @@ class Connection:
     # -- told by the inbound half and the outbox
 
     def match(self, message: Message) -> Bound | None:
-        matches = self._matches
-        standing = None if matches is None else matches.standing_receive
         try:
-            found = self._runtime.router.match(message) or standing
+            found = self._runtime.router.match(message, opening=self._opening_content)
         except Exception as error:  # noqa: BLE001 - the program's
-            found = standing
-            if found is None:
-                self._route_raised(message, error)
-                if self.life.accepted:
-                    self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
+            self._route_raised(message, error)
+            if self.life.accepted:
+                self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
+            return None
         return None if found is None else bind(found, message.channel.name)
 
     def _route_raised(self, message: Message, error: Exception) -> None:
@@ -606,17 +606,13 @@ class Connection:
         assert matches is not None
         match = matches.disconnect
         if match is None:
-            failure: Exception | None = None
             try:
-                match = self._runtime.router.match(message)
+                match = self._runtime.router.match(message, opening=self._opening_content)
             except Exception as error:  # noqa: BLE001 - told where nothing stands in
-                failure = error
-            match = match or matches.standing_disconnect
-            if match is None and failure is not None:
                 if matches.connect and DISCONNECT.name in getattr(matches.connect[0], "method_mapping", ()):
                     match = matches.connect
                 else:
-                    self._route_raised(message, failure)
+                    self._route_raised(message, error)
         return None if match is None else bind(match, DISCONNECT.name)
 
     def _pass_over(self) -> bool:
