@@ -8,7 +8,7 @@ import json
 import logging
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trio
@@ -201,7 +201,7 @@ async def test_a_route_that_gives_odd_things_is_500_and_one_line(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     find, said = ODD[what]
-    routing = [
+    routing: Any = [
         Custom(lambda message: find(message) if message["path"] == "/odd" else None),
         route_class(Echo),
     ]
@@ -680,7 +680,7 @@ async def test_what_can_be_awaited_and_is_no_coroutine_will_do(
             return self.coroutine.__await__()
 
     class Deferred(Echo):
-        groups: ClassVar[list[str]] = ["g"]
+        groups = ["g"]
 
     for name in ("dispatch", "receive"):
         original = getattr(Deferred, name)

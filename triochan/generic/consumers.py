@@ -341,12 +341,14 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         try:
             content = self.decode_json(text)
         except (ValueError, RecursionError) as error:  # what decoders of all kinds raise
+            connection = message.connection
             logger.warning(
-                "%s.decode_json on %r: %s: %.200s; 1007",
+                "%s.decode_json on %r: %s: %.200s%s",
                 name_of(type(self)),
                 self.path,
                 type(error).__name__,
                 error,
+                "" if connection is not None and connection.closing else "; 1007",
             )
             await self.close(1007, "this is not JSON")
             return

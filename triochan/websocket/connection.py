@@ -163,6 +163,11 @@ class Connection:
         return self.outbox.dropped
 
     @property
+    def closing(self) -> bool:
+        """It was accepted, and is being closed by one side or the other, or is over."""
+        return self.life.accepted and not self.life.talking
+
+    @property
     def close_code(self) -> int | None:
         """How it ended, once it has."""
         return self.life.code if self.over else None

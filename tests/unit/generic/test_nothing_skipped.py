@@ -20,7 +20,7 @@ from triochan.layers import Group
 from triochan.message import Message
 from triochan.security import allowed_hosts_only
 from triochan.sessions import channel_session
-from triochan.test import Client, HttpClient
+from triochan.test import Client
 from triochan.test.client import HandshakeRefused
 
 LOG: list[str] = []
@@ -182,7 +182,7 @@ async def test_a_decorator_of_django_s_shape_is_called(
 
 # -- patches ----------------------------------------------------------------------------------------------------------
 
-WHERE = {
+WHERE: dict[str, Callable[[Any], Any]] = {
     "the class": lambda cls: cls,
     "WebsocketConsumer": lambda cls: WebsocketConsumer,
     "BaseConsumer": lambda cls: BaseConsumer,
@@ -247,14 +247,14 @@ async def test_a_patch_holds_for_requests_and_named_channels(name: str, channel:
             if channel == "http.request":
                 await message.reply_channel.send(text_response("ok"))
 
-    async def use(client: HttpClient) -> None:
+    async def use(client: Client) -> None:
         if channel == "http.request":
             assert (await client.get("/")).text == "ok"
         else:
             await Channel(channel).send({})
             await trio.testing.wait_all_tasks_blocked()
 
-    async with HttpClient([route_class(Consumer)]) as client:
+    async with Client([route_class(Consumer)]) as client:
         await use(client)
         for owner in (Consumer, BaseConsumer):
             if not hasattr(owner, name):
@@ -326,26 +326,27 @@ async def test_what_a_stream_s_consumer_has_in_the_way_is_called(
 ) -> None:
     cls = streams()
     stream: Any = cls.consumers["a"]
+    made: Any
     if how == "__init__":
 
-        class Made(stream):  # type: ignore[misc]
-            def __init__(self, message: Message, **kwargs: Any) -> None:
-                super().__init__(message, **kwargs)
-                self.dispatch = noting(self.dispatch)
+        def __init__(self: Any, message: Message, **kwargs: Any) -> None:
+            stream.__init__(self, message, **kwargs)
+            self.dispatch = noting(self.dispatch)
 
+        made = type("Made", (stream,), {"__init__": __init__})
     elif how == "__new__":
 
-        class Made(stream):  # type: ignore[misc, no-redef]
-            def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-                made = super().__new__(cls)
-                made.dispatch = noting(functools.partial(cls.dispatch, made))
-                return made
+        def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            instance = object.__new__(cls)
+            instance.dispatch = noting(functools.partial(cls.dispatch, instance))
+            return instance
 
+        made = type("Made", (stream,), {"__new__": __new__})
     elif how == "django":
-        Made = like_django(noting, "dispatch")(type("Made", (stream,), {}))
+        made = like_django(noting, "dispatch")(type("Made", (stream,), {}))
     else:
-        Made = type("Made", (stream,), {how: noting_plainly(getattr(stream, how))})
-    cls.consumers = {"a": Made}
+        made = type("Made", (stream,), {how: noting_plainly(getattr(stream, how))})
+    cls.consumers = {"a": made}
     async with Client([cls.as_route()]) as client:
         await exchange(client)
     assert LOG == ["it"] * 3

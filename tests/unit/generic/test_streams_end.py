@@ -33,9 +33,9 @@ class Leaving(JsonWebsocketConsumer):
 
 
 class Waiting(Leaving):
-    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+    async def disconnect(self, message: Message, multiplexer: Any = None, **kwargs: Any) -> None:
         await trio.sleep(3)
-        await super().disconnect(message, **kwargs)
+        await super().disconnect(message, multiplexer=multiplexer, **kwargs)
 
 
 class Hanging(JsonWebsocketConsumer):

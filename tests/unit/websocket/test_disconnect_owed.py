@@ -108,7 +108,7 @@ class ByProperty(Answering):
 
 
 class ByRoute(Answering):
-    groups: ClassVar[list[str]] = ["room-1"]
+    groups = ["room-1"]
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
@@ -180,7 +180,7 @@ class AwayLayer(MemoryLayer):
 
 async def test_a_layer_that_is_away_does_not_skip_disconnect(caplog: pytest.LogCaptureFixture) -> None:
     class Consumer(Answering):
-        groups: ClassVar[list[str]] = ["room-1", "room-2"]
+        groups = ["room-1", "room-2"]
 
         async def receive(self, text: Any = None, bytes: Any = None, **kwargs: Any) -> None:
             layer.away = True
@@ -274,7 +274,7 @@ async def test_a_session_or_user_that_can_t_be_had(
     seen: list[Any] = []
 
     class Consumer(WebsocketConsumer):
-        groups: ClassVar[list[str]] = ["room"]
+        groups = ["room"]
 
         def get_handler(self, message: Message, **kwargs: Any) -> Any:
             handler = super().get_handler(message, **kwargs)
@@ -350,7 +350,7 @@ async def test_a_function_in_a_decorator_is_owed_it_too(
         store.away = KeyError("away")
         await message.reply_channel.send({"text": "ok"})
 
-    @decorator
+    @decorator  # type: ignore[untyped-decorator]
     async def leave(message: Message) -> None:
         seen.append(message.channel_session)
 
