@@ -169,6 +169,28 @@ async def test_an_async_connection_groups_is_refused_with_the_way(caplog: pytest
     assert "a plain 'def'" in causes(caplog)
 
 
+async def test_groups_and_disconnect_may_raise_both(caplog: pytest.LogCaptureFixture) -> None:
+    class Consumer(Answering):
+        groups = ["room-1", "room-2"]
+
+        async def receive(self, text: Any = None, bytes: Any = None, **kwargs: Any) -> None:
+            layer.away = True
+            await super().receive(text)
+
+        async def disconnect(self, message: Message, **kwargs: Any) -> None:
+            raise RuntimeError("on purpose")
+
+    layer = AwayLayer()
+    async with Client([Consumer.as_route()], layer=layer) as client:
+        await come_and_go(client)
+    assert len(complaints(caplog)) == 1
+    [entry] = [entry for entry in caplog.records if entry.exc_info]
+    assert entry.exc_info is not None
+    group = entry.exc_info[1]
+    assert isinstance(group, ExceptionGroup)
+    assert [type(error) for error in group.exceptions] == [LayerUnavailable, LayerUnavailable, RuntimeError]
+
+
 class AwayLayer(MemoryLayer):
     away = False
 
