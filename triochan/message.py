@@ -92,6 +92,9 @@ class LiveConnection(Protocol):
     def dropped(self) -> int: ...
 
     @property
+    def closing(self) -> bool: ...
+
+    @property
     def close_code(self) -> int | None: ...
 
     @property

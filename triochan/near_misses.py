@@ -125,7 +125,8 @@ def check_class(consumer: type, handlers: Iterable[str], place: str) -> None:
     own: dict[str, Any] = {}
     library: set[str] = set()
     for base in reversed(consumer.__mro__):
-        if base.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        # A class made by exec, or by hand, may be of no module.
+        if str(base.__module__).partition(".")[0] == __name__.partition(".")[0]:
             library.update(vars(base))
         elif base is not object:
             own.update(vars(base))

@@ -116,9 +116,19 @@ class include(Routable):
         self.routing = resolve_routing(routing)
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match of its routes, which see the message without what the prefixes matched; ``partly`` as in
-        :meth:`route.match`."""
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match of its routes, which see the message without what the prefixes matched.
+
+        Args:
+            partly: as in :meth:`route.match`.
+            opening: the content of ``websocket.connect``, where the message is a later one of that connection. Routes
+                that are not of this module's making see it below the message's own.
+
+        Raises:
+            ImproperlyConfigured: such a route gave something that is no match. What it raises goes through.
+        """
         arguments: dict[str, Any] = {}
         if self.prefixes:
             stripped = self.strip(message)
@@ -126,11 +136,13 @@ class include(Routable):
                 return None
             message, arguments = stripped
         for entry in self.routing:
-            found_route = (
-                entry.match(message, partly=partly)
-                if isinstance(entry, (route, include))
-                else entry.match(message)
-            )
+            found_route: Match | None
+            if not _is_own(entry):
+                found_route = _match_custom(entry, message, opening)
+            elif isinstance(entry, include):
+                found_route = entry.match(message, partly=partly, opening=opening)
+            else:
+                found_route = entry.match(message, partly=partly)  # type: ignore[call-arg]
             if found_route is not None:
                 consumer, own = found_route
                 return consumer, {**arguments, **own}
@@ -149,7 +161,7 @@ class include(Routable):
 
     def channel_names(self) -> set[str]:
         """The channels of all its routes."""
-        return set().union(*(entry.channel_names() for entry in self.routing))
+        return set().union(*map(_channels_of, self.routing))
 
     def __str__(self) -> str:
         prefixes = " ".join(f"{key}={pattern.pattern}" for key, pattern in self.prefixes.items())
@@ -173,9 +185,11 @@ class Router:
         _check_order(self.root, top=True)
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match, None where there is none; see :meth:`route.match` for ``partly``."""
-        return self.root.match(message, partly=partly)
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match, None where there is none; see :meth:`include.match` for the arguments."""
+        return self.root.match(message, partly=partly, opening=opening)
 
     def keys_matched(self, channel: str) -> frozenset[str] | None:
         """The message keys that decide where a message on ``channel`` goes; None where a route may ask anything.
@@ -187,10 +201,10 @@ class Router:
     def _keys_of(self, entry: Any, channel: str) -> frozenset[str] | None:
         if channel not in entry.channel_names():
             return frozenset()
-        if type(entry) in (route, route_class):
-            return frozenset(entry.filters)
-        if type(entry) is not include:
+        if not _is_own(entry):
             return None
+        if isinstance(entry, route):
+            return frozenset(entry.filters)
         keys = set(entry.prefixes)
         for each in entry.routing:
             more = self._keys_of(each, channel)
@@ -222,9 +236,9 @@ def _check_order(entry: include, *, top: bool) -> None:
     """Warn of routes that are never asked, because an earlier one takes all that they would."""
     seen: list[route] = []
     for each in entry.routing:
-        if isinstance(each, include):
+        if isinstance(each, include) and _is_own(each):
             _check_order(each, top=top and not each.prefixes)
-        elif isinstance(each, route) and type(each).match is route.match:
+        elif isinstance(each, route) and _is_own(each):
             if top and "path" in each.filters:
                 near_misses.check_path(each.filters["path"].pattern, str(each))
             for earlier in seen:
@@ -240,18 +254,76 @@ def _explain(entry: include, message: Message, prefix: str) -> list[str]:
         if message.channel.name not in each.channel_names():
             continue
         what = f"{prefix}{each}"
-        filters = getattr(each, "filters", None) or getattr(each, "prefixes", {})
+        filters = {} if not _is_own(each) else each.filters if isinstance(each, route) else each.prefixes  # type: ignore[attr-defined]
         failed = [key for key, pattern in filters.items() if _search(pattern, message, key) is None]
         if failed:
             said = [f"{key} is {message.get(key)!r:.100}" for key in failed]
             lines.append(f"{what}: {', '.join(said)}")
-        elif isinstance(each, include):
+        elif isinstance(each, include) and _is_own(each):
             stripped = each.strip(message)
             assert stripped is not None
             lines.extend(_explain(each, stripped[0], f"{what}: "))
         else:
             lines.append(f"{what}: it says no")
     return lines
+
+
+def _is_own(entry: Any) -> bool:
+    """A route or an include that matches as it is written here."""
+    return (
+        isinstance(entry, (route, include))
+        and type(entry).match in (route.match, include.match)
+        and "match" not in vars(entry)
+    )
+
+
+def _channels_of(entry: Routable) -> set[str]:
+    names: Any = entry.channel_names()
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.channel_names() gives a set of names, not {names!r:.100}"
+        )
+    return {check_name("channel", name) for name in names}
+
+
+def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] | None) -> Match | None:
+    """What a route of the program's own says of ``message``."""
+    if message.channel.name not in entry.channel_names():
+        return None
+    if opening is not None:
+        content = {**opening, **message.content}
+        message = Message(content, message.channel, message.reply_channel, message.connection)
+    return _check_match(entry, entry.match(message))
+
+
+def _check_match(entry: Any, found: Any) -> Match | None:
+    """What a route of the program's own gave, where it can be used.
+
+    Raises:
+        ImproperlyConfigured: it can't.
+    """
+    if found is None:
+        return None
+    if inspect.iscoroutine(found):
+        found.close()
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match is 'async def'; it has to be a plain 'def'"
+        )
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives (consumer, keyword arguments), or None, not {found!r:.200}"
+        )
+    consumer, kwargs = found
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives a dict of keyword arguments, strings for keys, not {kwargs!r:.200}"
+        )
+    check_consumer(consumer, f"what {_name_of_route(entry)}.match gives")
+    return consumer, dict(kwargs)
+
+
+def _name_of_route(entry: Any) -> str:
+    return name_of(entry if hasattr(entry, "__qualname__") else type(entry))
 
 
 def _describe(entry: Any, indent: str) -> list[str]:

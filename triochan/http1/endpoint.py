@@ -65,6 +65,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_consumer",
         "_deadline",
         "_layer",
         "_local",
@@ -89,6 +90,7 @@ class Exchange:
         self._layer = layer
         self._writer = writer
         self._path: object = None
+        self._consumer: Consumer | None = None
         self._closed = False
         self._local: Local | None = None
         self._scope: trio.CancelScope | None = None
@@ -188,15 +190,26 @@ class Exchange:
         elif crashed or others is not None:
             self.answer(Refusal(500, "Internal Server Error"))
         elif result is LATER or self.channel.named:  # somebody else has the channel, or its name
+            self._consumer = consumer
             self._owner.patient(self._patience)
         elif not self.started:
             logger.error(
-                "%s returned without an answer to %r; what goes is to return a response, to send one to "
-                "message.reply_channel, or to return triochan.http.LATER where another task does",
+                "%s returned without an answer to http.request on %r; 500. It has to return a response, to send one to "
+                "message.reply_channel, or to return triochan.http.LATER where another task answers",
                 name_of(consumer),
                 self._path,
             )
             self.answer(Refusal(500, "Internal Server Error"))
+
+    def give_up(self) -> None:
+        """Nobody has answered, and its consumer has returned: answer in their place."""
+        logger.error(
+            "%s did not answer http.request on %r, nor did another within %g s; 503",
+            name_of(self._consumer),
+            self._path,
+            self._patience,
+        )
+        self.answer(Refusal(503, "No answer came in time"))
 
     # -- pieces
 

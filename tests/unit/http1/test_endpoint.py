@@ -263,7 +263,11 @@ async def test_what_a_consumer_may_do(
     assert (int(written.split()[1]) if written else None) == status
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == errors
     if errors:
-        said = "returned without an answer to" if consumer is nothing else "raised in http.request on"
+        said = (
+            "returned without an answer to http.request on"
+            if consumer is nothing
+            else "raised in http.request on"
+        )
         assert f"run {said} '/here'" in caplog.text
     assert b"purpose" not in written
 

@@ -225,7 +225,7 @@ async def test_no_answer_in_time_is_503(autojump_clock: MockClock) -> None:
             "/forgetful",
             500,
             b"Internal Server Error\n",
-            "forgetful returned without an answer to '/forgetful'",
+            "forgetful returned without an answer to http.request on '/forgetful'",
         ),
         (
             "/returning_rubbish",
