@@ -194,7 +194,7 @@ class Exchange:
             self._owner.patient(self._patience)
         elif not self.started:
             logger.error(
-                "%s returned without an answer to http.request on %r; 500. It has to return a response, to send one to "
+                "%s returned without an answer to http.request on %r; 500: it has to return a response, to send one to "
                 "message.reply_channel, or to return triochan.http.LATER where another task answers",
                 name_of(consumer),
                 self._path,
