@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
-from .exceptions import ConnectionClosed
+from .exceptions import ChannelSocketException, ConnectionClosed
 from .message import Message
 from .routing import Consumer, Match
 
@@ -71,6 +71,7 @@ class Held(NamedTuple):
     coroutine: Coroutine[Any, Any, object]
     context: Context
     trap: Any
+    message: Message
 
     async def finish(self, scope: trio.CancelScope) -> None:
         """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well."""
@@ -79,7 +80,10 @@ class Held(NamedTuple):
         result: object = None
         error: BaseException | None = None
         try:
-            result = await resume(self.coroutine, self.context, self.trap)
+            try:
+                result = await resume(self.coroutine, self.context, self.trap)
+            except (ChannelSocketException, ExceptionGroup) as raised:
+                await run(answer_of(raised, self.message), self.context)
         except BaseException as raised:  # noqa: ASYNC103 - parted() says what has to go on
             error = raised
             mine, others = parted(raised)
@@ -119,12 +123,32 @@ def begin(
     Args:
         timeout: seconds that it may take; then it raises TooSlowError.
     """
-    context = copy_context()
     assert bound.begin is not None
+    held, result, error = _begin(owner, bound, bound.begin, message, timeout)
+    if isinstance(error, (ChannelSocketException, ExceptionGroup)):
+        return begin_answer(owner, bound, message, error, timeout)
+    return held, result, error
+
+
+def begin_answer(
+    owner: Owner, bound: Bound, message: Message, error: BaseException, timeout: float | None = None
+) -> tuple[Held | None, object, BaseException | None]:
+    """As :func:`begin`, after the handler has raised ``error``: what that asks for takes the handler's place."""
+
+    def answer(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        return answer_of(error, message)
+
+    return _begin(owner, bound, answer, message, timeout)
+
+
+def _begin(
+    owner: Owner, bound: Bound, start: Begin, message: Message, timeout: float | None
+) -> tuple[Held | None, object, BaseException | None]:
+    context = copy_context()
     coroutine: Coroutine[Any, Any, object] | None = None
     try:
         # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = context.run(bound.begin, message, bound.kwargs)
+        coroutine = context.run(start, message, bound.kwargs)
         if timeout is not None:
             coroutine = bounded(coroutine, timeout)
         trap = context.run(coroutine.send, None)
@@ -134,7 +158,7 @@ def begin(
         if parted(error)[1] is not None:
             raise
         return None, None, error  # noqa: ASYNC104 - a cancellation goes on
-    return Held(owner, bound.consumer, coroutine, context, trap), None, None
+    return Held(owner, bound.consumer, coroutine, context, trap, message), None, None
 
 
 @types.coroutine
@@ -171,7 +195,24 @@ async def call(
     coroutine = context.run(begin, message, kwargs)
     if seconds is not None:
         coroutine = bounded(coroutine, seconds)
-    return await run(coroutine, context)
+    try:
+        return await run(coroutine, context)
+    except (ChannelSocketException, ExceptionGroup) as error:
+        return await run(answer_of(error, message), context)
+
+
+async def answer_of(error: BaseException, message: Message) -> None:
+    """What ``error``, which the handler of ``message`` raised, asks to be done; any other error goes on.
+
+    Of a group of nothing but such exceptions, as a nursery raises it, the first is asked.
+    """
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if not only(error, ChannelSocketException):
+        raise error
+    assert isinstance(first, ChannelSocketException)
+    await first.run(message)
 
 
 async def run(coroutine: Coroutine[Any, Any, object], context: Context | None = None) -> object:

@@ -195,7 +195,7 @@ class Runtime:
 
         Where messages are routed but ``connect`` is not, the handshake is accepted, as in Channels 1.
         """
-        path = connect.content["path"]
+        path = connect.own["path"]
         found = self._matches.get(path)
         if found is not None:
             return found
@@ -225,7 +225,7 @@ class Runtime:
         if not self._by_request_path:
             match = self.router.match(message)
             return None if match is None else bind(match, REQUEST.name)
-        path = message.content["path"]
+        path = message.own["path"]
         found = self._requests.get(path)
         if found is None:
             match = self.router.match(message)
