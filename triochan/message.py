@@ -45,7 +45,13 @@ class SendsReplies(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def send(self, content: dict[str, Any], /) -> None: ...
+    @property
+    def layer(self) -> Any: ...
+
+    @property
+    def channel_layer(self) -> Any: ...
+
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None: ...
 
 
 class MessageApplication(HasConverter, Protocol):
@@ -88,6 +94,9 @@ class LiveConnection(Protocol):
 
     @property
     def dropped(self) -> int: ...
+
+    @property
+    def closing(self) -> bool: ...
 
     @property
     def close_code(self) -> int | None: ...
@@ -164,8 +173,7 @@ class Message:
     def channel_layer(self) -> Any:
         """The layer that the message came by: what :class:`triochan.Channel` and :class:`triochan.Group` take as
         their ``layer``."""
-        channel: Any = self.channel if self.reply_channel is None else self.reply_channel
-        return channel.layer
+        return (self.channel if self.reply_channel is None else self.reply_channel).layer
 
     def __getitem__(self, key: str) -> Any:
         return (self.content if key == "reply_channel" else self.own)[key]

@@ -137,20 +137,20 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
         await super().raw_connect(message, **kwargs)
-        if not self._asked and not self._refused:
+        if not self._asked and not (self.connection is not None and self.connection.closing):
             # It was overridden, and has not called super().
             await WebsocketDemultiplexer.connect(self, message, **kwargs)
 
     async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
+        error: Exception | None = None
         try:
             await super().raw_disconnect(message, **kwargs)
-        finally:
-            if not self._asked:
-                await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
-
-    @property
-    def _refused(self) -> bool:
-        return self.connection is not None and self.connection.close_code is not None
+        except Exception as raised:  # noqa: BLE001 - raised again when the streams have been told
+            error = raised
+        if not self._asked:
+            await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
+        if error is not None:
+            raise error
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         """A client is connecting: every stream's consumer is asked, here, or after an override that does not call

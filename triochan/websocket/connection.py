@@ -154,6 +154,11 @@ class Connection:
         return self.outbox.dropped
 
     @property
+    def closing(self) -> bool:
+        """It was refused, or a close has begun, from either side: nothing can be sent any more."""
+        return self.life.state is not State.CONNECTING and not self.life.talking
+
+    @property
     def close_code(self) -> int | None:
         """How it ended, once it has."""
         return self.life.code if self.over else None
