@@ -517,6 +517,48 @@ async def test_close_takes_a_status(how: Any) -> None:
         assert (await socket.wait_closed()).code == (4005 if 4005 in how.values() else 1000)
 
 
+@pytest.mark.parametrize(
+    ("content", "received"),
+    [
+        ({"text": None, "bytes": b"x"}, {"bytes": b"x"}),
+        ({"text": "x", "bytes": None}, {"text": "x"}),
+        ({"text": ""}, {"text": ""}),
+        ({"bytes": b""}, {"bytes": b""}),
+    ],
+)
+async def test_an_instance_handles_a_message_made_by_hand(content: Any, received: Any) -> None:
+    """Also one that has both keys, as servers of ASGI send it."""
+    seen: list[Any] = []
+
+    class Taking(WebsocketConsumer):
+        async def receive(self, **kwargs: Any) -> None:
+            seen.append(kwargs)
+
+    message = Message({"path": "/", **content}, Channel("websocket.receive"))
+    await Taking(message, room="x").dispatch(message, room="x")
+    assert seen == [{**received, "room": "x"}]
+
+
+async def test_a_consumer_may_put_its_message_back() -> None:
+    """What ``raise ConsumeLater`` did."""
+    seen: list[Any] = []
+
+    async def later(message: Message) -> None:
+        seen.append(dict(message))
+        if message["tries"]:
+            await message.channel.send({**message.content, "tries": message["tries"] - 1})
+        else:
+            await message.reply_channel.send({"text": "done"})
+
+    async def receive(message: Message) -> None:
+        await Channel("jobs").send({"tries": 2, "reply_channel": message["reply_channel"]})
+
+    async with WSClient([route("jobs", later), route("websocket.receive", receive)]) as socket:
+        await socket.send("x")
+        assert await socket.receive() == "done"
+    assert [each["tries"] for each in seen] == [2, 1, 0]
+
+
 async def test_a_custom_multiplexer_that_expects_a_payload_answers_mistakes_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -105,8 +105,9 @@ class WebsocketConsumer(BaseConsumer):
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
         content = message.own
-        if "text" in content:
-            await self.receive(text=content["text"], **kwargs)
+        text = content.get("text")
+        if text is not None:
+            await self.receive(text=text, **kwargs)
         else:
             await self.receive(bytes=content["bytes"], **kwargs)
 
