@@ -116,39 +116,25 @@ def bind(match: Match, channel: str) -> Bound:
 
 
 def begin(
-    owner: Owner, bound: Bound, message: Message, timeout: float | None = None
+    owner: Owner,
+    bound: Bound,
+    message: Message,
+    timeout: float | None = None,
+    *,
+    after: BaseException | None = None,
 ) -> tuple[Held | None, object, BaseException | None]:
     """Begin a handler: what is held, or its result, or what it raised.
 
     Args:
         timeout: seconds that it may take; then it raises TooSlowError.
+        after: what the handler has raised; what that asks for (:func:`answer_of`) is begun in its place.
     """
-    assert bound.begin is not None
-    held, result, error = _begin(owner, bound, bound.begin, message, timeout)
-    if isinstance(error, (ChannelSocketException, ExceptionGroup)):
-        return begin_answer(owner, bound, message, error, timeout)
-    return held, result, error
-
-
-def begin_answer(
-    owner: Owner, bound: Bound, message: Message, error: BaseException, timeout: float | None = None
-) -> tuple[Held | None, object, BaseException | None]:
-    """As :func:`begin`, after the handler has raised ``error``: what that asks for takes the handler's place."""
-
-    def answer(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-        return answer_of(error, message)
-
-    return _begin(owner, bound, answer, message, timeout)
-
-
-def _begin(
-    owner: Owner, bound: Bound, start: Begin, message: Message, timeout: float | None
-) -> tuple[Held | None, object, BaseException | None]:
     context = copy_context()
+    assert bound.begin is not None
     coroutine: Coroutine[Any, Any, object] | None = None
     try:
         # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = context.run(start, message, bound.kwargs)
+        coroutine = answer_of(after, message) if after else context.run(bound.begin, message, bound.kwargs)
         if timeout is not None:
             coroutine = bounded(coroutine, timeout)
         trap = context.run(coroutine.send, None)
@@ -157,6 +143,8 @@ def _begin(
     except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
         if parted(error)[1] is not None:
             raise
+        if after is None and isinstance(error, (ChannelSocketException, ExceptionGroup)):
+            return begin(owner, bound, message, timeout, after=error)  # noqa: ASYNC104 - it is no cancellation
         return None, None, error  # noqa: ASYNC104 - a cancellation goes on
     return Held(owner, bound.consumer, coroutine, context, trap, message), None, None
 
@@ -198,7 +186,8 @@ async def call(
     try:
         return await run(coroutine, context)
     except (ChannelSocketException, ExceptionGroup) as error:
-        return await run(answer_of(error, message), context)
+        answer = answer_of(error, message)
+        return await run(answer if seconds is None else bounded(answer, seconds), context)
 
 
 async def answer_of(error: BaseException, message: Message) -> None:

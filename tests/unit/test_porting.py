@@ -17,7 +17,7 @@ from door import DoorClient
 from trio.testing import wait_all_tasks_blocked
 
 import triochan
-from triochan import Channel, Group, Message, porting, route, route_class
+from triochan import Channel, Group, Message, Settings, porting, route, route_class
 from triochan.exceptions import (
     ChannelFull,
     ChannelSocketException,
@@ -476,6 +476,26 @@ class TestExceptionsThatAct:
             await socket.send("x")
             assert (await socket.wait_closed()).code == 1011
         assert len(caplog.records) == 1
+
+    async def test_handler_timeout_bounds_it(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Hanging(ChannelSocketException):
+            async def run(self, message: Message) -> None:
+                await trio.sleep_forever()
+
+        async def hang(message: Message) -> None:
+            raise Hanging
+
+        settings = Settings(handler_timeout=3)
+        async with Client(
+            [route("jobs", hang), route("websocket.receive", hang)], settings=settings
+        ) as client:
+            await Channel("jobs").send({})
+            async with client.websocket("/") as socket:
+                await socket.send("x")
+                assert (await socket.wait_closed()).code == 1011
+        assert caplog.text.count("TooSlowError") >= 2
 
     def test_run_is_async(self) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"Sync\.run is not 'async def'"):

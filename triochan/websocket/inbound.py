@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, begin_answer, only, parted
+from ..exceptions import ChannelSocketException, ConnectionClosed
+from ..handlers import Bound, Held, begin, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer
@@ -194,7 +194,10 @@ class Inbound:
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
-            return self._answer(bound, message, error)  # noqa: ASYNC104 - a cancellation goes on
+            if isinstance(error, (ChannelSocketException, ExceptionGroup)):
+                return self._begin(bound, message, None, error)  # noqa: ASYNC104 - it is no cancellation
+            self._raised(bound.consumer, error)
+            return None  # noqa: ASYNC104 - a cancellation goes on
         self.running += 1
         self.waits = True
         return Held(self, bound.consumer, coroutine, context, trap, message)
@@ -526,15 +529,12 @@ class Inbound:
         bound = self.bound or owner.match(message)
         if bound is None or bound.begin is None:
             return None  # Channels 1 passes over it too
-        return self._begun(bound, *begin(self, bound, message, self._settings.handler_timeout))
+        return self._begin(bound, message, self._settings.handler_timeout, None)
 
-    def _answer(self, bound: Bound, message: Message, error: BaseException) -> Held | None:
-        """The handler of ``message`` has raised at once."""
-        return self._begun(bound, *begin_answer(self, bound, message, error))
-
-    def _begun(
-        self, bound: Bound, held: Held | None, result: object, error: BaseException | None
+    def _begin(
+        self, bound: Bound, message: Message, timeout: float | None, after: BaseException | None
     ) -> Held | None:
+        held, _, error = begin(self, bound, message, timeout, after=after)
         if held is not None:
             self.running += 1
             self.waits = True
