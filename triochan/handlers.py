@@ -134,7 +134,9 @@ def begin(
     coroutine: Coroutine[Any, Any, object] | None = None
     try:
         # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = answer_of(after, message) if after else context.run(bound.begin, message, bound.kwargs)
+        coroutine = (
+            context.run(bound.begin, message, bound.kwargs) if after is None else answer_of(after, message)
+        )
         if timeout is not None:
             coroutine = bounded(coroutine, timeout)
         trap = context.run(coroutine.send, None)
