@@ -19,7 +19,7 @@ from .message import Message, application_of
 from .porting import lookup
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
-from .sessions.wrapping import LINK, link_sessions, open_channel_session, open_http_session, prepared_by
+from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -75,12 +75,12 @@ def _users_of(message: Message) -> HasUsers:
 
 def channel_session_user(handler: H) -> H:
     """``message.user``, from the channel session; implies :func:`triochan.sessions.channel_session`."""
-    return prepared_by("channel_session_user", open_channel_session, _user_of_channel)(handler)
+    return prepared_by("channel_session_user", open_channel_session, _USER_OF_CHANNEL)(handler)
 
 
 def http_session_user(handler: H) -> H:
     """``message.user``, from the HTTP session; implies :func:`triochan.sessions.http_session`."""
-    return prepared_by("http_session_user", open_http_session, _user_of_http)(handler)
+    return prepared_by("http_session_user", open_http_session, _USER_OF_HTTP)(handler)
 
 
 def channel_session_user_from_http(handler: H) -> H:
@@ -89,7 +89,7 @@ def channel_session_user_from_http(handler: H) -> H:
     Both sessions are there at ``websocket.connect``; later messages have the channel session only.
     """
     return prepared_by(
-        "channel_session_user_from_http", open_http_session, open_channel_session, _transfer, _user_of_channel
+        "channel_session_user_from_http", open_http_session, open_channel_session, _TRANSFER, _USER_OF_CHANNEL
     )(handler)
 
 
@@ -104,9 +104,18 @@ def channel_and_http_session_user_from_http(handler: H) -> H:
         open_http_session,
         open_channel_session,
         link_sessions,
-        _transfer,
-        _user_of_channel,
+        _TRANSFER,
+        _USER_OF_CHANNEL,
     )(handler)
+
+
+def _be_nobody(message: Message) -> None:
+    if message.user is None:
+        message.user = AnonymousUser()
+
+
+def _leave_user(message: Message) -> None:
+    """The channel session says who it is, as far as it knows."""
 
 
 async def _user_of_channel(message: Message) -> None:
@@ -152,6 +161,11 @@ async def _confirm(message: Message) -> None:
         if message.channel_session is not None:
             message.channel_session.pop(USER_ID, None)
         await _set_user(message, AnonymousUser())
+
+
+_USER_OF_CHANNEL = Step(_user_of_channel, _be_nobody)
+_USER_OF_HTTP = Step(_user_of_http, _be_nobody)
+_TRANSFER = Step(_transfer, _leave_user)
 
 
 # -- logging in and out

@@ -115,9 +115,19 @@ class include(Routable):
         self.routing = resolve_routing(routing)
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match of its routes, which see the message without what the prefixes matched; ``partly`` as in
-        :meth:`route.match`."""
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match of its routes, which see the message without what the prefixes matched.
+
+        Args:
+            partly: as in :meth:`route.match`.
+            opening: the content of ``websocket.connect``, where the message is a later one of that connection. Routes
+                that are not of this module's making see it below the message's own.
+
+        Raises:
+            ImproperlyConfigured: such a route gave something that is no match. What it raises goes through.
+        """
         arguments: dict[str, Any] = {}
         if self.prefixes:
             content = dict(message.own)
@@ -129,11 +139,13 @@ class include(Routable):
                 content[key] = found.string[found.end() :]
             message = Message(content, message.channel, message.reply_channel, message.connection)
         for entry in self.routing:
-            found_route = (
-                entry.match(message, partly=partly)
-                if isinstance(entry, (route, include))
-                else entry.match(message)
-            )
+            found_route: Match | None
+            if not _is_own(entry):
+                found_route = _match_custom(entry, message, opening)
+            elif isinstance(entry, include):
+                found_route = entry.match(message, partly=partly, opening=opening)
+            else:
+                found_route = entry.match(message, partly=partly)  # type: ignore[call-arg]
             if found_route is not None:
                 consumer, own = found_route
                 return consumer, {**arguments, **own}
@@ -141,7 +153,7 @@ class include(Routable):
 
     def channel_names(self) -> set[str]:
         """The channels of all its routes."""
-        return set().union(*(entry.channel_names() for entry in self.routing))
+        return set().union(*map(_channels_of, self.routing))
 
     def __str__(self) -> str:
         prefixes = " ".join(f"{key}={pattern.pattern}" for key, pattern in self.prefixes.items())
@@ -167,9 +179,11 @@ class Router:
     if not TYPE_CHECKING:
         __getattr__ = attribute_lookup(ROUTER_ATTRIBUTES)
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match, None where there is none; see :meth:`route.match` for ``partly``."""
-        return self.root.match(message, partly=partly)
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match, None where there is none; see :meth:`include.match` for the arguments."""
+        return self.root.match(message, partly=partly, opening=opening)
 
     def keys_matched(self, channel: str) -> frozenset[str] | None:
         """The message keys that decide where a message on ``channel`` goes; None where a route may ask anything.
@@ -181,10 +195,10 @@ class Router:
     def _keys_of(self, entry: Any, channel: str) -> frozenset[str] | None:
         if channel not in entry.channel_names():
             return frozenset()
-        if type(entry) in (route, route_class):
-            return frozenset(entry.filters)
-        if type(entry) is not include:
+        if not _is_own(entry):
             return None
+        if isinstance(entry, route):
+            return frozenset(entry.filters)
         keys = set(entry.prefixes)
         for each in entry.routing:
             more = self._keys_of(each, channel)
@@ -206,6 +220,64 @@ class Router:
     def describe(self) -> list[str]:
         """The routes, a line each, includes unfolded."""
         return _describe(self.root, "")
+
+
+def _is_own(entry: Any) -> bool:
+    """A route or an include that matches as it is written here."""
+    return (
+        isinstance(entry, (route, include))
+        and type(entry).match in (route.match, include.match)
+        and "match" not in vars(entry)
+    )
+
+
+def _channels_of(entry: Routable) -> set[str]:
+    names: Any = entry.channel_names()
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.channel_names() gives a set of names, not {names!r:.100}"
+        )
+    return {check_name("channel", name) for name in names}
+
+
+def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] | None) -> Match | None:
+    """What a route of the program's own says of ``message``."""
+    if message.channel.name not in entry.channel_names():
+        return None
+    if opening is not None:
+        content = {**opening, **message.own}
+        message = Message(content, message.channel, message.reply_channel, message.connection)
+    return _check_match(entry, entry.match(message))
+
+
+def _check_match(entry: Any, found: Any) -> Match | None:
+    """What a route of the program's own gave, where it can be used.
+
+    Raises:
+        ImproperlyConfigured: it can't.
+    """
+    if found is None:
+        return None
+    if inspect.iscoroutine(found):
+        found.close()
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match is 'async def'; it has to be a plain 'def'"
+        )
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives (consumer, keyword arguments), or None, not {found!r:.200}"
+        )
+    consumer, kwargs = found
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives a dict of keyword arguments, strings for keys, not {kwargs!r:.200}"
+        )
+    check_consumer(consumer, f"what {_name_of_route(entry)}.match gives")
+    return consumer, dict(kwargs)
+
+
+def _name_of_route(entry: Any) -> str:
+    return name_of(entry if hasattr(entry, "__qualname__") else type(entry))
 
 
 def _describe(entry: Any, indent: str) -> list[str]:

@@ -200,19 +200,25 @@ class Runtime:
         if found is not None:
             return found
         router = self.router
-        probe = {"path": path}
-        matches = [
-            router.match(connect),
-            router.match(Message(probe, RECEIVE), partly=True),
-            router.match(Message(probe, DISCONNECT), partly=True),
-        ]
+        matches = [router.match(connect)]
+        for channel in (RECEIVE, DISCONNECT):
+            probe = Message({"path": path}, channel)
+            try:
+                matches.append(router.match(probe, partly=True, opening=connect.own))
+            except Exception:  # noqa: BLE001
+                matches.append(
+                    None
+                )  # a route of the program's own that needs more: it is asked for each message
         policy = self.policy(tuple(match[0] if match else None for match in matches))
         if any(matches):
             # What has no consumer need not be refused, nor be called.
             matches = [match or (nothing, {}) for match in matches]
         alike = list(self._by_path.values())
         found = Matches(
-            matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy
+            matches[0],
+            matches[1] if alike[1] else None,
+            matches[2] if alike[2] else None,
+            policy,
         )
         if all(self._by_path.values()):
             if len(self._matches) >= _MATCHES:

@@ -78,12 +78,12 @@ class Workers:
     async def _handle(self, channel: Channel, content: dict[str, Any]) -> None:
         """Run one message's consumer. What it raises is logged with the message, and goes no further."""
         runtime = self._runtime
-        consumer: Any = None
+        who = "triochan"
 
         def raised(error: Exception) -> None:
             logger.error(
                 "%s raised while handling a message on channel %s: %.500r",
-                name_of(consumer) if consumer is not None else "triochan",
+                who,
                 channel.name,
                 content,
                 exc_info=error,
@@ -94,11 +94,13 @@ class Workers:
             reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
             message = Message(content, channel, reply_channel)
             message.application = runtime.application
+            who = "a route"
             match = runtime.router.match(message)
             if match is None:
                 logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
                 return
             consumer, kwargs = match
+            who = name_of(consumer)
             begin = begin_of(consumer, channel.name)
             if begin is None:
                 return

@@ -405,7 +405,8 @@ class TestRouter:
                 return {"a"}
 
         class Mine(route):
-            pass
+            def match(self, message: Message, *, partly: bool = False) -> Any:
+                return super().match(message, partly=partly)
 
         router = Router([include([Own()]), Mine("b", second), route("c", third)])
         assert router.match(message("a")) == (first, {"a": 1})

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import operator
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import CoroutineType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ..content import InvalidJSON, decode_json, encode_json
+import attrs
+
+from ..content import decode_json, encode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
-from ..layers import Group
+from ..layers import Endpoint, Group
 from ..message import Message
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
 from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
-from .base import BaseConsumer, Begin
+from .base import BaseConsumer, Begin, as_coroutine, raise_all
+
+logger = logging.getLogger("triochan.generic")
 
 
 class WebsocketConsumer(BaseConsumer):
@@ -55,12 +62,14 @@ class WebsocketConsumer(BaseConsumer):
         if raw == "raw_receive":
             if cls.raw_receive is _OWN.raw_receive and cls._is_straight():
                 begin = super().begin_on(channel)
+                own = _receiving(cls)
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
                     text = message.own.get("text")
-                    if text is None:
+                    if text is None or _receiving(cls) != own:  # or patched since
                         return begin(message, kwargs)  # type: ignore[misc]
-                    return cls(message, **kwargs).receive(text=text, **kwargs)
+                    made = cls(message, **kwargs).receive(text=text, **kwargs)
+                    return made if made.__class__ is CoroutineType else as_coroutine(made, cls, "receive")
 
                 return receive
         elif cls._does_nothing_on(raw) and cls._is_straight():
@@ -89,17 +98,21 @@ class WebsocketConsumer(BaseConsumer):
         return self.message.own.get("path", "")  # type: ignore[no-any-return]
 
     def connection_groups(self, **kwargs: Any) -> Iterable[str]:
-        """The groups that the connection is in for as long as it lives.
+        """The groups that the connection is in for as long as it lives; asked once, before ``connect``.
 
         Args:
-            kwargs: the routing's named groups; give the same answer for the same connection.
+            kwargs: the routing's named groups. ``self.message`` is that of ``connect``.
         """
         return self.groups
 
     # -- what the routing calls
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
-        for name in self._group_names(kwargs):
+        names = tuple(self._group_names(kwargs))
+        if names and message.connection is not None and not self._has_plain_groups():
+            # The messages to come don't say what this one does: the answer is kept.
+            _joined(message).by_consumer[self._place(kwargs)] = names
+        for name in names:
             await Group(name).add(message.reply_channel)
         await self.connect(message, **kwargs)
 
@@ -112,12 +125,59 @@ class WebsocketConsumer(BaseConsumer):
             await self.receive(bytes=content["bytes"], **kwargs)
 
     async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
-        for name in self._group_names(kwargs):
-            await Group(name).discard(message.reply_channel)
-        await self.disconnect(message, **kwargs)
+        errors: list[Exception] = []
+        try:
+            names = self._groups_joined(message, kwargs)
+        except Exception as error:  # noqa: BLE001 - raised again when all is done that is owed
+            names, errors = (), [error]
+        for name in names:
+            try:
+                await Group(name).discard(message.reply_channel)
+            except Exception as error:  # noqa: BLE001 - the membership ends with the connection
+                errors.append(error)
+        try:
+            await self.disconnect(message, **kwargs)
+        except Exception as error:
+            if not errors:
+                raise
+            errors.append(error)
+        raise_all(errors, f"at the end of {name_of(type(self))}")
+
+    def _owed_at_the_end(self) -> str | None:
+        name = super()._owed_at_the_end()
+        return "disconnect" if name == "raw_disconnect" else name
+
+    def _has_plain_groups(self) -> bool:
+        """The same groups are to be had at any time: they are a list of the class's."""
+        cls = type(self)
+        return (
+            cls.connection_groups is _OWN.connection_groups
+            and cls._group_names is _OWN._group_names
+            and isinstance(cls.groups, (list, tuple, set, frozenset))  # no property, no iterator
+            and "groups" not in self.__dict__
+        )
+
+    def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
+        """The groups that were joined before ``connect``."""
+        if message.connection is not None and not self._has_plain_groups():
+            joined = _joined(message).by_consumer.pop(self._place(kwargs), None)
+            if joined is not None:
+                return joined
+        return tuple(self._group_names(kwargs))
+
+    def _place(self, kwargs: dict[str, Any]) -> tuple[type, Any]:
+        """What tells apart the consumers of one connection: their classes, and a demultiplexer's by their streams."""
+        return type(self), getattr(kwargs.get("multiplexer"), "stream", None)
 
     def _group_names(self, kwargs: dict[str, Any]) -> Iterable[str]:
-        names = self.connection_groups(**kwargs)
+        names: Any = self.connection_groups(**kwargs)
+        if inspect.isawaitable(names):
+            if inspect.iscoroutine(names):
+                names.close()
+            raise ImproperlyConfigured(
+                f"{name_of(type(self))}.connection_groups is a plain 'def' that returns a list of names, not "
+                "'async def'; what has to be awaited goes into connect, with Group(name).add(message.reply_channel)"
+            )
         if isinstance(names, (str, bytes)):
             raise ImproperlyConfigured(
                 f"{type(self).__qualname__}: groups and connection_groups() are a list of names, "
@@ -200,6 +260,18 @@ class WebsocketConsumer(BaseConsumer):
         await Group(name).send(_content(text, bytes, close))
 
 
+@attrs.define(eq=False)
+class _Joined:
+    """The groups that a connection's consumers were put into."""
+
+    by_consumer: dict[Any, tuple[str, ...]] = attrs.field(factory=dict)
+
+
+def _joined(message: Message) -> _Joined:
+    return cast(Endpoint, message.connection).local.of(_Joined)
+
+
+_receiving = operator.attrgetter("dispatch", "get_handler", "raw_receive")
 # As they are written here: the class itself may be patched.
 _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
@@ -207,7 +279,8 @@ _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 class JsonWebsocketConsumer(WebsocketConsumer):
     """A WebSocket whose messages are JSON: values in, values out.
 
-    Text that is not JSON closes the socket with 1007, a binary message with 1003.
+    Text that is not JSON, where :meth:`decode_json` raises ValueError, closes the socket with 1007, a binary message
+    with 1003.
 
     Where :meth:`receive` annotates its content with an attrs class, a dataclass, a TypedDict, or something made of
     these, it gets such an object; what does not fit goes to :meth:`content_invalid`. Objects of the same kinds may be
@@ -251,8 +324,11 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         """Find what is wrong with the class; called when it is routed to.
 
         Raises:
-            ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found.
+            ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found; or
+                ``decode_json`` or ``encode_json`` is ``async def``.
         """
+        for name in ("decode_json", "encode_json"):
+            check_plain(getattr(cls, name), f"{name_of(cls)}.{name}")
         if cls._content_type is None:
             cls._find_content_type()
 
@@ -269,7 +345,16 @@ class JsonWebsocketConsumer(WebsocketConsumer):
             return
         try:
             content = self.decode_json(text)
-        except InvalidJSON:
+        except (ValueError, RecursionError) as error:  # what decoders of all kinds raise
+            connection = message.connection
+            logger.warning(
+                "%s.decode_json on %r: %s: %.200s%s",
+                name_of(type(self)),
+                self.path,
+                type(error).__name__,
+                error,
+                "" if connection is not None and connection.closing else "; 1007",
+            )
             await self.close(1007, "this is not JSON")
             return
         if self._content_type is not None:
@@ -318,19 +403,36 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     @classmethod
     async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
         """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
-        await WebsocketConsumer.group_send(
+        await super().group_send(
             name, text=encode_with(cls.encode_json, content, current_application()), close=close
         )
 
     @classmethod
     def decode_json(cls, text: str) -> Any:
-        """The value that ``text`` says; override for another dialect, and raise ``InvalidJSON``."""
+        """The value that ``text`` says; override for another dialect.
+
+        Raises:
+            ValueError: it says none (InvalidJSON, json.JSONDecodeError and UnicodeDecodeError are such): the socket is
+                closed with 1007, and the log says why. Anything else is an error of the program, 1011.
+        """
         return decode_json(text)
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
         """``content`` as text."""
         return encode_json(content)
+
+
+def check_plain(function: Any, place: str) -> None:
+    """Find a codec that would give a coroutine.
+
+    Raises:
+        ImproperlyConfigured: it is ``async def``.
+    """
+    if inspect.iscoroutinefunction(inspect.unwrap(function)):
+        raise ImproperlyConfigured(
+            f"{place} is 'async def'; it is called without await and has to be a plain 'def'"
+        )
 
 
 def _content(text: str | None, bytes: bytes | None, close: bool | int) -> dict[str, Any]:

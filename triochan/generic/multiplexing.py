@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
+
+import trio
 
 from ..content import encode_json
 from ..exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, SendNotAvailableOnDemultiplexer
@@ -17,8 +19,8 @@ from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_with, to_plain
-from .base import DECORATING, BaseConsumer
-from .consumers import JsonWebsocketConsumer, WebsocketConsumer
+from .base import DECORATING, DISCONNECT, BaseConsumer, raise_all
+from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain
 
 logger = logging.getLogger("triochan.generic")
 
@@ -142,15 +144,17 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await WebsocketDemultiplexer.connect(self, message, **kwargs)
 
     async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
-        error: Exception | None = None
+        errors: list[Exception] = []
         try:
             await super().raw_disconnect(message, **kwargs)
-        except Exception as raised:  # noqa: BLE001 - raised again when the streams have been told
-            error = raised
+        except Exception as error:  # noqa: BLE001 - raised again when the streams have been told
+            errors.append(error)
         if not self._asked:
-            await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
-        if error is not None:
-            raise error
+            try:
+                await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the same
+                errors.append(error)
+        raise_all(errors, f"at the end of {name_of(type(self))}")
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         """A client is connecting: every stream's consumer is asked, here, or after an override that does not call
@@ -160,19 +164,40 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
-        """The connection is over: every stream's consumer is told, whatever another one raises; here, or after an
-        override that does not call ``super().disconnect``."""
+        """The connection is over: every stream's consumer is told, one beside the other, whatever another one does.
+
+        They are begun in the order of ``consumers``. A stream's consumer is told also where its ``connect`` never ran,
+        and where an override does not call ``super().disconnect``.
+        """
         self._asked = True
+        streams = list(self.consumers)
         errors: list[Exception] = []
-        for stream in self.consumers:
+        # A little is kept for saying which one took too long.
+        deadline = trio.current_time() + 0.95 * (trio.current_effective_deadline() - trio.current_time())
+
+        async def tell(stream: str) -> None:
             try:
-                await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
+                with trio.CancelScope(deadline=deadline) as scope:
+                    await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
             except Exception as error:  # noqa: BLE001 - raised again when all have been told
+                error.add_note(f"in the disconnect of stream {stream!r}")
                 errors.append(error)
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise ExceptionGroup("several streams raised in disconnect", errors)
+            if scope.cancelled_caught:
+                errors.append(
+                    trio.TooSlowError(
+                        f"the disconnect of stream {stream!r}, {name_of(self.consumers[stream])}, took too long"
+                    )
+                )
+
+        if len(streams) == 1:
+            await tell(streams[0])
+        elif streams:
+            async with trio.open_nursery() as nursery:
+                for stream in streams:
+                    nursery.start_soon(tell, stream, name=f"disconnect of {stream}")
+                    # Trio begins what was started in one turn in any order.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+        raise_all(errors, "in the streams' disconnect")
 
     async def receive(self, content: Any, **kwargs: Any) -> None:
         """A frame came: find its stream, and pass the payload on. What is wrong with it is answered."""
@@ -216,7 +241,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         if not isinstance(consumer, type):
             await consumer(message, **kwargs)
             return
-        method = consumer.method_mapping.get(message.channel.name)  # type: ignore[attr-defined]
+        consumer = cast(type[BaseConsumer], consumer)
+        method = consumer.method_mapping.get(message.channel.name)
         if method is None:
             return
         instance = consumer(message, **kwargs)
@@ -225,11 +251,25 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             instance.send = _send_without_stream  # type: ignore[method-assign]
         if isinstance(instance, JsonWebsocketConsumer):
             instance._multiplexer = multiplexer
-        if consumer.dispatch is BaseConsumer.dispatch and consumer.get_handler is BaseConsumer.get_handler:  # type: ignore[attr-defined]
-            # What its attributes ask for is done: this class has them too.
-            await getattr(instance, method)(message, **kwargs)
+        straight = consumer._is_straight(sessions=True) and self._has_asked_for(consumer, message)
+
+        def handle() -> Awaitable[object]:
+            handler: Callable[..., Awaitable[object]] = getattr(instance, method if straight else "dispatch")
+            return handler(message, **kwargs)
+
+        if message.channel.name == DISCONNECT:
+            await instance._see_off(handle, message, kwargs)
         else:
-            await instance.dispatch(message, **kwargs)
+            await handle()
+
+    def _has_asked_for(self, consumer: Any, message: Message) -> bool:
+        """What a stream's consumer asks for by its attributes is at its message already."""
+        asked = [getattr(consumer, each) for each in DECORATING]
+        if not any(asked):
+            return True
+        own = [getattr(self, each) for each in DECORATING]
+        # Each implies those below it. The attributes say nothing where get_handler is overridden: look.
+        return any(own[: asked.index(True) + 1]) and message.channel_session is not None
 
     async def _refuse(self, stream: str | None, error: str) -> None:
         await self.message.reply_channel.send(self.multiplexer_class.encode_error(stream, error))
@@ -237,6 +277,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     @classmethod
     def check_definition(cls) -> None:
         super().check_definition()
+        check_plain(cls.multiplexer_class.encode_json, f"{name_of(cls.multiplexer_class)}.encode_json")
         for stream, consumer in cls.consumers.items():
             check_consumer(consumer, f"{name_of(cls)}.consumers[{stream!r}]")
 

@@ -65,6 +65,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_consumer",
         "_deadline",
         "_layer",
         "_local",
@@ -89,6 +90,7 @@ class Exchange:
         self._layer = layer
         self._writer = writer
         self._path: object = None
+        self._consumer: Consumer | None = None
         self._closed = False
         self._local: Local | None = None
         self._scope: trio.CancelScope | None = None
@@ -187,7 +189,18 @@ class Exchange:
         elif crashed or others is not None:
             self.answer(Refusal(500, "Internal Server Error"))
         elif not self.started:
+            self._consumer = consumer
             self._owner.patient(self._patience)
+
+    def give_up(self) -> None:
+        """Nobody has answered, and its consumer has returned: answer in their place."""
+        logger.error(
+            "%s did not answer http.request on %r, nor did another within %g s; 503",
+            name_of(self._consumer),
+            self._path,
+            self._patience,
+        )
+        self.answer(Refusal(503, "No answer came in time"))
 
     # -- pieces
 

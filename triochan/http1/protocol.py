@@ -469,7 +469,7 @@ class HttpConnection:
 
     def _no_answer(self) -> None:
         if self._exchange is not None and not self._exchange.started:
-            self._exchange.answer(Refusal(503, "No answer came in time"))
+            self._exchange.give_up()
         else:
             self._close(clean=False)
 

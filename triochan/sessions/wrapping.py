@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import trio
 
@@ -20,8 +20,19 @@ from .session import Session
 logger = logging.getLogger("triochan.sessions")
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
-Step = Callable[[Message], Awaitable[None]]
-"""Prepares a message for its handler."""
+
+
+class Step(NamedTuple):
+    """Prepares a message for its handler.
+
+    Attributes:
+        prepare: gives the message what the handler is to find there.
+        stand_in: gives it something in its place that holds nothing, for a ``disconnect`` that can't have it.
+    """
+
+    prepare: Callable[[Message], Awaitable[None]]
+    stand_in: Callable[[Message], None]
+
 
 SAVE_SECONDS = 5.0
 """How long saving after a handler may take, whatever happens to the handler."""
@@ -32,6 +43,10 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
 
     What the steps opened is saved when the handler has returned, raised, or was cancelled. A handler in two such
     decorators shares the sessions, and the outer one saves them.
+
+    A ``websocket.disconnect`` is owed to its handler: where a step fails then, or takes half of the time that is left,
+    the handler runs with what stands in for it (an empty session, an anonymous user), and the error is raised behind
+    it.
 
     Args:
         name: the decorator's.
@@ -54,10 +69,21 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
             if message.channel.name == "websocket.connect":
                 check_same_origin(message, application_of(message).allowed_origins)
             before = (message.channel_session, message.http_session)
+            failed: list[Exception] = []
             try:
-                for step in steps:
-                    await step(message)
-                result = await handler(*args, **kwargs)
+                if message.channel.name == "websocket.disconnect":
+                    failed = await _prepare_for_the_end(message, steps)
+                else:
+                    for step in steps:
+                        await step.prepare(message)
+                try:
+                    result = await handler(*args, **kwargs)
+                except Exception as error:
+                    if not failed:
+                        raise
+                    raise ExceptionGroup(
+                        f"several errors in and before {name_of(handler)}", [*failed, error]
+                    ) from None
             except BaseException:
                 # A new key has not reached the client, and won't: to keep something under it would keep it for nobody,
                 # and a login that broke off has not happened.
@@ -77,12 +103,36 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
                     await _save(message, opened)
                 if scope.cancelled_caught:
                     raise SessionStoreUnavailable(f"a session was not saved within {SAVE_SECONDS:g} s")
+            if failed:
+                raise failed[0]
             return result
 
         return cast(H, wrapper)
 
     decorate.__name__ = decorate.__qualname__ = name
     return decorate
+
+
+async def _prepare_for_the_end(message: Message, steps: tuple[Step, ...]) -> list[Exception]:
+    """Take a ``websocket.disconnect`` through ``steps``; what they raised, one at most."""
+    now = trio.current_time()
+    errors: list[Exception] = []
+    with trio.CancelScope(deadline=now + (trio.current_effective_deadline() - now) / 2) as scope:
+        for step in steps:
+            done = False
+            try:
+                await step.prepare(message)
+                done = True
+            except Exception as error:  # noqa: BLE001 - raised behind the handler
+                errors.append(error)
+            finally:
+                if not done:
+                    step.stand_in(message)
+    if scope.cancelled_caught:
+        errors.append(trio.TooSlowError("its session or user took half of the time that disconnect has"))
+        for step in steps:
+            step.stand_in(message)
+    return errors[:1]
 
 
 def _opened(message: Message, before: tuple[Session | None, Session | None]) -> list[Session]:
@@ -105,14 +155,28 @@ async def _save(message: Message, sessions: list[Session]) -> None:
             await session.save()
 
 
-async def open_channel_session(message: Message) -> None:
+async def _open_channel_session(message: Message) -> None:
     if message.channel_session is None:
         message.channel_session = await sessions_of(message).of_connection(message)
 
 
-async def open_http_session(message: Message) -> None:
+def _without_channel_session(message: Message) -> None:
+    if message.channel_session is None:
+        message.channel_session = Session(None, 0)  # takes what it is given, and keeps it nowhere
+
+
+async def _open_http_session(message: Message) -> None:
     if message.http_session is None and _has_head(message):
         message.http_session = await sessions_of(message).from_cookie(message)
+
+
+def _without_http_session(message: Message) -> None:
+    if message.http_session is None:
+        message.http_session = Session(None, 0)
+
+
+def _nothing_instead(message: Message) -> None:
+    """A disconnect has no cookies: the step does nothing then."""
 
 
 _HEADED = ("http.request", "websocket.connect")
@@ -143,7 +207,7 @@ LINK = "_http_session"
 """Where a channel session keeps its HTTP session: the key, and the user that was transferred from it."""
 
 
-async def link_sessions(message: Message) -> None:
+async def _link_sessions(message: Message) -> None:
     """Note the HTTP session's key in the channel session, and find the HTTP session by it later on."""
     if message.http_session is not None:
         if LINK not in message.channel_session:
@@ -151,3 +215,8 @@ async def link_sessions(message: Message) -> None:
     else:
         link = message.channel_session.get(LINK) or {}
         message.http_session = await sessions_of(message).by_key(link.get("key"))
+
+
+open_channel_session = Step(_open_channel_session, _without_channel_session)
+open_http_session = Step(_open_http_session, _nothing_instead)
+link_sessions = Step(_link_sessions, _without_http_session)

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
@@ -20,12 +20,12 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, bind, call, run
-from ..layers import Local
+from ..handlers import Barrier, Bound, Held, bind, call, only, parted, run
+from ..layers import Local, ReplyChannel
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
-from ..runtime import CONNECT, DISCONNECT
+from ..runtime import CONNECT, DISCONNECT, Matches
 from ..timers import Timer
 from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
@@ -48,6 +48,10 @@ LINGER_SECONDS = 2.0
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
 
 
+_ending: ContextVar[ReplyChannel | None] = ContextVar("triochan.ending", default=None)
+"""The reply channel of the connection whose ``disconnect`` runs here."""
+
+
 class Connection:
     """A live WebSocket, as ``message.connection`` and ``self.connection`` show it.
 
@@ -62,9 +66,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_disconnect", "_idle_until", "_local", "_namespace", "_new_tasks", "_nursery", "_opening",
-        "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel", "client", "inbound",
-        "life", "outbox", "over", "path",
+        "__weakref__", "_idle_until", "_local", "_matches", "_namespace", "_new_tasks", "_nursery", "_opening",
+        "_opening_content", "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel",
+        "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
 
     def __init__(
@@ -86,7 +90,8 @@ class Connection:
         self._timer: Timer | None = None
         self._ping: Timer | None = None
         self._pinged = 0
-        self._disconnect: tuple[Consumer, dict[str, Any]] | None = None
+        self._matches: Matches | None = None
+        self._opening_content: dict[str, Any] | None = None
         self._opening: Opening | None = None
 
     def open(self, upgrade: Upgrade) -> Held | None:
@@ -94,8 +99,10 @@ class Connection:
         runtime = self._runtime
         settings = runtime.settings
         message = Message(upgrade.content, CONNECT, self.channel, self)
+        connect = receive = matches = None
         try:
             matches = runtime.match(message)
+            connect, receive = matches.bind_connect(), matches.bind_receive()
         except Exception:
             logger.exception("a route raised in websocket.connect on %r", self.path)
             matches = None
@@ -111,9 +118,11 @@ class Connection:
         if matches is None:
             self._opening.deny(500, b"Internal Server Error")
             return None
-        self.inbound.bound = matches.bind_receive()
-        self._disconnect = matches.disconnect
-        return self._opening.begin(matches.bind_connect(), message)
+        self.inbound.bound = receive
+        self._matches = matches
+        if matches.receive is None or matches.disconnect is None:
+            self._opening_content = upgrade.content  # what the routes look at
+        return self._opening.begin(connect, message)
 
     # -- for the program
 
@@ -170,7 +179,8 @@ class Connection:
     async def send(self, data: str | bytes) -> None:
         """Send one message, text for a ``str``, waiting while the outbox is full; while connecting, accept first.
 
-        No checkpoint where nothing waits: an answer that the socket takes at once costs no task switch.
+        No checkpoint where nothing waits: an answer that the socket takes at once costs no task switch. What the
+        connection's own ``disconnect`` sends goes nowhere, and is no error.
 
         Raises:
             ConnectionClosed: the peer is gone, or the socket is closing.
@@ -179,7 +189,11 @@ class Connection:
         frame = self.outbox.encode(data)
         if self.life.state is State.CONNECTING:
             self._accept()
-        await self.outbox.put(frame)
+        try:
+            await self.outbox.put(frame)
+        except ConnectionClosed:
+            if not self._pass_over():
+                raise
 
     def send_nowait(self, data: str | bytes) -> bool:
         """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
@@ -240,7 +254,11 @@ class Connection:
         elif reply.accept is False:
             raise ValueError("the handshake was accepted already; close the socket instead")
         if reply.data is not None:
-            await self.outbox.put(self.outbox.encode(reply.data))
+            try:
+                await self.outbox.put(self.outbox.encode(reply.data))
+            except ConnectionClosed:
+                if not self._pass_over():
+                    raise
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
@@ -278,8 +296,17 @@ class Connection:
     # -- told by the inbound half and the outbox
 
     def match(self, message: Message) -> Bound | None:
-        found = self._runtime.router.match(message)
+        try:
+            found = self._runtime.router.match(message, opening=self._opening_content)
+        except Exception as error:  # noqa: BLE001 - the program's
+            self._route_raised(message, error)
+            if self.life.accepted:
+                self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
+            return None
         return None if found is None else bind(found, message.channel.name)
+
+    def _route_raised(self, message: Message, error: Exception) -> None:
+        logger.error("a route raised in %s on %r", message.channel.name, self.path, exc_info=error)
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._perform(self.life.step(Event.PEER_CLOSE, code, reason))
@@ -550,15 +577,52 @@ class Connection:
             "reason": life.reason,
         }
         message = Message(content, DISCONNECT, self.channel, self)
-        match = self._disconnect or runtime.router.match(message)
-        bound = None if match is None else bind(match, DISCONNECT.name)
+        bound = self._match_disconnect(message)
         if bound is None or bound.begin is None:
             return
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
+        error: Exception | None = None
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            with Barrier(partial(self.crashed, bound.consumer, "disconnect")):
+            token = _ending.set(self.channel)
+            try:
                 await call(bound.begin, message, bound.kwargs)
+            except BaseException as raised:  # noqa: ASYNC103, BLE001 - parted() says what has to go on
+                error, others = parted(raised)
+                if others is not None:
+                    raise others from None  # noqa: ASYNC104 - a cancellation goes on
+            finally:
+                _ending.reset(token)
         if scope.cancelled_caught:
             logger.error(
-                "%s on %r was cancelled: disconnect took too long", name_of(bound.consumer), self.path
+                "%s on %r was cancelled: disconnect took too long",
+                name_of(bound.consumer),
+                self.path,
+                exc_info=error,
             )
+        elif error is not None and only(error, ConnectionClosed):
+            # Not this one's: those are passed over. So something behind it has not been done.
+            logger.warning("%s on %r: disconnect broke off, %s", name_of(bound.consumer), self.path, error)
+        elif error is not None:
+            self.crashed(bound.consumer, "disconnect", error)
+
+    def _match_disconnect(self, message: Message) -> Bound | None:
+        """Who takes ``disconnect``; where a route raises, the class that took ``connect``, if it takes this too."""
+        matches = self._matches
+        assert matches is not None
+        match = matches.disconnect
+        if match is None:
+            try:
+                match = self._runtime.router.match(message, opening=self._opening_content)
+            except Exception as error:  # noqa: BLE001 - told where nothing stands in
+                if matches.connect and DISCONNECT.name in getattr(matches.connect[0], "method_mapping", ()):
+                    match = matches.connect
+                else:
+                    self._route_raised(message, error)
+        return None if match is None else bind(match, DISCONNECT.name)
+
+    def _pass_over(self) -> bool:
+        """What is sent now can't reach anybody, and its sender knows: it is the connection's own ``disconnect``."""
+        if _ending.get() is not self.channel:
+            return False
+        logger.debug("sent in disconnect on %r: nobody gets it", self.path)
+        return True

@@ -21,7 +21,7 @@ from ..exceptions import ChannelSocketException, ConnectionClosed
 from ..handlers import Bound, Held, begin, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
-from ..routing import Consumer
+from ..routing import Consumer, name_of
 from ..runtime import RECEIVE
 from ..settings import Settings
 from ..wire.control import take_control
@@ -477,10 +477,14 @@ class Inbound:
     def _stalled(self) -> None:
         """A program that is stuck for too long loses the connection."""
         self._stall = None
+        left, self._waiting, self._inbox_size = self._waiting, 0, 0
         logger.error(
-            "the inbox on %r was full for %g s: its handlers are cancelled, the socket is closed with 1013",
+            "the inbox on %r was full for %g s: the handlers%s are cancelled, %d that wait are passed over, "
+            "the socket is closed with 1013",
             self._owner.path,
             self._settings.stall_timeout,
+            "" if self.bound is None else f" of {name_of(self.bound.consumer)}",
+            left,
         )
         self._owner.failed(1013, "try again later")
         self.cancel()
