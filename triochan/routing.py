@@ -11,10 +11,11 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .exceptions import ImproperlyConfigured
 from .message import Message, check_name
+from .porting import ABSENT_CHANNELS, ROUTER_ATTRIBUTES, attribute_lookup, lookup
 
 Consumer: TypeAlias = Callable[..., Any]
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
@@ -42,7 +43,8 @@ class route(Routable):
 
     Raises:
         ValueError: a filter with a positional group, or one that is not a regular expression.
-        ImproperlyConfigured: a dotted name that leads nowhere, or a handler that is not ``async def``.
+        ImproperlyConfigured: a dotted name that leads nowhere, a handler that is not ``async def``, or a channel of
+            Channels' on which nothing comes here.
     """
 
     def __init__(self, channels: str | Iterable[str], consumer: Consumer | str, **filters: str) -> None:
@@ -50,6 +52,8 @@ class route(Routable):
         self.channels = frozenset(check_name("channel", name) for name in names)
         self.consumer: Consumer = import_dotted(consumer) if isinstance(consumer, str) else consumer
         self.filters = {key: _compile(key, pattern) for key, pattern in filters.items()}
+        for name in sorted(self.channels & ABSENT_CHANNELS.keys()):
+            raise ImproperlyConfigured(f"{self}: nothing comes on channel {name!r}: {ABSENT_CHANNELS[name]}")
         check_consumer(self.consumer, str(self))
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
@@ -126,7 +130,7 @@ class include(Routable):
         """
         arguments: dict[str, Any] = {}
         if self.prefixes:
-            content = dict(message.content)
+            content = dict(message.own)
             for key, pattern in self.prefixes.items():
                 found = _search(pattern, message, key)
                 if found is None:
@@ -171,6 +175,9 @@ class Router:
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
+
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(ROUTER_ATTRIBUTES)
 
     def match(
         self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
@@ -238,7 +245,7 @@ def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] 
     if message.channel.name not in entry.channel_names():
         return None
     if opening is not None:
-        content = {**opening, **message.content}
+        content = {**opening, **message.own}
         message = Message(content, message.channel, message.reply_channel, message.connection)
     return _check_match(entry, entry.match(message))
 
@@ -399,9 +406,13 @@ def _compile(key: str, pattern: str) -> re.Pattern[str]:
 
 
 def _search(pattern: re.Pattern[str], message: Message, key: str) -> re.Match[str] | None:
-    value = message.content.get(key)
+    value = message.get(key)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     elif isinstance(value, int):
         value = str(value)
     return pattern.match(value) if isinstance(value, str) else None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -195,7 +195,7 @@ class Runtime:
 
         Where messages are routed but ``connect`` is not, the handshake is accepted, as in Channels 1.
         """
-        path = connect.content["path"]
+        path = connect.own["path"]
         found = self._matches.get(path)
         if found is not None:
             return found
@@ -204,7 +204,7 @@ class Runtime:
         for channel in (RECEIVE, DISCONNECT):
             probe = Message({"path": path}, channel)
             try:
-                matches.append(router.match(probe, partly=True, opening=connect.content))
+                matches.append(router.match(probe, partly=True, opening=connect.own))
             except Exception:  # noqa: BLE001
                 matches.append(
                     None
@@ -231,7 +231,7 @@ class Runtime:
         if not self._by_request_path:
             match = self.router.match(message)
             return None if match is None else bind(match, REQUEST.name)
-        path = message.content["path"]
+        path = message.own["path"]
         found = self._requests.get(path)
         if found is None:
             match = self.router.match(message)

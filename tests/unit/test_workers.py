@@ -125,8 +125,8 @@ class TestConsuming:
             raise AssertionError
 
         async with working([route(["websocket.connect", "http.request"], consume)]) as runtime:
-            await Channel("websocket.connect").send({"a": 1})
-            await Channel("http.request").send({"a": 1})
+            await runtime.layer.send("websocket.connect", {"a": 1})
+            await runtime.layer.send("http.request", {"a": 1})
             await wait_all_tasks_blocked()
             assert await runtime.layer.receive("websocket.connect") == {"a": 1}
 
