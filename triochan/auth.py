@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import attrs
 
 from .content import decode_json, encode_json
 from .layers import Group
 from .message import Message, application_of
+from .porting import lookup
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
 from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
@@ -270,3 +271,7 @@ async def _set_user(message: Message, user: Any) -> None:
     if group is not None:
         await Group(group).add(message.reply_channel)
         followed.group = group
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from .headers import reason_phrase
+from .porting import lookup
+from .replies import check_close
 
 
 class TriochanError(Exception):
@@ -69,6 +73,55 @@ class HttpError(TriochanError):
         return f"{self.status} {self.text}"
 
 
+class ChannelSocketException(TriochanError):
+    """Raised by a handler to have :meth:`run` run in its place, in the handler's task (Channels 1.0.2).
+
+    It is no error then: nothing is logged, and a socket stays open unless ``run`` closes it.
+
+    Raises (when a subclass is made):
+        ImproperlyConfigured: its ``run`` is not ``async def``.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not inspect.iscoroutinefunction(cls.run):
+            raise ImproperlyConfigured(f"{cls.__module__}.{cls.__qualname__}.run is not 'async def'")
+
+    async def run(self, message: Any) -> None:
+        """What to do about ``message``, a :class:`triochan.Message`, whose handler raised this; override it."""
+        raise NotImplementedError(f"{type(self).__qualname__} has no run(message)") from self
+
+
+class WebsocketCloseException(ChannelSocketException):
+    """Raised by a handler to close its WebSocket, or to refuse it (403) while it connects.
+
+    Attributes:
+        code: the close code; None for 1000.
+        reason: at most 123 bytes of UTF-8.
+
+    Raises (when one is made):
+        ValueError: a code or a reason that can't be sent.
+    """
+
+    def __init__(self, code: int | None = None, reason: str = "") -> None:
+        check_close(True if code is None else code, reason)
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    async def run(self, message: Any) -> None:
+        channel = message.reply_channel
+        if channel is None or not channel.name.startswith("websocket."):
+            raise ValueError(
+                f"WebsocketCloseException closes the WebSocket behind a message's reply channel; {message!r} has "
+                + ("none" if channel is None else f"the reply channel {channel.name!r}")
+            ) from self
+        await channel.send({"close": True if self.code is None else self.code, "reason": self.reason})
+
+    def __str__(self) -> str:
+        return f"close with {self.code or 1000}{': ' + self.reason if self.reason else ''}"
+
+
 class ChannelFull(TriochanError):
     """A named channel holds all that it may, in messages or in bytes; this message was not taken.
 
@@ -115,8 +168,6 @@ class NobodyListens(TriochanError):
         self.meant = meant
 
     def __str__(self) -> str:
-        if self.channel.startswith(("websocket.", "http.")):
-            return f"messages on {self.channel!r} come from sockets, and go straight to their consumers"
         if self.meant is not None:
             return f"nobody listens on channel {self.channel!r}; did you mean {self.meant!r}?"
         return (
@@ -157,3 +208,7 @@ class InvalidContent(TriochanError, ValueError):
 
     def __str__(self) -> str:
         return "; ".join(self.details)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import trio
 
-from .exceptions import ConnectionClosed
+from .exceptions import ChannelSocketException, ConnectionClosed
 from .message import Message
 from .routing import Consumer
 
@@ -72,6 +72,7 @@ class Held(NamedTuple):
     coroutine: Coroutine[Any, Any, object]
     context: Context
     trap: Any
+    message: Message
 
     async def finish(self, scope: trio.CancelScope) -> None:
         """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well."""
@@ -80,7 +81,10 @@ class Held(NamedTuple):
         result: object = None
         error: BaseException | None = None
         try:
-            result = await resume(self.coroutine, self.context, self.trap)
+            try:
+                result = await resume(self.coroutine, self.context, self.trap)
+            except (ChannelSocketException, ExceptionGroup) as raised:
+                await run(answer_of(raised, self.message), self.context)
         except BaseException as raised:  # noqa: ASYNC103 - parted() says what has to go on
             error = raised
             mine, others = parted(raised)
@@ -107,19 +111,27 @@ def begin_of(consumer: Consumer, channel: str) -> Begin | None:
 
 
 def begin(
-    owner: Owner, bound: Bound, message: Message, timeout: float | None = None
+    owner: Owner,
+    bound: Bound,
+    message: Message,
+    timeout: float | None = None,
+    *,
+    after: BaseException | None = None,
 ) -> tuple[Held | None, object, BaseException | None]:
     """Begin a handler: what is held, or its result, or what it raised.
 
     Args:
         timeout: seconds that it may take; then it raises TooSlowError.
+        after: what the handler has raised; what that asks for (:func:`answer_of`) is begun in its place.
     """
     context = copy_context()
     assert bound.begin is not None
     coroutine: Coroutine[Any, Any, object] | None = None
     try:
         # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = context.run(bound.begin, message, bound.kwargs)
+        coroutine = (
+            context.run(bound.begin, message, bound.kwargs) if after is None else answer_of(after, message)
+        )
         if timeout is not None:
             coroutine = bounded(coroutine, timeout)
         trap = context.run(coroutine.send, None)
@@ -128,8 +140,10 @@ def begin(
     except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
         if parted(error)[1] is not None:
             raise
+        if after is None and isinstance(error, (ChannelSocketException, ExceptionGroup)):
+            return begin(owner, bound, message, timeout, after=error)  # noqa: ASYNC104 - it is no cancellation
         return None, None, error  # noqa: ASYNC104 - a cancellation goes on
-    return Held(owner, bound.consumer, coroutine, context, trap), None, None
+    return Held(owner, bound.consumer, coroutine, context, trap, message), None, None
 
 
 @types.coroutine
@@ -166,7 +180,25 @@ async def call(
     coroutine = context.run(begin, message, kwargs)
     if seconds is not None:
         coroutine = bounded(coroutine, seconds)
-    return await run(coroutine, context)
+    try:
+        return await run(coroutine, context)
+    except (ChannelSocketException, ExceptionGroup) as error:
+        answer = answer_of(error, message)
+        return await run(answer if seconds is None else bounded(answer, seconds), context)
+
+
+async def answer_of(error: BaseException, message: Message) -> None:
+    """What ``error``, which the handler of ``message`` raised, asks to be done; any other error goes on.
+
+    Of a group of nothing but such exceptions, as a nursery raises it, the first is asked.
+    """
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if not only(error, ChannelSocketException):
+        raise error
+    assert isinstance(first, ChannelSocketException)
+    await first.run(message)
 
 
 async def run(coroutine: Coroutine[Any, Any, object], context: Context | None = None) -> object:

@@ -19,13 +19,14 @@ clean-up away.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
 from .exceptions import ImproperlyConfigured
 from .handlers import Begin, Bound, begin_of
 from .message import Message
+from .porting import lookup
 from .routing import Consumer, Match, is_async, name_of
 
 
@@ -87,3 +88,7 @@ def _around(middleware: Middleware, consumer: Consumer, inner: Begin | None) -> 
         return middleware(message, Next(consumer, kwargs, inner))  # type: ignore[return-value]  # checked: an async def
 
     return begin
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -11,11 +11,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from . import near_misses
 from .exceptions import ImproperlyConfigured
 from .message import Message, check_name
+from .porting import ABSENT_CHANNELS, ROUTER_ATTRIBUTES, attribute_lookup, lookup
 
 Consumer: TypeAlias = Callable[..., Any]
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
@@ -43,7 +44,8 @@ class route(Routable):
 
     Raises:
         ValueError: a filter with a positional group, or one that is not a regular expression.
-        ImproperlyConfigured: a dotted name that leads nowhere, or a handler that is not ``async def``.
+        ImproperlyConfigured: a dotted name that leads nowhere, a handler that is not ``async def``, or a channel of
+            Channels' on which nothing comes here.
     """
 
     def __init__(self, channels: str | Iterable[str], consumer: Consumer | str, **filters: str) -> None:
@@ -51,6 +53,8 @@ class route(Routable):
         self.channels = frozenset(check_name("channel", name) for name in names)
         self.consumer: Consumer = import_dotted(consumer) if isinstance(consumer, str) else consumer
         self.filters = {key: _compile(key, pattern) for key, pattern in filters.items()}
+        for name in sorted(self.channels & ABSENT_CHANNELS.keys()):
+            raise ImproperlyConfigured(f"{self}: nothing comes on channel {name!r}: {ABSENT_CHANNELS[name]}")
         for name in self.channels:
             near_misses.check_channel(name, str(self))
         for key, pattern in filters.items():
@@ -150,7 +154,7 @@ class include(Routable):
 
     def strip(self, message: Message) -> tuple[Message, dict[str, Any]] | None:
         """``message`` without what the prefixes match, and their named groups; None where one does not match."""
-        content, arguments = dict(message.content), {}
+        content, arguments = dict(message.own), {}
         for key, pattern in self.prefixes.items():
             found = _search(pattern, message, key)
             if found is None:
@@ -184,6 +188,9 @@ class Router:
         self.channels = frozenset(self.root.channel_names())
         _check_order(self.root, top=True)
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
+
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(ROUTER_ATTRIBUTES)
 
     def match(
         self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
@@ -291,7 +298,7 @@ def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] 
     if message.channel.name not in entry.channel_names():
         return None
     if opening is not None:
-        content = {**opening, **message.content}
+        content = {**opening, **message.own}
         message = Message(content, message.channel, message.reply_channel, message.connection)
     return _check_match(entry, entry.match(message))
 
@@ -459,9 +466,13 @@ def _compile(key: str, pattern: str) -> re.Pattern[str]:
 
 
 def _search(pattern: re.Pattern[str], message: Message, key: str) -> re.Match[str] | None:
-    value = message.content.get(key)
+    value = message.get(key)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     elif isinstance(value, int):
         value = str(value)
     return pattern.match(value) if isinstance(value, str) else None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -211,7 +211,7 @@ class Runtime:
 
         Where messages are routed but ``connect`` is not, the handshake is accepted, as in Channels 1.
         """
-        path = connect.content["path"]
+        path = connect.own["path"]
         found = self._matches.get(path)
         if found is not None:
             return found
@@ -220,7 +220,7 @@ class Runtime:
         for channel in (RECEIVE, DISCONNECT):
             probe = Message({"path": path}, channel)
             try:
-                matches.append(router.match(probe, partly=True, opening=connect.content))
+                matches.append(router.match(probe, partly=True, opening=connect.own))
             except Exception:  # noqa: BLE001
                 matches.append(
                     None
@@ -257,10 +257,10 @@ class Runtime:
         """
         if not self._by_request_path:
             match = self.router.match(message)
-            if match is None and message.content["method"] == "HEAD":
+            if match is None and message.own["method"] == "HEAD":
                 match = self.router.match(_as_method(message, "GET"))
             return None if match is None else self.bind(match, REQUEST)
-        path = message.content["path"]
+        path = message.own["path"]
         found = self._requests.get(path)
         if found is None:
             match = self.router.match(message)
@@ -301,7 +301,7 @@ class Runtime:
             methods.insert(1, "HEAD")
         allow = ", ".join([*methods, "OPTIONS"])
         headers = [(b"Allow", allow.encode())]
-        if message.content["method"] == "OPTIONS":
+        if message.own["method"] == "OPTIONS":
             return Refusal(200, allow, headers)
         _log_why("405", message, router)
         return Refusal(405, f"Method Not Allowed; it may be one of {allow}", headers)
@@ -349,7 +349,7 @@ async def _serving_on(
 
 
 def _as_method(message: Message, method: str) -> Message:
-    return Message({**message.content, "method": method}, message.channel, message.reply_channel)
+    return Message({**message.own, "method": method}, message.channel, message.reply_channel)
 
 
 def _log_why(status: str, message: Message, router: Router) -> None:
@@ -357,7 +357,7 @@ def _log_why(status: str, message: Message, router: Router) -> None:
     ask for anything."""
     if logger.isEnabledFor(logging.DEBUG):
         tried = router.explain(message) or ["there are no routes for it"]
-        what = " ".join(str(message.content[key]) for key in ("method", "path") if key in message)
+        what = " ".join(str(message.own[key]) for key in ("method", "path") if key in message)
         logger.debug("%s for %s on %s: %s", status, what, message.channel.name, "; ".join(tried))
 
 

@@ -124,10 +124,10 @@ class WebsocketBinding(Binding):
 
     def deserialize(self, message: Message) -> tuple[str, Any, dict[str, Any] | None]:
         """From a named channel the payload is the message's content, from a demultiplexer the text of one."""
-        body: Any = message.content
+        body: Any = message.own
         if message.channel.name == "websocket.receive":
             try:
-                body = decode_json(message.content.get("text") or "")
+                body = decode_json(message.own.get("text") or "")
             except InvalidJSON as error:
                 raise ChangeRefused("not JSON") from error
             if not isinstance(body, dict):

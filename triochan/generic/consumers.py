@@ -74,7 +74,7 @@ class WebsocketConsumer(BaseConsumer):
                 own = _receiving(cls)
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                    text = message.content.get("text")
+                    text = message.own.get("text")
                     if text is None or _receiving(cls) != own:  # or patched since
                         return begin(message, kwargs)  # type: ignore[misc]
                     made = cls(message, **kwargs).receive(text=text, **kwargs)
@@ -130,7 +130,7 @@ class WebsocketConsumer(BaseConsumer):
 
     @property
     def path(self) -> str:
-        return self.message.content.get("path", "")  # type: ignore[no-any-return]
+        return self.message.own.get("path", "")  # type: ignore[no-any-return]
 
     def connection_groups(self, **kwargs: Any) -> Iterable[str]:
         """The groups that the connection is in for as long as it lives; asked once, before ``connect``.
@@ -154,9 +154,10 @@ class WebsocketConsumer(BaseConsumer):
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
         if self._is_limited() and await self._is_too_much(message, kwargs):
             return
-        content = message.content
-        if "text" in content:
-            await self.receive(text=content["text"], **kwargs)
+        content = message.own
+        text = content.get("text")
+        if text is not None:
+            await self.receive(text=text, **kwargs)
         else:
             await self.receive(bytes=content["bytes"], **kwargs)
 
@@ -272,14 +273,18 @@ class WebsocketConsumer(BaseConsumer):
             raise ValueError("send takes text or bytes")
         await message.reply_channel.send(_content(text, bytes, close))
 
-    async def close(self, code: int | bool = True, reason: str = "") -> None:
+    async def close(
+        self, code: int | bool = True, reason: str = "", *, status: int | bool | None = None
+    ) -> None:
         """Close the socket from this end, or refuse it while it connects; does not wait for the peer.
 
         Args:
             code: the close code; True is 1000.
             reason: at most 123 bytes of UTF-8.
+            status: Channels 1's name for ``code``.
         """
-        await self.message.reply_channel.send({"close": code, "reason": reason})
+        close = code if status is None else status
+        await self.message.reply_channel.send({"close": close, "reason": reason})
 
     @group_method
     async def group_send(
@@ -389,7 +394,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
         if self._is_limited() and await self._is_too_much(message, kwargs):
             return
-        text = message.content.get("text")
+        text = message.own.get("text")
         if text is None:
             await self.close(1003, "this socket takes JSON in text messages only")
             return

@@ -100,17 +100,23 @@ class WebsocketMultiplexer:
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:
         """The same for an error: ``{"stream": …, "error": …}``, and ``"details"`` where there are any.
 
+        Where :meth:`encode_json` can't encode that, because it expects a payload, it is plain JSON.
+
         Args:
             stream: None where the client named none.
         """
         content: dict[str, Any] = {"stream": stream, "error": error}
         if details is not None:
             content["details"] = details
-        return {"text": cls.encode_json(content)}
+        try:
+            return {"text": cls.encode_json(content)}
+        except Exception:  # noqa: BLE001 - a client's mistake is answered, whatever the dialect makes of the answer
+            return {"text": encode_json(content)}
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """``content`` as text; override for another dialect."""
+        """``content`` as text; override for another dialect. It is given frames with ``"payload"``, and with
+        ``"error"`` where a client is told of a mistake."""
         return encode_json(content)
 
 
@@ -140,6 +146,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     mapping: ClassVar[Mapping[str, str]] = {}
     consumers: ClassVar[Mapping[str, StreamConsumer]] = {}
     multiplexer_class: ClassVar[type[WebsocketMultiplexer]] = WebsocketMultiplexer
+    _asked = False
+    """This instance's message has gone to the streams."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         _check_streams(cls)
@@ -149,16 +157,39 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
                 setattr(cls, name, True)
         super().__init_subclass__(**kwargs)
 
+    async def raw_connect(self, message: Message, **kwargs: Any) -> None:
+        await super().raw_connect(message, **kwargs)
+        if not self._asked and not (self.connection is not None and self.connection.closing):
+            # It was overridden, and has not called super().
+            await WebsocketDemultiplexer.connect(self, message, **kwargs)
+
+    async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
+        errors: list[Exception] = []
+        try:
+            await super().raw_disconnect(message, **kwargs)
+        except Exception as error:  # noqa: BLE001 - raised again when the streams have been told
+            errors.append(error)
+        if not self._asked:
+            try:
+                await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the same
+                errors.append(error)
+        raise_all(errors, f"at the end of {name_of(type(self))}")
+
     async def connect(self, message: Message, **kwargs: Any) -> None:
-        """A client is connecting: every stream's consumer is asked. Call ``super().connect`` where you override it."""
+        """A client is connecting: every stream's consumer is asked, here, or after an override that does not call
+        ``super().connect`` and does not refuse."""
+        self._asked = True
         for stream in self.consumers:
-            await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
+            await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
         """The connection is over: every stream's consumer is told, one beside the other, whatever another one does.
 
-        They are begun in the order of ``consumers``. A stream's consumer is told also where its ``connect`` never ran.
+        They are begun in the order of ``consumers``. A stream's consumer is told also where its ``connect`` never ran,
+        and where an override does not call ``super().disconnect``.
         """
+        self._asked = True
         streams = list(self.consumers)
         errors: list[Exception] = []
         # A little is kept for saying which one took too long.
@@ -167,7 +198,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         async def tell(stream: str) -> None:
             try:
                 with trio.CancelScope(deadline=deadline) as scope:
-                    await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
+                    await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
             except Exception as error:  # noqa: BLE001 - raised again when all have been told
                 error.add_note(f"in the disconnect of stream {stream!r}")
                 errors.append(error)
@@ -205,7 +236,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         elif stream in self.mapping:
             await self._send_to(self.mapping[stream], stream, payload)
         else:
-            received = self.message.content
+            received = self.message.own
             own = {"path": self.path, "order": received.get("order"), "text": self.encode_json(payload)}
             await self._forward(stream, _message_for_stream(self.message, own), kwargs)
 

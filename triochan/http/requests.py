@@ -109,7 +109,7 @@ def query(message: Message, *, max_fields: int = MAX_FIELDS) -> Fields:
     Raises:
         HttpError: 400: more of them, or one that is not UTF-8.
     """
-    return Fields(_urlencoded(message.content.get("query_string") or b"", "the query", max_fields))
+    return Fields(_urlencoded(message.own.get("query_string") or b"", "the query", max_fields))
 
 
 async def form(
@@ -132,7 +132,7 @@ async def form(
             without a name, one that is not UTF-8, or a body that breaks off.
     """
     content_type, options = _content_type(message)
-    body = message.content.get("body") or b""
+    body = message.own.get("body") or b""
     if content_type == "application/x-www-form-urlencoded":
         return Form(Fields(_urlencoded(body, "the form", max_fields)), [])
     if content_type != "multipart/form-data":
@@ -174,7 +174,7 @@ def json_body(message: Message, kind: Any = None) -> Any:
             415, f"a body of application/json is expected, not {content_type or 'one without a Content-Type'}"
         )
     try:
-        value = decode_json((message.content.get("body") or b"").decode())
+        value = decode_json((message.own.get("body") or b"").decode())
     except UnicodeDecodeError:
         raise HttpError(400, "the body is not UTF-8, as JSON is") from None
     except InvalidJSON as error:
@@ -196,7 +196,7 @@ def _content_type(message: Message) -> tuple[str, dict[bytes, bytes]]:
     """The type of the body, in lower case, and its parameters; empty where it says none."""
     from python_multipart.multipart import parse_options_header  # with the first request that has a body
 
-    said = values(message.content.get("headers") or [], b"content-type")
+    said = values(message.own.get("headers") or [], b"content-type")
     content_type, options = parse_options_header(said[0] if len(said) == 1 else b"")
     return content_type.decode("latin-1"), options
 

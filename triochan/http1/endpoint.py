@@ -142,7 +142,7 @@ class Exchange:
             timeout: seconds that it may take; None: no limit.
             response_timeout: seconds for another to answer, once it has returned without.
         """
-        self._path = message.content["path"]
+        self._path = message.own["path"]
         self._patience = response_timeout
         self.running = True
         held, result, error = begin(self, bound, message, timeout)

@@ -415,6 +415,8 @@ class RequestParser:
             if length or chunked or expects:
                 return self._refuse(400, "a WebSocket handshake has no body, and does not expect to send one")
             request.upgrade = True
+            if not request.keep_alive:
+                self._state = _OVER
             return request
         if not chunked and not length:
             if not request.keep_alive:

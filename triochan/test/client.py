@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import attrs
 import h11
@@ -31,6 +31,7 @@ from ..exceptions import ConnectionClosed, TriochanError
 from ..http.cookies import parse_cookies
 from ..http1.protocol import serve_stream
 from ..layers import ChannelLayer
+from ..porting import CLIENT_ATTRIBUTES, attribute_lookup
 from ..proxies import Front
 from ..routing import Routing
 from ..runtime import Runtime
@@ -174,6 +175,9 @@ class _Managed(ABC, Generic[T]):
     """A class whose instances are entered by their ``_run``, an async context manager."""
 
     _manager: AbstractAsyncContextManager[T] | None = None
+
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(CLIENT_ATTRIBUTES)
 
     @abstractmethod
     def _run(self) -> AbstractAsyncContextManager[T]: ...

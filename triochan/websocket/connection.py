@@ -169,8 +169,8 @@ class Connection:
 
     @property
     def closing(self) -> bool:
-        """It was accepted, and is being closed by one side or the other, or is over."""
-        return self.life.accepted and not self.life.talking
+        """It was refused, or a close has begun, from either side: nothing can be sent any more."""
+        return self.life.state is not State.CONNECTING and not self.life.talking
 
     @property
     def close_code(self) -> int | None:

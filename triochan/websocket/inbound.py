@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import ChannelSocketException, ConnectionClosed
 from ..handlers import Bound, Held, begin, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
@@ -194,11 +194,13 @@ class Inbound:
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
+            if isinstance(error, (ChannelSocketException, ExceptionGroup)):
+                return self._begin(bound, message, None, error)  # noqa: ASYNC104 - it is no cancellation
             self._raised(bound.consumer, error)
             return None  # noqa: ASYNC104 - a cancellation goes on
         self.running += 1
         self.waits = True
-        return Held(self, bound.consumer, coroutine, context, trap)
+        return Held(self, bound.consumer, coroutine, context, trap, message)
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
@@ -535,7 +537,12 @@ class Inbound:
         bound = self.bound or owner.match(message)
         if bound is None or bound.begin is None:
             return None  # Channels 1 passes over it too
-        held, _, error = begin(self, bound, message, self._settings.handler_timeout)
+        return self._begin(bound, message, self._settings.handler_timeout, None)
+
+    def _begin(
+        self, bound: Bound, message: Message, timeout: float | None, after: BaseException | None
+    ) -> Held | None:
+        held, _, error = begin(self, bound, message, timeout, after=after)
         if held is not None:
             self.running += 1
             self.waits = True

@@ -23,18 +23,17 @@ MODIFIED = 784111777
 """Sun, 06 Nov 1994 08:49:37 GMT: when the folder's files were."""
 
 
-class Replies:
+class Replies(Channel):
     """A reply channel that remembers, and checks as a real one does."""
 
-    name = "http.response.x!1"
-
     def __init__(self) -> None:
+        super().__init__("http.response.x!1")
         self.pieces: list[bytes] = []
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
         assert not self.complete
         reply = parse_http(content, started=bool(self.status))
         if reply.status is not None:

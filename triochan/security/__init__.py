@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .decorators import message_among
-from .exceptions import DenyConnection
-from .message import Message, application_of
-from .origins import PORTS, AllowedHosts, AllowedOrigins, Origin, host_and_port, values_of
-from .routing import Consumer, check_consumer, name_of
+from ..decorators import message_among
+from ..exceptions import DenyConnection
+from ..message import Message, application_of
+from ..origins import PORTS, AllowedHosts, AllowedOrigins, Origin, host_and_port, values_of
+from ..porting import lookup
+from ..routing import Consumer, check_consumer, name_of
 
 __all__ = [
     "LOCAL_HOSTS",
@@ -125,3 +126,7 @@ def same_origin_only(handler: Consumer) -> Consumer:
 def _deny(message: Message, reason: str) -> NoReturn:
     logger.warning("a handshake on %r is refused: %s", message.get("path"), reason)
     raise DenyConnection
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)
