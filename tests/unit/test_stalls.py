@@ -58,17 +58,22 @@ async def test_a_loop_that_turns_is_not_named(caplog: pytest.LogCaptureFixture) 
     assert told(caplog) == []
 
 
+async def nobody_watches() -> None:
+    with trio.fail_after(5):
+        while watching():  # noqa: ASYNC110 - a thread sets no trio.Event as it ends
+            await trio.sleep(0.01)
+
+
 def watching() -> int:
     return sum(each.name.startswith("triochan's watch") for each in threading.enumerate())
 
 
 @pytest.mark.parametrize("seconds", [0, 0.02])
 async def test_the_thread_ends(seconds: float) -> None:
+    await nobody_watches()  # those of tests before
     with watched(seconds):
         assert watching() == bool(seconds)
-    with trio.fail_after(5):
-        while watching():  # noqa: ASYNC110 - a thread sets no trio.Event as it ends
-            await trio.sleep(0.01)
+    await nobody_watches()
 
 
 def test_it_ends_with_the_run(caplog: pytest.LogCaptureFixture) -> None:
