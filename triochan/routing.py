@@ -295,6 +295,10 @@ def _check_async(function: Any, place: str) -> None:
             f"{place} is not callable; a consumer is an 'async def' or a consumer class"
         )
     inner = function.func if isinstance(function, partial) else function
+    if inspect.isasyncgenfunction(inspect.unwrap(inner)):
+        raise ImproperlyConfigured(
+            f"{place} is not 'async def' alone: its 'yield' makes a generator of it; write await self.send(...) instead"
+        )
     if not any(
         inspect.iscoroutinefunction(each)
         for each in (inner, inspect.unwrap(inner), getattr(type(inner), "__call__", None))  # noqa: B004

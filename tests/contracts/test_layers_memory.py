@@ -98,3 +98,15 @@ async def test_one_given_by_hand_needs_not_run() -> None:
     await Group("room", one).add(member.channel)
     assert await Group("room", one).members() == [member.channel.name]
     assert await Group("room", two).members() == []
+
+
+async def test_nothing_is_kept_for_groups_that_nobody_is_in() -> None:
+    layer = MemoryLayer()
+    async with layer.running():
+        for index in range(100):
+            await layer.group_send(f"room-{index}", {"text": "to nobody"})
+            await layer.group_add(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"key": index})
+            await layer.group_discard(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"text": "to nobody any more"})
+        assert (len(layer._fans), len(layer.groups)) == (0, 0)

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from .. import auth, sessions
+from ..exceptions import ImproperlyConfigured
 from ..message import Message
-from ..routing import route_class
+from ..routing import name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
 Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
@@ -107,6 +108,18 @@ class BaseConsumer:
                 cls.http_user_and_session or cls.http_user or cls.channel_session_user or cls.channel_session
             )
         )
+
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: an attribute that is to be True or False is something else.
+        """
+        for name in DECORATING:
+            value = getattr(cls, name)
+            if not isinstance(value, bool):  # a "no" would be taken for a yes
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is True or False, not {value!r:.100}")
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""

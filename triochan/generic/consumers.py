@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from ..content import InvalidJSON, decode_json, encode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Group
-from ..message import Message
+from ..message import Message, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
@@ -83,6 +83,25 @@ class WebsocketConsumer(BaseConsumer):
             and cls.connection_groups is own.connection_groups
             and cls._group_names is own._group_names
         )
+
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: an attribute has a value that it can't have; the message names it.
+        """
+        super().check_definition()
+        for name, (fits, expected) in _FITS.items():
+            value = getattr(cls, name)
+            if not fits(value):
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is {expected}, not {value!r:.100}")
+        if isinstance(cls.groups, (list, tuple, set, frozenset)):
+            for group in cls.groups:
+                try:
+                    check_name("group", group)
+                except (TypeError, ValueError) as error:
+                    raise ImproperlyConfigured(f"{name_of(cls)}.groups: {error}") from None
 
     @property
     def path(self) -> str:
@@ -195,6 +214,32 @@ class WebsocketConsumer(BaseConsumer):
         await Group(name).send(_content(text, bytes, close))
 
 
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_limit(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
+# What an attribute may be, in code and in words: a limit of 0 would let no message through, and say nothing.
+_FITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "strict_ordering": (_is_switch, "True or False"),
+    "slight_ordering": (_is_switch, "True or False"),
+    "cancel_on_disconnect": (_is_switch, "True or False"),
+    "compression": (lambda value: value is None or _is_switch(value), "True, False or None"),
+    "max_overlap": (_is_limit, "a whole number of at least 1, or None"),
+    "outbox_limit": (_is_limit, "a number of bytes of at least 1, or None"),
+    "overflow": (
+        lambda value: value is None or value in get_args(Overflow),
+        f"one of {', '.join(get_args(Overflow))}, or None",
+    ),
+    "groups": (
+        lambda value: not isinstance(value, (str, bytes, int, float)),
+        "a list of names: write [...]",
+    ),
+}
+
 # As they are written here: the class itself may be patched.
 _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
@@ -248,6 +293,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         Raises:
             ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found.
         """
+        super().check_definition()
         if cls._content_type is None:
             cls._find_content_type()
 

@@ -177,7 +177,10 @@ class Exchange:
     def _ended(self, consumer: Consumer, error: BaseException | None) -> None:
         self.running = False
         mine, others = (None, None) if error is None else parted(error)
-        crashed = mine is not None and not only(mine, ConnectionClosed)
+        # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
+        crashed = mine is not None and (
+            not only(mine, ConnectionClosed) or not (self._closed or self.complete)
+        )
         if crashed:
             logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
         if self.complete or self._closed:

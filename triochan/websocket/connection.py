@@ -20,7 +20,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, bind, call, run
+from ..handlers import Barrier, Bound, Held, bind, call, enclosed
 from ..layers import Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
@@ -502,7 +502,7 @@ class Connection:
             await async_fn(*args)
 
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
-            await run(begin(), context)
+            await enclosed(begin(), context)
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
