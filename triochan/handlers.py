@@ -8,6 +8,9 @@ seen by no other.
 
 from __future__ import annotations
 
+import logging
+import sys
+import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
@@ -318,6 +321,17 @@ def _as_exception(error: BaseException) -> Exception:
     wrapped = NotAnException(error)
     wrapped.__cause__ = error
     return wrapped
+
+
+def report(logger: logging.Logger, text: str, *args: object, error: BaseException) -> None:
+    """Log an error. Where a handler of the log raises itself, that goes to the standard error, as what logging's own
+    handlers raise: a log that can't be written ends no connection, and no server."""
+    try:
+        logger.error(text, *args, exc_info=error)
+    except Exception as unwritten:  # noqa: BLE001 - there is no log to say it in
+        if logging.raiseExceptions and sys.stderr is not None:
+            for each in (unwritten, error):
+                traceback.print_exception(each, chain=each is error)
 
 
 class Barrier:

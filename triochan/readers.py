@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from .handlers import Held, LeftOpen, left_open, nesting
+from .handlers import Held, LeftOpen, left_open, nesting, report
 from .wire.outbox import Flush
 from .wire.poller import ENDED, READABLE, WRITABLE, Poller, has_epoll
 
@@ -231,7 +231,7 @@ class Readers:
 
     def _failed(self, source: Runnable | None, error: Exception) -> None:
         if not isinstance(error, LeftOpen):
-            logger.error("internal error; the connection is ended", exc_info=error)
+            report(logger, "internal error; the connection is ended", error=error)
         if source is not None:
             source.internal_error(error)
 

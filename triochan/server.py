@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from .application import Application
+from .handlers import report
 from .http1.protocol import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .routing import Routing
@@ -184,8 +185,8 @@ class Server:
             )
         except OSError as error:
             logger.debug("connection from %s: %s", address, error)
-        except Exception:
-            logger.exception("internal error on the connection from %s", address)
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            report(logger, "internal error on the connection from %s", address, error=error)
         finally:
             runtime.sockets -= 1
             sock.close()

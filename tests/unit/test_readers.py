@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 from collections import Counter
@@ -530,6 +531,83 @@ async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
         assert "raised" in record.getMessage()
         assert record.exc_info is not None
         assert "was left open" in str(record.exc_info[1])
+
+
+class Unwritable(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("the log can't be written")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("where", ["connect", "receive", "disconnect", "task", "http", "channel"])
+async def test_a_log_that_can_not_be_written_ends_nothing_else(
+    waits: bool, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        raise ValueError("on purpose")
+
+    class Failing(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if where == "connect":
+                await fail()
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if where == "receive":
+                await fail()
+            elif where == "task":
+                self.connection.start_soon(fail)
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            if where == "disconnect":
+                await fail()
+
+    async def consume(message: Any) -> None:
+        await fail()
+
+    routing = [
+        route_class(Failing, path="^/failing$"),
+        route("websocket.receive", Gate()),
+        route(["http.request", "named"], consume),
+    ]
+    handler = Unwritable()
+    logging.getLogger("triochan").addHandler(handler)
+    try:
+        async with serving(routing) as server, await server.websocket() as other:
+            for _ in range(2):
+                client = server.connect()
+                if where == "channel":
+                    await Channel("named").send({})
+                else:
+                    await client.send(GET if where == "http" else handshake("/failing") + frame(TEXT, "x"))
+                    status = (await client.head()).status
+                    assert status == (500 if where in ("connect", "http") else 101)
+                if where in ("receive", "task"):
+                    assert (await client.closing())[0] == 1011
+                client.vanish()
+                await wait_all_tasks_blocked(0.01)
+                assert await ask(other, "x") == "x"
+    finally:
+        logging.getLogger("triochan").removeHandler(handler)
+    told = capsys.readouterr().err
+    assert told.count("OSError: the log can't be written") == 2
+    assert told.count("ValueError: on purpose") == 2  # what was to be logged is not lost
+
+
+@pytest.mark.parametrize("given", ["a coroutine", "a number", "nothing"])
+async def test_a_task_is_started_with_a_function(given: str) -> None:
+    async def task() -> None: ...
+
+    class Starting(WebsocketConsumer):
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            what: Any = task() if given == "a coroutine" else {"a number": 5, "nothing": None}[given]
+            with pytest.raises(TypeError, match="start_soon takes an async function and its arguments"):
+                self.connection.start_soon(what)
+            await self.send("said")
+
+    async with serving([route_class(Starting)]) as server, await server.websocket() as client:
+        assert await ask(client, "x") == "said"
 
 
 # -- nurseries, deadlines, shields ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..handlers import Bound, Held, begin, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import Refusal, parse_http
@@ -182,7 +182,8 @@ class Exchange:
             not only(mine, ConnectionClosed) or not (self._closed or self.complete)
         )
         if crashed:
-            logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
+            assert mine is not None
+            report(logger, "%s raised in http.request on %r", name_of(consumer), self._path, error=mine)
         if self.complete or self._closed:
             self._finish()
         elif self.started and (crashed or others is not None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, bind, call, enclosed
+from ..handlers import Barrier, Bound, Held, bind, call, enclosed, report
 from ..layers import Local
 from ..message import Message
 from ..replies import check_close, parse_websocket
@@ -96,8 +96,8 @@ class Connection:
         message = Message(upgrade.content, CONNECT, self.channel, self)
         try:
             matches = runtime.match(message)
-        except Exception:
-            logger.exception("a route raised in websocket.connect on %r", self.path)
+        except Exception as error:  # noqa: BLE001 - a route of the program's
+            report(logger, "a route raised in websocket.connect on %r", self.path, error=error)
             matches = None
         policy = self._policy = runtime.policy(()) if matches is None else matches.policy
         self.outbox = Outbox(
@@ -209,7 +209,15 @@ class Connection:
 
         Raises:
             ConnectionClosed: the socket is gone already.
+            TypeError: ``async_fn`` can't be called.
         """
+        given: object = async_fn
+        if not callable(given):
+            if isinstance(given, Coroutine):
+                given.close()
+            raise TypeError(
+                f"start_soon takes an async function and its arguments, start_soon(self.send, 'text'), not {given!r}"
+            )
         if self.over or self.life.state is State.REFUSED:
             raise ConnectionClosed(self.life.code, self.life.reason)
         context = copy_context()
@@ -291,7 +299,7 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
-        logger.error("%s raised in %s on %r", name_of(consumer), what, self.path, exc_info=error)
+        report(logger, "%s raised in %s on %r", name_of(consumer), what, self.path, error=error)
         if self.life.accepted:
             self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
 
