@@ -428,6 +428,11 @@ def _check_async(function: Any, place: str) -> None:
         raise ImproperlyConfigured(
             f"{place} is not callable; a consumer is an 'async def' or a consumer class"
         )
+    inner = function.func if isinstance(function, partial) else function
+    if inspect.isasyncgenfunction(inspect.unwrap(inner)):
+        raise ImproperlyConfigured(
+            f"{place} is not 'async def' alone: its 'yield' makes a generator of it; write await self.send(...) instead"
+        )
     if not is_async(function):
         raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
 

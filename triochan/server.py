@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from .application import Application
+from .handlers import report
 from .http1.protocol import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
@@ -198,8 +199,8 @@ class Server:
             logger.warning("connection from %s: %s; it is closed", address, error)
         except OSError as error:
             logger.debug("connection from %s: %s", address, error)
-        except Exception:
-            logger.exception("internal error on the connection from %s", address)
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            report(logger, "internal error on the connection from %s", address, error=error)
         finally:
             runtime.sockets -= 1
             sock.close()

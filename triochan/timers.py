@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+from .handlers import report
+
 logger = logging.getLogger("triochan.server")
 
 _SWEEP = 256
@@ -93,8 +95,8 @@ class Timers:
                     continue
                 try:
                     timer.fire()
-                except Exception:
-                    logger.exception("internal error in a timer")
+                except Exception as error:  # noqa: BLE001 - the others' timers go on
+                    report(logger, "internal error in a timer", error=error)
             with trio.CancelScope(deadline=heap[0][0] if heap else math.inf) as self._sleep:
                 await trio.sleep_forever()
 

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import LayerUnavailable
-from .handlers import Barrier, call
+from .handlers import Barrier, call, report
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -81,12 +81,13 @@ class Workers:
         who = "triochan"
 
         def raised(error: Exception) -> None:
-            logger.error(
+            report(
+                logger,
                 "%s raised while handling a message on channel %s: %.500r",
                 who,
                 channel.name,
                 content,
-                exc_info=error,
+                error=error,
             )
 
         with Barrier(raised):

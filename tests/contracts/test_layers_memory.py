@@ -179,3 +179,15 @@ async def test_one_connection_has_its_share_of_a_channel(autojump_clock: MockClo
         await trio.sleep(100)  # what has expired counts no more
         for _ in range(2):
             await layer.send("jobs", {"reply_channel": one})
+
+
+async def test_nothing_is_kept_for_groups_that_nobody_is_in() -> None:
+    layer = MemoryLayer()
+    async with layer.running():
+        for index in range(100):
+            await layer.group_send(f"room-{index}", {"text": "to nobody"})
+            await layer.group_add(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"key": index})
+            await layer.group_discard(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"text": "to nobody any more"})
+        assert (len(layer._fans), len(layer.groups)) == (0, 0)

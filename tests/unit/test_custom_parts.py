@@ -18,7 +18,7 @@ from recorder import nothing_left
 
 from triochan import Application, Channel, include, route, route_class
 from triochan.content import InvalidJSON
-from triochan.exceptions import ConnectionClosed, ImproperlyConfigured
+from triochan.exceptions import ImproperlyConfigured
 from triochan.generic.websockets import (
     JsonWebsocketConsumer,
     WebsocketConsumer,
@@ -703,11 +703,14 @@ async def test_a_peer_that_is_gone_is_no_error_in_a_route(
 ) -> None:
     """The log is for what is wrong."""
 
-    async def gone(message: Message) -> None:
-        raise ConnectionClosed
+    async def send_until_gone(message: Message) -> None:
+        while True:
+            await message.reply_channel.send({"text": "still there?"})
+            await trio.sleep(1)
 
-    async with Client([route("websocket.receive", gone)]) as client:
+    async with Client([route("websocket.receive", send_until_gone)]) as client:
         async with client.websocket("/") as socket:
             await socket.send("x")
+            await socket.receive()
         await nothing_left(client)
     assert complaints(caplog) == []

@@ -157,18 +157,14 @@ async def test_its_owner_is_told_before_it_waits_and_when_it_has_ended() -> None
         await trio.lowlevel.checkpoint()
         return "done"
 
-    held, _, _ = started(owner, handler)
-    assert held is not None
-    assert (log, owner.told) == (["began"], [])
     async with trio.open_nursery() as nursery:
-
-        async def finish() -> None:
-            with trio.CancelScope() as scope:
-                await held.finish(scope)
-
-        # The event has noted this very task: it has to be the one that awaits.
         nursery.start_soon(set_later, go)
-        await finish()
+        with trio.CancelScope() as scope:
+            held, _, _ = started(owner, handler)
+            assert held is not None
+            assert (log, owner.told) == (["began"], [])
+            # The event has noted this very task: it has to be the one that awaits.
+            await held.finish(scope)
     assert owner.told == ["hold", (handler, "done", None)]
 
 

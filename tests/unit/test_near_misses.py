@@ -90,7 +90,7 @@ def test_attributes_of_the_programs_own(name: str, value: Any) -> None:
 @pytest.mark.parametrize("groups", ["chat", b"chat"])
 @pytest.mark.parametrize("base", [WebsocketConsumer, JsonWebsocketConsumer])
 def test_groups_are_a_list(base: type, groups: Any) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"groups and connection_groups\(\) are a list of names"):
+    with pytest.raises(ImproperlyConfigured, match=r"groups is a list of names"):
         route_class(consumer(base, groups=groups))
 
 

@@ -8,12 +8,14 @@ import math
 import operator
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
 from .. import auth, sessions
 from ..exceptions import ImproperlyConfigured
+from ..handlers import enclosed
 from ..message import Message, SendsReplies
 from ..routing import name_of, route_class
 
@@ -161,6 +163,18 @@ class BaseConsumer:
             and (sessions or not any(getattr(cls, attribute) for attribute in DECORATING))
         )
 
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: an attribute that is to be True or False is something else.
+        """
+        for name in DECORATING:
+            value = getattr(cls, name)
+            if not isinstance(value, bool):  # a "no" would be taken for a yes
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is True or False, not {value!r:.100}")
+
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""
         name = self.method_mapping.get(message.channel.name)
@@ -230,7 +244,9 @@ class BaseConsumer:
             self.__dict__[name] = tracked
             errors: list[Exception] = []
             try:
-                await handle()
+                await enclosed(
+                    _awaited(handle()), copy_context()
+                )  # what it leaves open is not this scope's child
             except Exception as error:
                 if begun:
                     raise
@@ -270,8 +286,8 @@ def as_coroutine(made: Any, cls: type[BaseConsumer], name: str) -> Coroutine[Any
         return made
     if not inspect.isawaitable(made):
         raise TypeError(
-            f"{name_of(cls)}.{name} gave {made!r:.100} and has to be 'async def', in its decorators too: "
-            "one of them may not return what it calls"
+            f"{name_of(cls)}.{name} gave {made!r:.100}, which can't be used in 'await' expression; it has to be "
+            "'async def', in its decorators too: one of them may not return what it calls"
         )
     return _awaited(made)
 

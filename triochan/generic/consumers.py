@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 import operator
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import CoroutineType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
 import attrs
 
 from ..content import decode_json, encode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Endpoint, Group
-from ..message import Message, SendsReplies
+from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
@@ -107,10 +107,20 @@ class WebsocketConsumer(BaseConsumer):
         """Find what is wrong with the class; called when it is routed to.
 
         Raises:
-            ImproperlyConfigured: ``groups`` is one string, not a list of names; ``State`` is no class that can be
-                called without arguments; or a rate that is none.
+            ImproperlyConfigured: an attribute has a value that it can't have; the message names it.
         """
+        super().check_definition()
         _check_group_names(cls, cls.groups)
+        for name, (fits, expected) in _FITS.items():
+            value = getattr(cls, name)
+            if not fits(value):
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is {expected}, not {value!r:.100}")
+        if isinstance(cls.groups, (list, tuple, set, frozenset)):
+            for group in cls.groups:
+                try:
+                    check_name("group", group)
+                except (TypeError, ValueError) as error:
+                    raise ImproperlyConfigured(f"{name_of(cls)}.groups: {error}") from None
         _check_state(cls)
         for name in ("rate_limit", "user_rate_limit"):
             rate = getattr(cls, name)
@@ -324,6 +334,34 @@ def _joined(message: Message) -> _Joined:
 
 
 _receiving = operator.attrgetter("dispatch", "get_handler", "raw_receive")
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_limit(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
+# What an attribute may be, in code and in words: a limit of 0 would let no message through, and say nothing.
+_FITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "strict_ordering": (_is_switch, "True or False"),
+    "slight_ordering": (_is_switch, "True or False"),
+    "cancel_on_disconnect": (_is_switch, "True or False"),
+    "compression": (lambda value: value is None or _is_switch(value), "True, False or None"),
+    "max_overlap": (_is_limit, "a whole number of at least 1, or None"),
+    "outbox_limit": (_is_limit, "a number of bytes of at least 1, or None"),
+    "overflow": (
+        lambda value: value is None or value in get_args(Overflow),
+        f"one of {', '.join(get_args(Overflow))}, or None",
+    ),
+    "groups": (
+        lambda value: not isinstance(value, (str, bytes, int, float)),
+        "a list of names: write [...]",
+    ),
+}
+
 # As they are written here: the class itself may be patched.
 _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
@@ -492,7 +530,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 def _check_group_names(cls: type, names: object) -> None:
     if isinstance(names, (str, bytes)):
         raise ImproperlyConfigured(
-            f"{cls.__qualname__}: groups and connection_groups() are a list of names, not one string; "
+            f"{name_of(cls)}.groups is a list of names, and so is what connection_groups() gives, not one string; "
             f"write [{names!r}]"
         )
 

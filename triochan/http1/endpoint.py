@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..handlers import Bound, Held, begin, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import LATER, Refusal, parse_http
@@ -179,10 +179,13 @@ class Exchange:
     def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
         mine, others = (None, None) if error is None else parted(error)
-        # A ConnectionClosed while the client is there is of another connection's end.
-        crashed = mine is not None and not (self._closed and only(mine, ConnectionClosed))
+        # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
+        crashed = mine is not None and (
+            not only(mine, ConnectionClosed) or not (self._closed or self.complete)
+        )
         if crashed:
-            logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
+            assert mine is not None
+            report(logger, "%s raised in http.request on %r", name_of(consumer), self._path, error=mine)
         if self.complete or self._closed:
             self._finish()
         elif self.started and (crashed or others is not None):

@@ -134,6 +134,8 @@ class MemoryLayer(ChannelLayer):
     async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         """No checkpoint, so that all members see the group's messages in one order."""
         joined = self.groups.snapshot(group)
+        if not joined:
+            return  # and nothing is kept for a group that is not there
         fan = self._fans.get(group)
         if fan is None or fan.joined is not joined:
             fan = self._fans[group] = _Fan.out_to(joined)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
@@ -19,7 +19,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, call, only, parted, run
+from ..handlers import Barrier, Bound, Held, call, enclosed, only, parted, report
 from ..layers import Local, ReplyChannel
 from ..message import Message
 from ..replies import check_close, parse_websocket
@@ -105,8 +105,8 @@ class Connection:
                 connect = runtime.bind(matches.connect, CONNECT)
             if matches.receive is not None:
                 receive = runtime.bind(matches.receive, RECEIVE)
-        except Exception:
-            logger.exception("a route raised in websocket.connect on %r", self.path)
+        except Exception as error:  # noqa: BLE001 - a route of the program's
+            report(logger, "a route raised in websocket.connect on %r", self.path, error=error)
             matches = None
         policy = self._policy = runtime.policy(()) if matches is None else matches.policy
         self.outbox = Outbox(
@@ -233,7 +233,15 @@ class Connection:
 
         Raises:
             ConnectionClosed: the socket is gone already.
+            TypeError: ``async_fn`` can't be called.
         """
+        given: object = async_fn
+        if not callable(given):
+            if isinstance(given, Coroutine):
+                given.close()
+            raise TypeError(
+                f"start_soon takes an async function and its arguments, start_soon(self.send, 'text'), not {given!r}"
+            )
         if self.over or self.life.state is State.REFUSED:
             raise ConnectionClosed(self.life.code, self.life.reason)
         context = copy_context()
@@ -328,7 +336,7 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
-        logger.error("%s raised in %s on %r", name_of(consumer), what, self.path, exc_info=error)
+        report(logger, "%s raised in %s on %r", name_of(consumer), what, self.path, error=error)
         if self.life.accepted:
             self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
 
@@ -558,7 +566,7 @@ class Connection:
             await async_fn(*args)
 
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
-            await run(begin(), context)
+            await enclosed(begin(), context)
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ChannelSocketException, ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..handlers import Bound, Held, LeftOpen, as_coroutine, begin, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer, name_of
@@ -35,6 +35,8 @@ logger = logging.getLogger("triochan.connection")
 
 Item = tuple[int, Any, int]
 """A message in the inbox: its kind, what it carries, its order."""
+_NOT_MADE: Any = object()
+"""Stands for a coroutine that is not made yet."""
 _READS = 8
 """Reads of one socket before others have their turn."""
 CORK_SECONDS = 0.001
@@ -183,12 +185,12 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
-        coroutine = None
+        coroutine = _NOT_MADE
         try:
             coroutine = context.run(bound.begin, message, bound.kwargs)
             trap = context.run(coroutine.send, None)
         except StopIteration as stop:
-            if coroutine is None:
+            if coroutine is _NOT_MADE:
                 self._raised(bound.consumer, stop)
             return None
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
@@ -196,8 +198,12 @@ class Inbound:
                 raise
             if isinstance(error, (ChannelSocketException, ExceptionGroup)):
                 return self._begin(bound, message, None, error)  # noqa: ASYNC104 - it is no cancellation
-            self._raised(bound.consumer, error)
-            return None  # noqa: ASYNC104 - a cancellation goes on
+            if coroutine is _NOT_MADE or hasattr(coroutine, "send"):
+                self._raised(bound.consumer, error)
+                return None  # noqa: ASYNC104 - a cancellation goes on
+            coroutine = as_coroutine(coroutine)
+            made = Bound(bound.consumer, {}, lambda message, kwargs: coroutine)
+            return self._begin(made, message, None, None)  # noqa: ASYNC104 - a cancellation goes on
         self.running += 1
         self.waits = True
         return Held(self, bound.consumer, coroutine, context, trap, message)
@@ -221,7 +227,10 @@ class Inbound:
             self._owner.again()  # for this may be what reading waits for
 
     def internal_error(self, error: Exception) -> None:
-        self._owner.lost()
+        if isinstance(error, LeftOpen) and self.bound is not None:
+            self._owner.crashed(self.bound.consumer, "receive", error)
+        else:
+            self._owner.lost()
 
     # -- for the one that awaits a handler
 
@@ -552,5 +561,13 @@ class Inbound:
 
     def _raised(self, consumer: Consumer, error: BaseException) -> None:
         mine = parted(error)[0]
-        if mine is not None and not only(mine, ConnectionClosed):
-            self._owner.crashed(consumer, "receive", mine)
+        if mine is None:
+            return
+        owner = self._owner
+        if not only(mine, ConnectionClosed):
+            owner.crashed(consumer, "receive", mine)
+        elif owner.life.state is State.OPEN:
+            logger.warning(
+                "%s broke off in receive on %r: it sent to another connection, which is gone: %s",
+                name_of(consumer), owner.path, mine,
+            )  # fmt: skip

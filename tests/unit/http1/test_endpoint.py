@@ -217,7 +217,7 @@ async def begin_and_crash(message: Message) -> None:
     raise RuntimeError("on purpose")
 
 
-async def hear_of_the_end(message: Message) -> None:
+async def send_to_one_that_is_gone(message: Message) -> None:
     raise ConnectionClosed(1006, "")
 
 
@@ -232,7 +232,7 @@ async def hear_of_the_end(message: Message) -> None:
         (crash, ["responded"], 500, 1),
         (answer_and_crash, ["responded"], 200, 1),
         (begin_and_crash, ["broke off"], 200, 1),
-        (hear_of_the_end, ["responded"], 500, 1),
+        (send_to_one_that_is_gone, ["responded"], 500, 1),
     ],
 )
 @pytest.mark.parametrize("waits", [False, True])
