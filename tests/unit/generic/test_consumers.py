@@ -153,7 +153,7 @@ async def test_one_string_is_no_list_of_groups(groups: Any, caplog: pytest.LogCa
         with pytest.raises(HandshakeRefused, match="500"):
             async with client.websocket("/"):
                 pass
-    assert f"are a list of names, not one string; write [{groups!r}]" in caplog.text
+    assert f"gives, not one string; write [{groups!r}]" in caplog.text
 
 
 @pytest.mark.parametrize(
