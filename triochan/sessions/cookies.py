@@ -32,6 +32,9 @@ LONGEST_AGE = 2**31 - 1
 _CANDIDATES = 16
 """Cookies of the session's name that are looked at in one request: each costs a signature's check."""
 
+_LONGEST = 512
+"""Characters of a cookie's value that are looked at: a signed key has 84, and a hash takes as long as its text is."""
+
 
 class SessionCookies:
     """Signs session keys into cookies and reads them back (itsdangerous: HMAC with SHA-256, and a time).
@@ -102,19 +105,25 @@ class SessionCookies:
 
         There may be several: a browser sends the cookies of a parent domain, and of other paths, under the same name.
         """
+        return [key for key, _ in self.signed(message)]
+
+    def signed(self, message: Message) -> list[tuple[str, float]]:
+        """:meth:`keys`, each with the seconds that have passed since it was signed; below 0 where a clock is ahead."""
         values = [value for name, value in cookie_pairs(message["headers"]) if name == self.name]
-        return [key for value in values[:_CANDIDATES] if (key := self._verified(value)) is not None]
+        return [found for value in values[:_CANDIDATES] if (found := self._verified(value)) is not None]
 
     def key(self, message: Message) -> str | None:
         """The first of :meth:`keys`; None where there is none."""
         return next(iter(self.keys(message)), None)
 
-    def _verified(self, value: str) -> str | None:
+    def _verified(self, value: str) -> tuple[str, float] | None:
+        if len(value) > _LONGEST:
+            return None
         try:
             key, signed = self._signer.unsign(value, return_timestamp=True)
             # Not unsign's max_age, which has no patience with a clock that goes ahead.
             age = self._signer.get_timestamp() - signed.timestamp()
-            return key.decode("ascii") if -CLOCK_SKEW <= age <= self.max_age else None
+            return (key.decode("ascii"), age) if -CLOCK_SKEW <= age <= self.max_age else None
         except (itsdangerous.BadData, UnicodeError):
             return None
 
