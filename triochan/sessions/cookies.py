@@ -44,7 +44,8 @@ class SessionCookies:
             their cookies are over. None: those in the environment variable ``TRIOCHAN_SECRET``, with commas between
             them; and without it a random one for this process.
         name, path, domain: of the cookie.
-        secure: send it over TLS only; None: as the request came.
+        secure: send it over TLS only; None: as the request came, or only so where ``same_site`` is ``"None"`` or the
+            name has the prefix ``__Secure-`` or ``__Host-``, as browsers would throw it away otherwise.
         same_site: when browsers send it along with requests that other sites make.
         max_age: seconds from the signature until it is worth nothing.
 
@@ -76,15 +77,12 @@ class SessionCookies:
         _check_options(
             name=name, path=path, domain=domain, secure=secure, same_site=same_site, max_age=max_age
         )
-        if same_site == "None" and secure is False:
-            raise ImproperlyConfigured(
-                'browsers take a cookie with same_site="None" over TLS only: set secure=True'
-            )
         self.name = name
         self.max_age = max_age
         self._path = path
         self._domain = domain
-        self._secure = secure
+        needs_tls = same_site == "None" or name.lower().startswith(("__secure-", "__host-"))
+        self._secure = True if secure is None and needs_tls else secure
         self._same_site: SameSite = same_site
         self._random = not secrets
         raw = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
@@ -95,7 +93,7 @@ class SessionCookies:
             digest_method=hashlib.sha256,
         )
         try:
-            self._header("", secure=False, max_age=None)
+            self._header("", secure=self._secure is True, max_age=None)
         except ValueError as error:
             raise ImproperlyConfigured(str(error)) from None
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from ..exceptions import ConnectionClosed, LayerUnavailable
-from ..layers import Departed, Endpoint, Group, running_layer
+from ..layers import Group, running_layer
 from ..message import Message
 from ..running import Local
 from .session import Ended
@@ -50,13 +50,13 @@ async def close_sockets(key: str, how: Ended) -> None:
         logger.error("a session has ended, and its sockets in other processes were not told: %s", error)
 
 
-async def join(message: Message, endpoint: Endpoint | Departed | None, key: str) -> None:
+async def join(message: Message, endpoint: object, key: str) -> None:
     """From now on the end of the session closes the WebSocket behind ``message``."""
     if isinstance(endpoint, _Socket):
         await Group(session_group(key)).add(message.reply_channel)
 
 
-async def leave(message: Message, endpoint: Endpoint | Departed | None, key: str) -> None:
+async def leave(message: Message, endpoint: object, key: str) -> None:
     """The end of the session is no end of this WebSocket."""
     if isinstance(endpoint, _Socket):
         await Group(session_group(key)).discard(message.reply_channel)
@@ -65,9 +65,7 @@ async def leave(message: Message, endpoint: Endpoint | Departed | None, key: str
             watcher.stop()
 
 
-def watch(
-    endpoint: Endpoint | Departed | None, key: str, store: SessionStore, age: float, seconds: float
-) -> None:
+def watch(endpoint: object, key: str, store: SessionStore, age: float, seconds: float) -> None:
     """Close the connection when the session is over.
 
     Args:
