@@ -21,10 +21,11 @@ class Local:
     A class is its own name: what one room keeps, no other room can take for its own.
     """
 
-    __slots__ = ("_objects",)
+    __slots__ = ("_ends", "_objects")
 
     def __init__(self) -> None:
         self._objects: dict[type, Any] = {}
+        self._ends: list[Callable[[], None]] = []
 
     def of(self, kind: type[T]) -> T:
         """The object of the class ``kind``; made by ``kind()`` when it is first asked for."""
@@ -32,6 +33,16 @@ class Local:
         if found is None:
             found = self._objects[kind] = kind()
         return found
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the connection has ended: what would outlive it, as a timer does, is let go of."""
+        self._ends.append(callback)
+
+    def end(self) -> None:
+        """Told by the connection when it has ended; again is no error."""
+        ends, self._ends = self._ends, []
+        for callback in ends:
+            callback()
 
 
 _run: trio.lowlevel.RunVar[Local] = trio.lowlevel.RunVar("triochan")

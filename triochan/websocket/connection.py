@@ -595,6 +595,8 @@ class Connection:
                 await self._run_disconnect()
         finally:
             runtime.layer.detach(self)
+            if self._local is not None:
+                self._local.end()
             runtime.websockets.pop(self, None)
             self.outbox.detach()
             inbound.detach()
