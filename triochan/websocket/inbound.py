@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..handlers import Bound, Held, begin, first_step, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer
@@ -183,22 +183,18 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
-        coroutine = None
         try:
-            coroutine = context.run(bound.begin, message, bound.kwargs)
-            trap = context.run(coroutine.send, None)
-        except StopIteration as stop:
-            if coroutine is None:
-                self._raised(bound.consumer, stop)
-            return None
+            begun = context.run(first_step, bound.begin, message, bound.kwargs)
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
             self._raised(bound.consumer, error)
             return None  # noqa: ASYNC104 - a cancellation goes on
+        if begun is None:
+            return None
         self.running += 1
         self.waits = True
-        return Held(self, bound.consumer, coroutine, context, trap)
+        return Held(self, bound.consumer, begun[0], context, begun[1])
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
