@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from triochan.handlers import (
     begin_of,
     bounded,
     call,
+    first_step,
     only,
     parted,
     resume,
@@ -142,6 +144,67 @@ async def test_what_makes_the_coroutine_may_raise() -> None:
     for error in (TypeError("no such argument"), StopIteration("which means nothing here")):
         bound = Bound(fail, {}, lambda message, kwargs, error=error: fail(error))  # type: ignore[misc]
         assert begin(Owner(), bound, message()) == (None, None, error)
+
+
+# -- the first step: nobody wants the result
+
+
+class ByHand(Coroutine[Any, Any, Any]):
+    """A coroutine that is no native one, as compilers make them."""
+
+    def __init__(self, message: Message) -> None:
+        self.native = answering(message)
+
+    def send(self, value: Any) -> Any:
+        return self.native.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self.native.throw(*error)
+
+    def close(self) -> None:
+        self.native.close()
+
+    def __await__(self) -> Any:
+        raise AssertionError
+
+
+async def answering(message: Message) -> str:
+    if message["text"] == "fail":
+        raise KeyError("on purpose")
+    if message["text"] == "wait":
+        await trio.lowlevel.checkpoint()
+    await message.reply_channel.send({"text": message["text"]})
+    return "unwanted"
+
+
+@types.coroutine
+def generator(message: Message) -> Any:
+    yield from answering(message)
+
+
+@pytest.mark.parametrize("makes", [answering, generator, ByHand])
+async def test_a_coroutine_of_any_kind_takes_its_first_step(makes: Any) -> None:
+    sent: list[Any] = []
+
+    class Replies:
+        name = "websocket.send"
+
+        async def send(self, content: Any) -> None:
+            sent.append(content["text"])
+
+    def step(text: str) -> Any:
+        return first_step(lambda message, kwargs: makes(message, **kwargs), about(text), {})
+
+    def about(text: str) -> Message:
+        return Message({"text": text}, Channel("websocket.receive"), Replies())  # type: ignore[arg-type]
+
+    assert step("at once") is None
+    assert sent == ["at once"]
+    with pytest.raises(KeyError):
+        step("fail")
+    coroutine, trap = step("wait")
+    assert await resume(coroutine, copy_context(), trap) in (None, "unwanted")
+    assert sent == ["at once", "wait"]
 
 
 # -- begin and finish: a handler that waits

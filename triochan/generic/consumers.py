@@ -77,7 +77,10 @@ class WebsocketConsumer(BaseConsumer):
                     text = message.own.get("text")
                     if text is None or _receiving(cls) != own:  # or patched since
                         return begin(message, kwargs)  # type: ignore[misc]
-                    made = cls(message, **kwargs).receive(text=text, **kwargs)
+                    if kwargs:
+                        made = cls(message, **kwargs).receive(text=text, **kwargs)
+                    else:  # the same, without the dicts that the other one builds: most routes have no named groups
+                        made = cls(message).receive(text=text)
                     return made if made.__class__ is CoroutineType else as_coroutine(made, cls, "receive")
 
                 return receive

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ChannelSocketException, ConnectionClosed
-from ..handlers import Bound, Held, LeftOpen, as_coroutine, begin, only, parted
+from ..handlers import Bound, Held, LeftOpen, begin, first_step, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer, name_of
@@ -35,7 +35,6 @@ logger = logging.getLogger("triochan.connection")
 
 Item = tuple[int, Any, int]
 """A message in the inbox: its kind, what it carries, its order."""
-_NOT_MADE: Any = object()
 """Stands for a coroutine that is not made yet."""
 _READS = 8
 """Reads of one socket before others have their turn."""
@@ -185,28 +184,20 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
-        coroutine = _NOT_MADE
         try:
-            coroutine = context.run(bound.begin, message, bound.kwargs)
-            trap = context.run(coroutine.send, None)
-        except StopIteration as stop:
-            if coroutine is _NOT_MADE:
-                self._raised(bound.consumer, stop)
-            return None
+            begun = context.run(first_step, bound.begin, message, bound.kwargs)
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
             if isinstance(error, (ChannelSocketException, ExceptionGroup)):
                 return self._begin(bound, message, None, error)  # noqa: ASYNC104 - it is no cancellation
-            if coroutine is _NOT_MADE or hasattr(coroutine, "send"):
-                self._raised(bound.consumer, error)
-                return None  # noqa: ASYNC104 - a cancellation goes on
-            coroutine = as_coroutine(coroutine)
-            made = Bound(bound.consumer, {}, lambda message, kwargs: coroutine)
-            return self._begin(made, message, None, None)  # noqa: ASYNC104 - a cancellation goes on
+            self._raised(bound.consumer, error)
+            return None  # noqa: ASYNC104 - a cancellation goes on
+        if begun is None:
+            return None
         self.running += 1
         self.waits = True
-        return Held(self, bound.consumer, coroutine, context, trap, message)
+        return Held(self, bound.consumer, begun[0], context, begun[1], message)
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
