@@ -22,7 +22,7 @@ from .origins import AllowedHosts, AllowedOrigins
 from .routing import Router, Routing, is_async, name_of
 from .running import serving
 from .sessions import MemorySessionStore, SessionCookies, Sessions, SessionStore, SqliteSessionStore
-from .typed import make_converter
+from .typed import converts_plain, make_converter
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -90,7 +90,8 @@ class Application:
     middleware: tuple[Middleware, ...]
     state: SimpleNamespace
     _lifespan: Lifespan[Application] | None
-    _given_converter: Converter | None
+    _converters: list[Converter]
+    """The one that was given, or is made when it is first asked for: many applications never ask."""
 
     def __init__(
         self,
@@ -153,13 +154,20 @@ class Application:
             middleware=check_middleware(middleware),
             state=SimpleNamespace(),
             lifespan=lifespan,
-            given_converter=converter,
+            converters=[] if converter is None else [converter],
         )
 
-    @functools.cached_property
+    @property
     def converter(self) -> Converter:
         """What makes objects of JSON values, and JSON values of objects."""
-        return make_converter() if self._given_converter is None else self._given_converter
+        if not self._converters:
+            self._converters.append(make_converter())
+        return self._converters[0]
+
+    @property
+    def converts_plain(self) -> bool:
+        """The converter has hooks for JSON's own types, so that every content has to pass through it."""
+        return bool(self._converters) and converts_plain(self._converters[0])
 
     @classmethod
     def of(cls, routing: Routing | Application) -> Application:

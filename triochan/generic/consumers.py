@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
 import attrs
 
-from ..content import decode_json, encode_json
+from ..content import decode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..layers import Endpoint, Group
 from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
-from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
+from ..typed import ContentType, content_annotation, encode_content, encode_with
 from .base import BaseConsumer, Begin, as_coroutine, excluded, group_method, raise_all
 from .rate_limits import parse_rate, within_limits
 
@@ -485,15 +485,12 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         Raises:
             TypeError: JSON has no form for it.
         """
-        # What encode_with does, written out: most messages are sent here.
-        text = None
-        if content.__class__ in PLAIN:
-            try:
-                text = self.encode_json(content)
-            except TypeError:
-                pass
-        if text is None:
-            text = self.encode_json(to_plain(content, self.message.application))
+        encode = self.encode_json
+        application = self.message.application
+        if getattr(encode, "__func__", None) is _ENCODE_JSON:
+            text = encode_content(content, application)
+        else:
+            text = encode_with(encode, content, application)
         await super().send(text=text, close=close)
 
     @group_method
@@ -526,8 +523,16 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """``content`` as text."""
-        return encode_json(content)
+        """``content`` as text; override for another dialect.
+
+        One of your own is called with the content as it was sent. If it raises TypeError, it is called again with the
+        content in JSON's own types, as the application's converter makes them.
+        """
+        return encode_content(content, current_application())
+
+
+# As it is written here: the class itself may be patched.
+_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
 
 
 def _check_group_names(cls: type, names: object) -> None:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NoReturn, cast
 
 import trio
 
-from ..content import encode_json
 from ..exceptions import (
     ChannelFull,
     ImproperlyConfigured,
@@ -24,7 +23,7 @@ from ..layers import Group, current_layer
 from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
-from ..typed import PLAIN, ContentType, encode_with, to_plain
+from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
 from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain
 
@@ -93,8 +92,10 @@ class WebsocketMultiplexer:
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
         application = current_application()
-        plain = payload if payload.__class__ in PLAIN else to_plain(payload, application)
-        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain}, application)}
+        if payload.__class__ not in PLAIN:
+            payload = to_plain(payload, application)
+        frame = {"stream": stream, "payload": payload}
+        return {"text": encode_with(cls.encode_json, frame, application)}
 
     @classmethod
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:
@@ -111,13 +112,13 @@ class WebsocketMultiplexer:
         try:
             return {"text": cls.encode_json(content)}
         except Exception:  # noqa: BLE001 - a client's mistake is answered, whatever the dialect makes of the answer
-            return {"text": encode_json(content)}
+            return {"text": encode_content(content)}
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """``content`` as text; override for another dialect. It is given frames with ``"payload"``, and with
-        ``"error"`` where a client is told of a mistake."""
-        return encode_json(content)
+        """``content`` as text; override for another dialect, see :meth:`JsonWebsocketConsumer.encode_json`. It is given
+        frames with ``"payload"``, and with ``"error"`` where a client is told of a mistake."""
+        return encode_content(content, current_application())
 
 
 class WebsocketDemultiplexer(JsonWebsocketConsumer):

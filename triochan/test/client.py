@@ -26,7 +26,7 @@ import trio.testing
 import trio_websocket
 
 from ..application import Application
-from ..content import decode_json, encode_json
+from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
 from ..http.cookies import parse_cookies
 from ..http1.protocol import serve_stream
@@ -36,6 +36,7 @@ from ..proxies import Front
 from ..routing import Routing
 from ..runtime import Runtime
 from ..settings import Settings
+from ..typed import encode_content
 from ..workers import Workers
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -109,7 +110,7 @@ class TestWebsocket:
             raise self._closed() from None
 
     async def send_json(self, content: Any) -> None:
-        await self.send(encode_json(content))
+        await self.send(encode_content(content))
 
     async def receive(self) -> str | bytes:
         """The next message.
@@ -311,7 +312,7 @@ class Client(_Managed["Client"]):
         """
         pairs = [("Host", HOST), ("Connection", "close"), *self._request_headers(), *_pairs(headers)]
         if json is not None:
-            body = encode_json(json)
+            body = encode_content(json)
             pairs.append(("Content-Type", "application/json"))
         data = body.encode() if isinstance(body, str) else body
         if data:
