@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from .handlers import Held, LeftOpen, left_open, nesting, report
+from .handlers import Held, LeftOpen, left_open, report
 from .wire.outbox import Flush
 from .wire.poller import ENDED, READABLE, WRITABLE, Poller, has_epoll
 
@@ -162,7 +162,9 @@ class Readers:
     def _step(self) -> Held | None:
         """Look at what has happened, socket after socket, until a handler waits or nothing is left."""
         task = trio.lowlevel.current_task()
-        place = nesting(task)
+        place = task._cancel_status
+        if task._child_nurseries:  # of a handler that has left a scope around them, and was told so by Trio
+            left_open(task, place)
         poller, flush, ready = self.poller, self._flush, self._ready
         flush.stepping = True
         asked: Runnable | None = None
@@ -187,7 +189,7 @@ class Readers:
                     held = source.readable()
                     if held is not None:
                         return held
-                    if nesting(task) is not place:
+                    if task._cancel_status is not place:  # nesting(), without the call
                         raise left_open(task, place)
                 if self._leads:  # another one looks at the sockets: this one was called for what is ready
                     while ready:
@@ -195,7 +197,7 @@ class Readers:
                         held = asked.proceed()
                         if held is not None:
                             return held
-                        if nesting(task) is not place:
+                        if task._cancel_status is not place:  # nesting(), without the call
                             raise left_open(task, place)
                     flush.flush()
                     return None
@@ -210,7 +212,7 @@ class Readers:
                     held = asked.proceed()
                     if held is not None:
                         return held
-                    if nesting(task) is not place:
+                    if task._cancel_status is not place:  # nesting(), without the call
                         raise left_open(task, place)
                 flush.flush()
                 if waiting:

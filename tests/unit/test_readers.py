@@ -469,8 +469,15 @@ async def enter_nursery() -> object:
     return manager
 
 
+async def enter_nursery_in_scope() -> object:
+    managers = []
+    with trio.CancelScope():
+        managers.append(await enter_nursery())
+    return managers
+
+
 @pytest.mark.parametrize("waits", ["never", "before", "after"])
-@pytest.mark.parametrize("enter", [enter_scope, enter_nursery])
+@pytest.mark.parametrize("enter", [enter_scope, enter_nursery, enter_nursery_in_scope])
 @pytest.mark.parametrize("where", ["connect", "receive", "batch", "disconnect", "task", "http", "channel"])
 async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
     enter: Callable[[], Awaitable[object]], waits: str, where: str, caplog: pytest.LogCaptureFixture
