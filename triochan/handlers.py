@@ -279,7 +279,7 @@ async def enclosed(coroutine: Coroutine[Any, Any, object], context: Context) -> 
     try:
         return await run(coroutine, context)
     finally:
-        if nesting(task) is not place:
+        if nesting(task) is not place or len(task.child_nurseries) > nurseries:
             raise left_open(task, place, nurseries=nurseries)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -462,18 +463,18 @@ async def enter_scope() -> object:
     return scope
 
 
-async def enter_nursery() -> object:
-    manager = trio.open_nursery()
-    nursery = await manager.__aenter__()
-    nursery.start_soon(trio.sleep_forever)
-    return manager
-
-
 async def enter_nursery_in_scope() -> object:
     managers = []
     with trio.CancelScope():
         managers.append(await enter_nursery())
     return managers
+
+
+async def enter_nursery() -> object:
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    nursery.start_soon(trio.sleep_forever)
+    return manager
 
 
 @pytest.mark.parametrize("waits", ["never", "before", "after"])
@@ -537,7 +538,8 @@ async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
     for record in told:
         assert "raised" in record.getMessage()
         assert record.exc_info is not None
-        assert "was left open" in str(record.exc_info[1])
+        # Of a scope that lies in one of triochan's own, Trio says so.
+        assert re.search("was left open|scope stack corrupted", str(record.exc_info[1]))
 
 
 class Unwritable(logging.Handler):
