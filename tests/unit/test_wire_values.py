@@ -263,8 +263,19 @@ class TestLargeIntegers:
             "yes": True, "red": 1, "large": [str(LARGE)], "nested": [str(LARGE), None],
         }  # fmt: skip
 
-    @pytest.mark.parametrize("text", [str(LARGE), '"1"', '"1000000000000000"', '"09007199254740993"', '"9007199254740993.0"', '"x"', "1.5",
-                                      '"' + "9" * 5000 + '"'])  # fmt: skip
+    @pytest.mark.parametrize(
+        "text",
+        [
+            str(LARGE),
+            '"1"',
+            '"1000000000000000"',
+            '"09007199254740993"',
+            '"9007199254740993.0"',
+            '"x"',
+            "1.5",
+            '"' + "9" * 5000 + '"',
+        ],
+    )
     def test_what_does_not_fit(self, text: str) -> None:
         with pytest.raises(InvalidContent):
             decoded(text, int, large_integers_as_strings=True)

@@ -283,6 +283,26 @@ class Connection:
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
+    async def room(self) -> None:
+        """Wait while the outbox is full.
+
+        Raises:
+            ConnectionClosed: the peer is gone.
+        """
+        await self.outbox.room()
+
+    def deliver_whole(self, content: dict[str, Any], /) -> None:
+        """As :meth:`deliver_nowait`, past every limit: an answer of the connection's own, which has waited for
+        :meth:`room`.
+
+        While connecting it does not accept, and leaves when ``connect`` has returned.
+        """
+        reply = parse_websocket(content)
+        if reply.data is not None:
+            self.outbox.put_whole(self.outbox.encode(reply.data))
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+
     # -- told by the opening
 
     def _accept(self) -> None:
