@@ -202,7 +202,7 @@ class _SavingChannel(Channel):
     __slots__ = ("_channel", "sessions")
 
     def __init__(self, channel: Channel, sessions: Sequence[Session]) -> None:
-        self._layer = channel.layer
+        self._layer = channel._layer
         self._channel = channel
         self.sessions = sessions
 

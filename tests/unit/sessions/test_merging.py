@@ -158,20 +158,27 @@ async def test_what_is_over_meanwhile_stays_over(end: str) -> None:
 
 async def test_what_is_changed_while_it_is_saved_is_owed_still() -> None:
     class Slow(MemorySessionStore):
+        slow = False
+
         async def load(self, key: str) -> str | None:
-            await trio.lowlevel.checkpoint()
+            if self.slow:
+                under_way.set()
+                await go_on.wait()
             return await super().load(key)
 
+    under_way, go_on = trio.Event(), trio.Event()
     store = Slow()
     one, two = await several(store, {"a": 1})
     two["theirs"] = 1
     await two.save()
     one["mine"] = 1
+    store.slow = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.save)
-        await trio.lowlevel.checkpoint()
+        await under_way.wait()
         one["late"] = 1
         del one["a"]
+        go_on.set()
     assert one.modified
     assert one == {"mine": 1, "theirs": 1, "late": 1}
     await one.save()
