@@ -23,11 +23,13 @@ from typing import Any
 
 from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
+from .certificates import CannotUseCertificate, make_context
 from .exceptions import ImproperlyConfigured, TriochanError
 from .options import make_parser, settings_of
 from .routing import name_of
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
+from .standard_streams import flush_or_drop, hold_open
 from .wire.listeners import Address
 
 
@@ -44,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: as argparse does: 0 after ``--help`` and ``--version``, 2 for an option that is wrong.
     """
+    hold_open()
+    try:
+        return _run(arguments)
+    finally:
+        flush_or_drop()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     announcement = _Announcement()
     try:
@@ -72,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise CannotServe(str(error)) from None
             raise CannotServe(_why_not_listening(error, options.host, options.port, options.uds)) from None
     except CannotServe as error:
-        print(f"triochan: error: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
+            print(f"triochan: error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         # Once it serves, the server takes the signals itself; what comes after it has ended changes nothing.
@@ -179,7 +190,8 @@ def _print_traceback(error: BaseException) -> None:
         or place.tb_frame.f_code.co_filename.startswith("<frozen importlib")
     ):
         place = place.tb_next
-    traceback.print_exception(type(error), error, place)
+    with contextlib.suppress(OSError):
+        traceback.print_exception(type(error), error, place)
 
 
 # -- logging, TLS, listening
@@ -201,7 +213,7 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     """A server's context with these files, None without them.
 
     Raises:
-        CannotServe: one of them can't be read, or they do not go together.
+        CannotServe: one of them can't be read or used, or they do not go together.
     """
     if certificate is None:
         return None
@@ -211,31 +223,21 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
                 Path(path).open("rb").close()
         except OSError as error:
             raise CannotServe(f"{option} {path}: {error.strerror}") from None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise CannotServe(
-                f"the key in {key or certificate} does not belong to the certificate in {certificate}"
-            ) from None
-        files = f"{certificate} and {key} hold" if key else f"{certificate} holds"
-        raise CannotServe(
-            f"{files} no certificate with its private key that could be read; PEM is expected"
-        ) from None
-    return context
+        return make_context(certificate, key)
+    except CannotUseCertificate as error:
+        raise CannotServe(str(error)) from None
 
 
 def _why_not_listening(error: OSError, host: str, port: int, uds: str | None) -> str:
     if uds is not None:
-        reason = (
-            "another program listens on it" if error.errno == errno.EADDRINUSE else error.strerror or error
-        )
-        return f"can't listen on the Unix socket {uds}: {reason}"
-    place = f"can't listen on {f'[{host}]' if ':' in host else host}:{port}: "
+        return f"can't listen on the Unix socket {uds}: {error.strerror or error}"
+    asked = f"{f'[{host}]' if ':' in host else host}:{port}"
+    place = f"can't listen on {asked}: "
     if isinstance(error, socket.gaierror):
         return f"{place}the name {host!r} does not resolve ({error.strerror}); give --host an address of this machine"
+    if isinstance(error.filename, str) and error.filename != asked:
+        place = f"can't listen on {error.filename} ({asked}): "
     if error.errno == errno.EADDRINUSE:
         return (
             f"{place}the port is in use; stop the program that has it, or give another --port (0 picks one)"

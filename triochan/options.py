@@ -17,11 +17,12 @@ import trio
 
 from . import __version__
 from .application import DEFAULT_SESSION_FILE
+from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
 from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 
-DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C or SIGTERM."
+DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C, SIGTERM or SIGHUP."
 
 EPILOG = """\
 example:
@@ -44,7 +45,13 @@ example:
 
       triochan hello:routing --max-message-size 2MiB --port 0
 
-exit status: 0 after a shutdown, 1 where that cut something off, 2 where it could not be served.
+signals:
+  SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal has gone) shut it down in order: what was received is answered,
+  sockets are closed with 1001. A second SIGTERM or SIGINT cuts that short. A SIGHUP that is ignored at the start, as
+  nohup does it, stays ignored.
+
+exit status: 0 after a shutdown, 1 where that cut something off or the server broke, 2 where it could not be served,
+130 where it was interrupted before it served.
 """
 
 SECTIONS = {
@@ -111,15 +118,26 @@ def make_parser() -> argparse.ArgumentParser:
     )
     where = parser.add_argument_group("where to listen")
     where.add_argument(
-        "--host", help="address or name to listen on; 0.0.0.0 or :: for every interface (default: 127.0.0.1)"
+        "--host",
+        type=_host,
+        help="address or name to listen on; :: for every interface, 0.0.0.0 for every one by IPv4 alone "
+        "(default: 127.0.0.1)",
     )
     where.add_argument(
         "--port", type=_port, help="port; 0 picks one that is free and prints it (default: 8000)"
     )
-    where.add_argument("--uds", metavar="PATH", help="listen on this Unix socket instead")
+    where.add_argument(
+        "--uds",
+        metavar="PATH",
+        type=_path,
+        help="listen on this Unix socket instead; its file goes with the server",
+    )
     where.add_argument("--ssl-certfile", metavar="FILE", help="serve TLS with this certificate chain (PEM)")
     where.add_argument(
-        "--ssl-keyfile", metavar="FILE", help="and this private key, where it is not in the same file"
+        "--ssl-keyfile",
+        metavar="FILE",
+        help="and this private key, where it is not in the same file; the password of one that is encrypted is taken "
+        f"from the environment variable {PASSWORD_VARIABLE}, or asked for at the terminal",
     )
     sessions = parser.add_argument_group("sessions")
     sessions.add_argument(
@@ -158,7 +176,7 @@ def _help_width() -> int:
     """The terminal's, within what is pleasant to read."""
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # no stdout; no terminal; one that is closed
         columns = 100
     return max(60, min(columns - 2, 110))
 
@@ -286,6 +304,20 @@ def _one_of(names: Sequence[str], text: str) -> str:
 
 def _level(text: str) -> str:
     return _one_of(LEVELS, text.lower())
+
+
+def _host(text: str) -> str:
+    if not text:  # a variable of a shell's that is not set
+        raise argparse.ArgumentTypeError("takes an address or a name; 0.0.0.0 and :: are every interface")
+    if text.startswith("[") and text.endswith("]") and ":" in text:
+        return text[1:-1]
+    return text
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("takes a path, not an empty one")
+    return text
 
 
 def _port(text: str) -> int:
