@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import platform
 import re
@@ -51,7 +52,7 @@ signals:
   nohup does it, stays ignored.
 
 exit status: 0 after a shutdown, 1 where that cut something off or the server broke, 2 where it could not be served,
-130 where it was interrupted before it served.
+3 where the application's lifespan raised at the start, 130 where it was interrupted before it served.
 """
 
 SECTIONS = {
@@ -78,6 +79,13 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in two lines, without the usage of thirty options."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        for each in unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            meant = difflib.get_close_matches(each.partition("=")[0], known, 1, 0.6)
+            if each.startswith("-") and meant:
+                message += f"; did you mean {meant[0]}?"
+                break
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,6 +147,46 @@ def make_parser() -> argparse.ArgumentParser:
         help="and this private key, where it is not in the same file; the password of one that is encrypted is taken "
         f"from the environment variable {PASSWORD_VARIABLE}, or asked for at the terminal",
     )
+    front = parser.add_argument_group("behind a proxy")
+    front.add_argument(
+        "--forwarded-allow-ips",
+        metavar="LIST",
+        type=_list,
+        default=(),
+        help="believe what these proxies say of their clients (Forwarded; X-Forwarded-For, -Proto, -Host): addresses "
+        "and networks, unix, or *, with commas between them (default: none)",
+    )
+    front.add_argument(
+        "--proxy-protocol",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="each connection begins with a header of the PROXY protocol, version 1 or 2 (default: no)",
+    )
+    front.add_argument(
+        "--root-path",
+        metavar="PATH",
+        default="",
+        help="the path below which a proxy serves this, such as /chat; consumers see paths without it (default: none)",
+    )
+    front.add_argument(
+        "--health-path",
+        metavar="PATH",
+        help="say here whether the server takes requests: 200, or 503 during a shutdown (default: nowhere)",
+    )
+    front.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="answer requests under this name alone, example.com, or .example.com for all below it too; again for more "
+        "(default: under any)",
+    )
+    front.add_argument(
+        "--allowed-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="let pages of this origin open WebSockets with sessions, https://example.com, null, file://; again for "
+        "more (default: the server's own pages)",
+    )
     sessions = parser.add_argument_group("sessions")
     sessions.add_argument(
         "--session-file",
@@ -160,6 +208,17 @@ def make_parser() -> argparse.ArgumentParser:
         type=_level,
         metavar="LEVEL",
         help=f"log this and worse on stderr: {', '.join(LEVELS)} (default: info)",
+    )
+    other.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="text|json",
+        help="lines for people, or JSON objects (default: text)",
+    )
+    other.add_argument(
+        "--log-config",
+        metavar="FILE",
+        help="log as this file says: TOML or JSON for logging.config.dictConfig, or an INI file",
     )
     other.add_argument(
         "--version",
@@ -304,6 +363,10 @@ def _one_of(names: Sequence[str], text: str) -> str:
 
 def _level(text: str) -> str:
     return _one_of(LEVELS, text.lower())
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
 
 
 def _host(text: str) -> str:

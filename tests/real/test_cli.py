@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import http.client
+import json
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from websockets.sync.client import connect
 import triochan
 from triochan import cli, options
 from triochan.settings import Settings
+from triochan.wire import listeners
 
 APP = """
     import logging
@@ -270,10 +272,10 @@ def test_a_busy_unix_socket(fails: Callable[..., str]) -> None:
 def test_an_address_that_can_not_be_had(
     fails: Callable[..., str], error: OSError, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: object, **options: object) -> int:
+    def fail(*arguments: object, **options: object) -> list[socket.socket]:
         raise error
 
-    monkeypatch.setattr(cli, "run_process", fail)
+    monkeypatch.setattr(listeners, "_open_all", fail)
     assert said in fails("hello:routing", "--port", "80")
 
 
@@ -836,3 +838,105 @@ def test_a_unix_socket_of_a_killed_server_is_taken(served: Callable[..., Served]
     second = served("hello:routing", "--uds", "socket")
     assert ask(folder / "socket") == b"hello"
     assert second.end()[0] == 0
+
+
+# -- behind a proxy, the lifespan, the log
+
+FRONT = """
+    from triochan import route
+    from triochan.http import json
+
+    async def tell(message):
+        return json({key: message.get(key) for key in ("client", "scheme", "path", "root_path")})
+
+    routing = [route("http.request", tell)]
+"""
+
+
+def test_behind_a_proxy(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "front.py").write_text(textwrap.dedent(FRONT))
+    server = served(
+        "front:routing", "--port", "0", "--forwarded-allow-ips", "127.0.0.1, 10.0.0.0/8", "--root-path", "/chat",
+        "--health-path", "/healthz", "--allowed-host", "chat.example.com", "--log-format", "json",
+    )  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    said = {
+        "X-Forwarded-For": "203.0.113.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "chat.example.com",
+    }
+    connection.request("GET", "/chat/room", headers=said)
+    assert json.loads(connection.getresponse().read()) == {
+        "client": ["203.0.113.7", 0], "scheme": "https", "path": "/room", "root_path": "/chat",
+    }  # fmt: skip
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read() == b"ok\n"
+    connection.request("GET", "/chat/room")
+    assert connection.getresponse().status == 400  # another host's name
+    connection.close()
+    server.process.send_signal(signal.SIGTERM)
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0
+    assert [json.loads(line)["level"] for line in err.splitlines()] == ["info"]
+
+
+def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "front.py").write_text(textwrap.dedent(FRONT))
+    server = served("front:routing", "--port", "0", "--proxy-protocol")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as client:
+        client.sendall(b"PROXY TCP4 203.0.113.7 198.51.100.1 50000 443\r\nGET / HTTP/1.0\r\nHost: x\r\n\r\n")
+        answer = b""
+        while more := client.recv(4096):
+            answer += more
+    assert b'"client":["203.0.113.7",50000]' in answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--forwarded-allow-ips", "proxy.example"], "a trusted proxy is an address such as 10.0.0.1"),
+        (["--root-path", "chat/"], "root_path is a path such as '/chat'"),
+        (["--health-path", "healthz"], "health_path is a path such as '/healthz'"),
+        (["--allowed-origin", "example.com"], "allowed_origins takes origins such as"),
+        (["--allowed-host", "https://example.com"], "allowed_hosts takes names such as"),
+        (["--log-config", "none.toml"], "--log-config none.toml: No such file"),
+        (["--log-format", "xml"], "invalid choice: 'xml'"),
+        (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
+        (["--max-mesage-size=3"], "did you mean --max-message-size?"),
+        (["--xyzzy"], "unrecognized arguments: --xyzzy\n"),
+    ],
+)
+def test_options_that_are_wrong(fails: Callable[..., str], arguments: list[str], says: str) -> None:
+    assert says in fails("hello:routing", *arguments)
+
+
+def test_an_application_says_itself_which_hosts_and_origins(fails: Callable[..., str], folder: Path) -> None:
+    (folder / "an_application.py").write_text("from triochan import Application\napp = Application([])\n")
+    for option, value in (("--allowed-host", "example.com"), ("--allowed-origin", "null")):
+        assert f"itself; drop {option}" in fails("an_application:app", option, value)
+
+
+LIFESPAN = """
+    from contextlib import asynccontextmanager
+    from triochan import Application
+
+    @asynccontextmanager
+    async def lifespan(application):
+        raise {error}
+        yield
+
+    app = Application([], lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError(98, 'the database is busy')", "ValueError('no database')"])
+def test_a_lifespan_that_raises_at_the_start_is_status_3(folder: Path, error: str) -> None:
+    (folder / "living.py").write_text(textwrap.dedent(LIFESPAN.format(error=error)))
+    ended = subprocess.run(
+        [sys.executable, "-m", "triochan", "living:app", "--port", "0"],
+        cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment(),
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert "in lifespan" in ended.stderr
+    assert ended.stderr.rstrip().endswith("triochan: error: the application did not start, see above")
+    assert "can't listen" not in ended.stderr
