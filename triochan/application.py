@@ -180,6 +180,8 @@ class Application:
         routing: Routing | Application,
         *,
         session_file: str | os.PathLike[str] = DEFAULT_SESSION_FILE,
+        allowed_hosts: Iterable[str] | None = None,
+        allowed_origins: Iterable[str] = (),
     ) -> Application:
         """``routing`` itself where it is an application; else one whose sessions are kept in a file.
 
@@ -187,7 +189,12 @@ class Application:
         """
         if isinstance(routing, cls):
             return routing
-        return cls(routing, session_store=SqliteSessionStore(session_file))  # type: ignore[arg-type]
+        return cls(
+            routing,  # type: ignore[arg-type]
+            session_store=SqliteSessionStore(session_file),
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

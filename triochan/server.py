@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -24,6 +23,7 @@ from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
+from .standard_streams import hold_open
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, start_tls
 from .wire.proxy_protocol import ProxyProtocolError
@@ -35,6 +35,8 @@ logger = logging.getLogger("triochan.server")
 _ACCEPT_BATCH = 64
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_ACCEPT = 0.1
+_SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""Windows has none."""
 
 
 class Server:
@@ -129,15 +131,23 @@ class Server:
         return f"{what}, in threads: {', '.join(threads)}" if threads else what
 
     async def stop_at_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stop at the first SIGINT or SIGTERM, abort at the second; runs until cancelled."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        """Stop at the first SIGINT, SIGTERM or SIGHUP, abort at a second one of the first two; runs until cancelled.
+
+        A SIGHUP that is ignored by now stays ignored: ``nohup`` asks for that. One during the shutdown changes nothing,
+        for a terminal that goes may send several.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
+            numbers.append(_SIGHUP)
+        with trio.open_signal_receiver(*numbers) as received:
             task_status.started()
             async for number in received:
-                if self._stop.is_set():
-                    self.abort()
-                else:
-                    logger.info("%s: shutting down; once more to stop at once", signal.Signals(number).name)
+                if not self._stop.is_set():
+                    again = "SIGTERM" if number == _SIGHUP else "once more"
+                    logger.info("%s: shutting down; %s to stop at once", signal.Signals(number).name, again)
                     self.stop()
+                elif number != _SIGHUP:
+                    self.abort()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -219,7 +229,11 @@ class Server:
 
 
 def _host_and_port(address: Any) -> list[Any] | None:
-    return list(address[:2]) if isinstance(address, tuple) else None
+    if not isinstance(address, tuple):
+        return None
+    host: str = address[0]
+    # An IPv4 address as a socket for both families has it (RFC 4291 section 2.5.5.2).
+    return [host[7:] if host.startswith("::ffff:") and "." in host else host, address[1]]
 
 
 async def serve(
@@ -246,12 +260,14 @@ async def serve(
 
     Args:
         routing: a list of routes, the dotted name of one, or an :class:`Application`.
-        host, port: where to listen; host None: on all interfaces; port 0: a free one.
-        uds: listen on this Unix socket instead.
+        host, port: where to listen; host None or ``"::"``: on all interfaces, by IPv4 and IPv6; port 0: a free one.
+        uds: listen on this Unix socket instead. Its file is removed when the shutdown begins, so that a successor can
+            take its place at once; a file that is another server's by then is left.
         ssl_context: serve TLS with it.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
-        signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short.
+        signals: stop at SIGINT, SIGTERM and SIGHUP too, and return then; a second SIGINT or SIGTERM cuts the shutdown
+            short. A SIGHUP that is ignored when the server starts stays ignored.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
         trusted_proxies: addresses (``"10.0.0.1"``, ``"10.0.0.0/8"``, ``"unix"``, ``"*"``) of proxies whose
@@ -269,7 +285,7 @@ async def serve(
         Whether all had ended of itself; False: the shutdown cut something off.
 
     Raises:
-        ImproperlyConfigured: the routing is wrong.
+        ImproperlyConfigured: the routing is wrong, or the host or port is none.
         OSError: an address can't be had.
     """
     application = Application.of(routing)
@@ -278,14 +294,9 @@ async def serve(
         trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
     )
     async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
-        server = Server(
-            runtime,
-            await open_listeners(host, port, uds, scheme),
-            ssl_context,
-            watchdog,
-            proxy_protocol=proxy_protocol,
-        )
+        listeners = await open_listeners(host, port, uds, scheme)
         try:
+            server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
                 if signals:
@@ -297,13 +308,13 @@ async def serve(
                     server.stop()
                 nursery.cancel_scope.cancel()
         finally:
-            if uds is not None:
-                Path(uds).unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, at the very end
+            for listener, _ in listeners:  # where it never came to accept on them
+                listener.close()
     return not server.cut_short
 
 
 def run_process(routing: Routing | Application, **options: Any) -> int:
-    """Serve until SIGINT or SIGTERM, in a Trio run of its own and a process that is nothing else.
+    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own and a process that is nothing else.
 
     Args:
         options: as :func:`serve` takes them.
@@ -312,6 +323,7 @@ def run_process(routing: Routing | Application, **options: Any) -> int:
         The exit status: 0, or 1 where the shutdown cut something off. Where even that does not end it, because a
         handler sits in a thread, the process ends a second after the shutdown's deadline.
     """
+    hold_open()
     watchdog = Watchdog()
     try:
         ended = trio.run(partial(serve, routing, signals=True, watchdog=watchdog, **options))
@@ -328,7 +340,7 @@ class _Announcement:
 
 
 def run(routing: Routing | Application, **options: Any) -> None:
-    """Serve until SIGINT or SIGTERM, in a Trio run of its own; ``options`` as :func:`serve` takes them.
+    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own; ``options`` as :func:`serve` takes them.
 
     It returns when everything has ended. The process is taken to be the server's: where a handler sits in a thread
     for longer than ``settings.shutdown_timeout``, the process ends a second later, with exit status 1.

@@ -8,7 +8,7 @@ from typing import Any
 from ..exceptions import ImproperlyConfigured
 from ..headers import check_headers, is_token, members
 from ..message import Message
-from ..origins import AllowedOrigins, Origin, values_of
+from ..origins import AllowedOrigins, values_of
 from .responses import text
 
 SAFE = ("GET", "HEAD", "POST")
@@ -93,8 +93,7 @@ def cors(
         if message.channel.name != "http.request":
             return await handler(message)
         said = values_of(message["headers"], b"origin")
-        parsed = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
-        ours = allowed.any or (parsed is not None and allowed.allows(parsed))
+        ours = allowed.any or (len(said) == 1 and allowed.allows_text(said[0].decode("latin-1")))
         wanted = values_of(message["headers"], b"access-control-request-method")
         if said and wanted and message["method"] == "OPTIONS":
             if not ours:

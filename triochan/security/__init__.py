@@ -52,9 +52,10 @@ def is_same_origin(message: Message, allowed: AllowedOrigins) -> bool:
     said = values_of(headers, b"origin")
     if not said:
         return not values_of(headers, b"cookie")
-    origin = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
+    text = said[0].decode("latin-1") if len(said) == 1 else ""
+    origin = Origin.parse(text)
     if origin is None:
-        return False
+        return allowed.allows_text(text)
     host, port = host_and_port(headers)
     scheme = message.get("scheme", "ws")
     own = Origin(_PAGE_SCHEMES.get(scheme, scheme), host or "", port or PORTS.get(scheme))
