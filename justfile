@@ -30,6 +30,7 @@ luck times='20' *options:
 
 # lint, formatting, types, Trio's pitfalls, the floors, coverage
 check: && coverage
+    {{python}} tests/support/audit.py
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
