@@ -83,6 +83,10 @@ client:
 conformance:
     {{python}} tests/support/conformance.py
 
+# write docs/limits.md from the defaults and the tests
+limits:
+    {{python}} tests/support/limits.py
+
 # draw a WebSocket's life in docs/architecture.md from the code's table
 diagrams:
     {{python}} tests/support/life_diagram.py
