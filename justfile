@@ -30,6 +30,7 @@ luck times='20' *options:
 
 # lint, formatting, types, Trio's pitfalls, the floors, coverage
 check: && coverage
+    {{python}} tests/support/audit.py
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
@@ -81,6 +82,10 @@ client:
 # write docs/conformance.md from the tests' marks
 conformance:
     {{python}} tests/support/conformance.py
+
+# write docs/limits.md from the defaults and the tests
+limits:
+    {{python}} tests/support/limits.py
 
 # draw a WebSocket's life in docs/architecture.md from the code's table
 diagrams:

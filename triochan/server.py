@@ -16,7 +16,7 @@ import trio
 
 from .application import Application
 from .handlers import report
-from .http1.protocol import serve_connection, serve_stream
+from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
@@ -25,7 +25,7 @@ from .settings import Settings
 from .stalls import watched
 from .standard_streams import hold_open
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.listeners import Address, open_listeners, receive_proxy_header, start_tls
+from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
 from .wire.proxy_protocol import ProxyProtocolError
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
@@ -183,6 +183,7 @@ class Server:
             if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+            refusal = None
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope(deadline=deadline) as scope:
@@ -192,18 +193,23 @@ class Server:
                             header = await receive_proxy_header(sock)
                             client, server = header.client or client, header.server or server
                         if self._ssl_context is not None:
-                            sock = await start_tls(sock, self._ssl_context)
+                            if await says_plain_text(sock):
+                                refusal = NOT_TLS
+                            else:
+                                sock = await start_tls(sock, self._ssl_context)
                     finally:
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
+            if refusal is None and limit is not None and runtime.sockets > limit:
+                refusal = FULL
             await self._serve(
                 sock,
-                scheme="http" if self._ssl_context is None else "https",
+                scheme="http" if self._ssl_context is None or refusal is NOT_TLS else "https",
                 client=client,
                 server=server,
-                full=limit is not None and runtime.sockets > limit,
+                refusal=refusal,
             )
         except ProxyProtocolError as error:
             logger.warning("connection from %s: %s; it is closed", address, error)

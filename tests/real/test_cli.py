@@ -472,6 +472,8 @@ def test_tls(served: Callable[..., Served], folder: Path) -> None:
     issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
+    # This client reads in one thread and writes in another; with TLS 1.3's tickets Python 3.11 may lose a write.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     server = served("hello:routing", "--host", "localhost", "--port", "0", "--ssl-certfile", "both.pem")
     assert server.url.rstrip(",").startswith("https://")
     port = int(re.findall(r":(\d+)", server.line)[0])
@@ -480,6 +482,52 @@ def test_tls(served: Callable[..., Served], folder: Path) -> None:
         client.send("there")
         assert client.recv() == "there"
     assert server.end()[0] == 0
+
+
+def test_a_signal_ends_every_state_of_tls(served: Callable[..., Served], folder: Path) -> None:
+    """Within --close-timeout, and with a close_notify (RFC 8446 section 6.1) wherever TLS has been begun."""
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    server = served("hello:routing", "--port", "0", "--ssl-certfile", "both.pem", "--close-timeout", "0.3")
+
+    def connected() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS)
+
+    def secured(*pieces: bytes) -> ssl.SSLSocket:
+        # Without suppress_ragged_eofs, an end without close_notify is an SSLEOFError.
+        client = context.wrap_socket(connected(), server_hostname="localhost", suppress_ragged_eofs=False)
+        for piece in pieces:
+            client.sendall(piece)
+        return client
+
+    whole = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    silent, begun = connected(), connected()
+    begun.sendall(b"\x16\x03\x01\x02\x00\x01")
+    fresh, idle, half = secured(), secured(whole), secured(whole, b"GET / HTTP")
+    for client in (idle, half):
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.read() == b"hello"
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert fresh.recv(100) == b""
+    assert idle.recv(100) == b""
+    rest = b"".join(iter(lambda: half.recv(1000), b""))
+    assert rest == b"" or rest.startswith(b"HTTP/1.1 4")
+    for raw in (silent, begun):
+        try:
+            assert raw.recv(100) == b""
+        except ConnectionResetError:
+            pass
+    for each in (silent, begun, fresh, idle, half):
+        each.close()
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0, err
+    assert time.monotonic() - began < 4
+    assert "Traceback" not in err
+    assert "cut short" not in err
 
 
 def test_the_settings_reach_the_server(served: Callable[..., Served]) -> None:

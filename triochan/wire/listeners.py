@@ -268,6 +268,24 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "another program listens on it")
 
 
+async def says_plain_text(sock: socket.socket) -> bool:
+    """Whether a connection begins as HTTP does: with a letter or a line's end.
+
+    No record of TLS does (RFC 8446 section 5.1). Waits for the first byte, and leaves it in the socket; no limit of
+    its own.
+
+    Raises:
+        OSError: the socket is lost.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        return first.isalpha() or first in (b"\r", b"\n")
+
+
 async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """Shake hands as the server; the non-blocking socket that speaks TLS from now on. No limit of its own.
 
