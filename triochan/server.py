@@ -248,6 +248,7 @@ async def serve(
     host: str | None = "127.0.0.1",
     port: int = 8000,
     uds: str | os.PathLike[str] | None = None,
+    uds_mode: int | None = None,
     ssl_context: ssl.SSLContext | None = None,
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
@@ -269,6 +270,7 @@ async def serve(
         host, port: where to listen; host None or ``"::"``: on all interfaces, by IPv4 and IPv6; port 0: a free one.
         uds: listen on this Unix socket instead. Its file is removed when the shutdown begins, so that a successor can
             take its place at once; a file that is another server's by then is left.
+        uds_mode: the permissions of that file, such as ``0o660``; None: what the process's umask leaves.
         ssl_context: serve TLS with it.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
@@ -300,7 +302,7 @@ async def serve(
         trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
     )
     async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
-        listeners = await open_listeners(host, port, uds, scheme)
+        listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
         try:
             server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:
