@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import errno
 import importlib
 import inspect
@@ -28,6 +27,7 @@ from .application import DEFAULT_SESSION_FILE, Application
 from .certificates import CannotUseCertificate, make_context
 from .exceptions import ImproperlyConfigured, TriochanError
 from .logs import start_logging
+from .near_misses import closest
 from .options import make_parser, settings_of
 from .routing import name_of
 from .server import run_process
@@ -228,10 +228,10 @@ def _no_attribute(module: ModuleType, owner: Any, part: str) -> str:
     if owner is not module:
         place = f"{name_of(owner)} in {place}"
     names = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
-    close = difflib.get_close_matches(part, names, 1) or [
-        each for each in names if isinstance(getattr(owner, each), (Application, list))
-    ]
-    return f"{place} has no {part!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    meant = closest(part, names, likeness=0.6) or next(
+        (each for each in names if isinstance(getattr(owner, each), (Application, list))), None
+    )
+    return f"{place} has no {part!r}" + (f"; did you mean {meant!r}?" if meant else "")
 
 
 def _print_traceback(error: BaseException) -> None:
@@ -280,7 +280,7 @@ def _was_listening(error: BaseException) -> bool:
 def _why_not_listening(error: OSError, host: str, port: int, uds: str | None) -> str:
     if uds is not None:
         return f"can't listen on the Unix socket {uds}: {error.strerror or error}"
-    asked = f"{f'[{host}]' if ':' in host else host}:{port}"
+    asked = listeners.place(host, port)
     place = f"can't listen on {asked}: "
     if isinstance(error, socket.gaierror):
         return f"{place}the name {host!r} does not resolve ({error.strerror}); give --host an address of this machine"

@@ -45,9 +45,8 @@ def decode_json(text: str) -> Any:
         InvalidJSON: it is not JSON, or it says a number or string that nothing can hold.
     """
     try:
-        if len(text) >= LARGE:
-            return without_collector(lambda: _decode(text))
-        return _decode_strictly(text) if _suspect(text) else ujson.loads(text)
+        decode = _decode_strictly if _suspect(text) else ujson.loads
+        return decode(text) if len(text) < LARGE else without_collector(lambda: decode(text))
     except (ValueError, RecursionError) as error:
         raise InvalidJSON(f"not JSON: {error}") from None
 
@@ -298,10 +297,6 @@ def without_collector(make: Callable[[], T]) -> T:
         return make()
     finally:
         gc.enable()
-
-
-def _decode(text: str) -> Any:
-    return _decode_strictly(text) if _suspect(text) else ujson.loads(text)
 
 
 def _suspect(text: str) -> bool:

@@ -48,9 +48,7 @@ def check_lifespan(lifespan: object) -> None:
 
 
 @asynccontextmanager
-async def living(
-    application: Hashable, lifespan: Callable[[], AbstractAsyncContextManager[None]] | None
-) -> AsyncIterator[None]:
+async def living(application: Hashable, lifespan: Open | None) -> AsyncIterator[None]:
     """Keep an application's nursery and lifespan open for as long as the block lasts.
 
     Several servers of one application in one Trio run share them: the first one begins them, the last one ends them.

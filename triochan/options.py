@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ from . import __version__
 from .application import DEFAULT_SESSION_FILE
 from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
+from .near_misses import closest
 from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 
@@ -83,9 +83,9 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         for each in unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            meant = difflib.get_close_matches(each.partition("=")[0], known, 1, 0.6)
+            meant = closest(each.partition("=")[0], known, likeness=0.6)
             if each.startswith("-") and meant:
-                message += f"; did you mean {meant[0]}?"
+                message += f"; did you mean {meant}?"
                 break
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 

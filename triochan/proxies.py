@@ -42,7 +42,6 @@ class Front:
 
     Args:
         trusted: proxies whose word on their clients is taken, as :class:`TrustedProxies` takes them.
-        proxy_protocol: each connection begins with a header of the PROXY protocol.
         root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
             without it.
         health_path: where the server itself says whether it takes requests, such as ``"/healthz"``; None: nowhere.
@@ -56,13 +55,11 @@ class Front:
         self,
         *,
         trusted: Iterable[str] = (),
-        proxy_protocol: bool = False,
         root_path: str = "",
         health_path: str | None = None,
     ) -> None:
         proxies = TrustedProxies(trusted)
         self._trusted = proxies if proxies.addresses else None
-        self.proxy_protocol = proxy_protocol
         self.root_path = root_path
         if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
             raise ImproperlyConfigured(

@@ -221,10 +221,8 @@ class Runtime:
             probe = Message({"path": path}, channel)
             try:
                 matches.append(router.match(probe, partly=True, opening=connect.own))
-            except Exception:  # noqa: BLE001
-                matches.append(
-                    None
-                )  # a route of the program's own that needs more: it is asked for each message
+            except Exception:  # noqa: BLE001 - the program's own route, which needs more: it is asked for each message
+                matches.append(None)
         policy = self.policy(tuple(match[0] if match else None for match in matches))
         if any(matches):
             # What has no consumer need not be refused, nor be called.

@@ -298,9 +298,7 @@ async def serve(
     """
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
-    front = Front(
-        trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
-    )
+    front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
     async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
         listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
         try:

@@ -103,7 +103,7 @@ class _Tracker:
         """Read what the groups know of a stored instance, unless that is known."""
         observers = self._observers(state.mapper)
         if observers and state.key is not None and self._known(state.key) is None:
-            with Session(connection, autoflush=False, join_transaction_mode="rollback_only") as reading:
+            with _reading(connection) as reading:
                 self.before[state.key] = look(observers, reading.get(state.mapper.class_, state.identity))
 
     def remember_taken(self, connection: sa.Connection, state: InstanceState[Any]) -> None:
@@ -120,7 +120,7 @@ class _Tracker:
         self, connection: sa.Connection, mapper: Mapper[Any], keys: set[tuple[Any, ...]]
     ) -> None:
         [column] = mapper.primary_key
-        with Session(connection, autoflush=False, join_transaction_mode="rollback_only") as reading:
+        with _reading(connection) as reading:
             for some in in_pieces(keys):
                 query = sa.select(mapper).where(column.in_([key[0] for key in some]))
                 for instance in reading.scalars(query):
@@ -142,7 +142,7 @@ class _Tracker:
         for state in self.touched:
             before = self._known(state.key) or look(self._observers(state.mapper), None)
             # What is told is what is stored: a column may have made another value of the instance's.
-            with _reading(session, state.mapper) as reading:
+            with _reading(_connection(session, state.mapper)) as reading:
                 stored = reading.get(state.mapper.class_, state.identity)
                 changes[state.key] = _Change(before, deliveries(before, stored))
         done = gone | {state.key for state in self.touched}
@@ -150,7 +150,7 @@ class _Tracker:
             if key in done:
                 continue
             before = self._known(key) or {}
-            with _reading(session, mapper) as reading:
+            with _reading(_connection(session, mapper)) as reading:
                 stored = reading.get(mapper.class_, identity)
                 if stored is None or not _is_as_before(before, stored):
                     changes[key] = _Change(before, deliveries(before, stored))
@@ -178,9 +178,12 @@ class _Tracker:
         return self.before.get(key)
 
 
-def _reading(session: Session, mapper: Mapper[Any]) -> Session:
-    """A session of its own on the same connection: what it gives is what is stored by now."""
-    connection = session.connection(bind_arguments={"mapper": mapper})
+def _connection(session: Session, mapper: Mapper[Any]) -> sa.Connection:
+    return session.connection(bind_arguments={"mapper": mapper})
+
+
+def _reading(connection: sa.Connection) -> Session:
+    """A session of its own on a connection: what it gives is what is stored by now."""
     return Session(connection, autoflush=False, join_transaction_mode="rollback_only")
 
 
@@ -229,7 +232,7 @@ def _before_flush(session: Session, *_: Any) -> None:
     for instance in (*session.dirty, *session.deleted):
         state: InstanceState[Any] = sa.inspect(instance)
         if instance in session.deleted or session.is_modified(instance):
-            connection = session.connection(bind_arguments={"mapper": state.mapper})
+            connection = _connection(session, state.mapper)
             tracker.remember(connection, state)
             if instance in session.deleted:
                 tracker.remember_taken(connection, state)

@@ -124,10 +124,10 @@ def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | Non
             path = (path / index).resolve(strict=True)
         elif name.endswith("/"):
             return None
-        status = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         return None
-    if not path.is_relative_to(root) or not stat.S_ISREG(status.st_mode):
+    status = _status(root, path)
+    if status is None:
         return None
     neighbours = {
         coding: found
@@ -143,13 +143,20 @@ def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | Non
 def _neighbour(root: Path, path: Path, original: os.stat_result) -> tuple[Path, os.stat_result] | None:
     try:
         path = path.resolve(strict=True)
-        status = path.stat()
     except (OSError, RuntimeError):
         return None
-    if not path.is_relative_to(root) or not stat.S_ISREG(status.st_mode):
-        return None
+    status = _status(root, path)
     # One that is older was made of another content.
-    return (path, status) if status.st_mtime_ns >= original.st_mtime_ns else None
+    return (path, status) if status is not None and status.st_mtime_ns >= original.st_mtime_ns else None
+
+
+def _status(root: Path, path: Path) -> os.stat_result | None:
+    """Of a file, its links resolved, that may be served; None: it may not, or there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status if path.is_relative_to(root) and stat.S_ISREG(status.st_mode) else None
 
 
 def _accepted(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:

@@ -89,7 +89,28 @@ class Endpoint(Hashable, Protocol):
         """The same for a member of a group: never waits, and a member that is gone is no error."""
 
 
-class Channel:
+class _OnLayer:
+    """What sends through a layer: the one that it was given, or the one that runs."""
+
+    __slots__ = ("_layer",)
+
+    def __init__(self, layer: ChannelLayer | None) -> None:
+        self._layer = layer
+        if layer is not None:
+            _check_layer(layer)
+
+    @property
+    def layer(self) -> ChannelLayer:
+        """The layer that it sends through."""
+        return self._layer or current_layer()
+
+    @property
+    def channel_layer(self) -> ChannelLayer:
+        """Channels 1's name for :attr:`layer`."""
+        return self.layer
+
+
+class Channel(_OnLayer):
     """A channel, by name: where messages are sent to.
 
     Args:
@@ -102,7 +123,7 @@ class Channel:
         TypeError: a layer that is none.
     """
 
-    __slots__ = ("_layer", "name")
+    __slots__ = ("name",)
 
     outbox: ClassVar[None] = None
     """A named channel takes contents, not frames (see :class:`Endpoint`)."""
@@ -111,19 +132,7 @@ class Channel:
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
         self.name = check_name("channel", name, reply=True)
-        self._layer = layer if channel_layer is None else channel_layer
-        if self._layer is not None:
-            _check_layer(self._layer)
-
-    @property
-    def layer(self) -> ChannelLayer:
-        """The layer that it sends through."""
-        return self._layer or current_layer()
-
-    @property
-    def channel_layer(self) -> ChannelLayer:
-        """Channels 1's name for :attr:`layer`."""
-        return self.layer
+        super().__init__(layer if channel_layer is None else channel_layer)
 
     async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
         """Send one message; a checkpoint only where it has to wait.
@@ -199,7 +208,7 @@ class ReplyChannel(Channel):
         await self.endpoint.deliver(content)
 
 
-class Group:
+class Group(_OnLayer):
     """A group, by name: a set of channels that take the same message.
 
     A connection's memberships end with the connection, however it ends; a named channel stays until it is discarded.
@@ -213,25 +222,13 @@ class Group:
         TypeError: a layer that is none.
     """
 
-    __slots__ = ("_layer", "name")
+    __slots__ = ("name",)
 
     def __init__(
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
         self.name = check_name("group", name)
-        self._layer = layer if channel_layer is None else channel_layer
-        if self._layer is not None:
-            _check_layer(self._layer)
-
-    @property
-    def layer(self) -> ChannelLayer:
-        """The layer that it sends through."""
-        return self._layer or current_layer()
-
-    @property
-    def channel_layer(self) -> ChannelLayer:
-        """Channels 1's name for :attr:`layer`."""
-        return self.layer
+        super().__init__(layer if channel_layer is None else channel_layer)
 
     async def add(self, channel: SendsReplies | str, /) -> None:
         """Put a channel into the group; again is no error, nor is a connection that is gone by now."""

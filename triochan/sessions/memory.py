@@ -103,12 +103,9 @@ class MemorySessionStore(SessionStore):
 
     async def delete_expired(self) -> int:
         now, before = self._clock(), len(self._texts)
+        while self._drop_over(now):
+            pass
         ends = self._ends
-        while ends and ends[0][0] <= now:
-            expires, key = heapq.heappop(ends)
-            kept = self._texts.get(key)
-            if kept is not None and kept.expires == expires:
-                self._drop(key)
         if len(ends) > 2 * len(self._texts) + _SWEEP_EVERY:  # most of them are of earlier saves
             ends[:] = [(kept.expires, key) for key, kept in self._texts.items()]
             heapq.heapify(ends)
@@ -119,18 +116,23 @@ class MemorySessionStore(SessionStore):
         if kept is not None:
             self._bytes -= kept.size
 
+    def _drop_over(self, now: float) -> bool:
+        """Go on by one entry of what ends; False: none of them is over."""
+        ends = self._ends
+        if not ends or ends[0][0] > now:
+            return False
+        expires, key = heapq.heappop(ends)
+        kept = self._texts.get(key)
+        if kept is not None and kept.expires == expires:
+            self._drop(key)
+        return True
+
     def _is_full(self, size: int) -> bool:
         return len(self._texts) >= self._max_sessions or self._bytes + size > self._max_bytes
 
     def _make_room(self, size: int, now: float) -> None:
-        if not self._is_full(size):
-            return
-        ends = self._ends
-        while ends and ends[0][0] <= now and self._is_full(size):
-            expires, key = heapq.heappop(ends)
-            kept = self._texts.get(key)
-            if kept is not None and kept.expires == expires:
-                self._drop(key)
+        while self._is_full(size) and self._drop_over(now):
+            pass
         while self._is_full(size):
             self._drop(next(iter(self._texts)))
             if not self._warned:

@@ -106,7 +106,7 @@ class Connection:
             if matches.receive is not None:
                 receive = runtime.bind(matches.receive, RECEIVE)
         except Exception as error:  # noqa: BLE001 - a route of the program's
-            report(logger, "a route raised in websocket.connect on %r", self.path, error=error)
+            self._route_raised(message, error)
             matches = None
         policy = self._policy = runtime.policy(()) if matches is None else matches.policy
         self.outbox = Outbox(
@@ -339,7 +339,7 @@ class Connection:
         return None if found is None else self._runtime.bind(found, message.channel)
 
     def _route_raised(self, message: Message, error: Exception) -> None:
-        logger.error("a route raised in %s on %r", message.channel.name, self.path, exc_info=error)
+        report(logger, "a route raised in %s on %r", message.channel.name, self.path, error=error)
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._perform(self.life.step(Event.PEER_CLOSE, code, reason))

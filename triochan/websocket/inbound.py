@@ -35,7 +35,6 @@ logger = logging.getLogger("triochan.connection")
 
 Item = tuple[int, Any, int]
 """A message in the inbox: its kind, what it carries, its order."""
-"""Stands for a coroutine that is not made yet."""
 _READS = 8
 """Reads of one socket before others have their turn."""
 CORK_SECONDS = 0.001

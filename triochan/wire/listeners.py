@@ -51,13 +51,14 @@ class Address:
         scheme."""
         if self.path is not None:
             return f"{self.scheme}+unix:{self.path.replace(chr(0), '@', 1)}"
-        return f"{self.scheme}://{_place(self.host.replace('%', '%25'), self.port)}"
+        return f"{self.scheme}://{place(self.host.replace('%', '%25'), self.port)}"
 
     def __str__(self) -> str:
         return self.url
 
 
-def _place(host: str, port: int) -> str:
+def place(host: str, port: int) -> str:
+    """Both as an address bar has them: IPv6 in brackets."""
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -102,9 +103,8 @@ async def open_listeners(
 
 def _address_of(bound: Any, scheme: str) -> Address:
     host, port, *scope = bound
-    zone = (
-        f"%{socket.if_indextoname(scope[1])}" if scope and scope[1] else ""
-    )  # of a link-local address, RFC 4007
+    # Of a link-local address, RFC 4007.
+    zone = f"%{socket.if_indextoname(scope[1])}" if scope and scope[1] else ""
     return Address(host + zone, port, scheme=scheme)
 
 
@@ -138,7 +138,7 @@ def _open_all(found: list[tuple[int, int, int, Any]]) -> list[socket.socket]:
                     family, kind, protocol, (host, port or picked, *scope), host == "::" and len(found) == 1
                 )
             except OSError as error:
-                error = OSError(error.errno, error.strerror, _place(host, port or picked))
+                error = OSError(error.errno, error.strerror, place(host, port or picked))
                 if error.errno not in _NO_SUCH_FAMILY:
                     raise error from None
                 missing = error
