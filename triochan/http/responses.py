@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 from urllib.parse import quote
 
-from ..content import is_plain, plain_of
+from ..content import encode_plain, plain_of
 from ..headers import Headers, check_headers
 from ..running import current_application
-from ..typed import encode_content, to_plain
+from ..typed import needs_no_converter, to_plain
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
@@ -42,14 +42,13 @@ def json(content: Any, status: int = 200, headers: HeaderPairs = ()) -> dict[str
         ValueError: a lone surrogate, or two keys of an object that are one in JSON.
     """
     application = current_application()
-    if not is_plain(content):
+    if not needs_no_converter(content, application):
 
         def unstructure(value: Any) -> Any:
             return value if isinstance(value, (bytes, bytearray, Set)) else to_plain(value, application)
 
         content = plain_of(content, unstructure)
-    body = encode_content(content, application)
-    return _response(body.encode(), "application/json", status, headers)
+    return _response(encode_plain(content).encode(), "application/json", status, headers)
 
 
 def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dict[str, Any]:

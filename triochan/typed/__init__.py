@@ -27,6 +27,7 @@ __all__ = [
     "encode_content",
     "encode_with",
     "make_converter",
+    "needs_no_converter",
     "to_plain",
 ]
 
@@ -93,9 +94,14 @@ def to_plain(content: Any, application: HasConverter | None = None) -> Any:
         OverflowError: a Decimal that is not finite, or has too many digits.
         ValueError: two keys of an object are one in JSON.
     """
-    if is_plain(content) and not (application is not None and application.converts_plain):
+    if needs_no_converter(content, application):
         return content
     return _unstructured(content, application)
+
+
+def needs_no_converter(content: Any, application: HasConverter | None) -> bool:
+    """``content`` is JSON's own already, and the application's converter has nothing to do with that."""
+    return is_plain(content) and not (application is not None and application.converts_plain)
 
 
 def _unstructured(content: Any, application: HasConverter | None) -> Any:
@@ -114,7 +120,7 @@ def encode_content(content: Any, application: HasConverter | None = None) -> str
     Raises:
         As :func:`to_plain`, and as :func:`triochan.content.encode_json`.
     """
-    if not is_plain(content) or (application is not None and application.converts_plain):
+    if not needs_no_converter(content, application):
         content = _unstructured(content, application)
     return encode_plain(content)
 

@@ -6,13 +6,16 @@ import json as standard_json
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+import attrs
 import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triochan import Application, Message, route
 from triochan.http import html, json, redirect, set_cookie, text
 from triochan.replies import parse_http
+from triochan.test import Client
 
 
 def headers_of(content: dict[str, Any]) -> dict[bytes, bytes]:
@@ -118,3 +121,23 @@ class TestRedirect:
         assert unquote(sent) == unquote(location)
         if not location.lower().startswith(("http://", "https://")):
             assert urlsplit(urljoin("http://here/x/", sent)).netloc == "here"
+
+
+@attrs.define
+class Said:
+    text: str
+
+
+@pytest.mark.parametrize(
+    "content", [{"text": "x"}, Said("x"), [Said("x")], {"a": {Said("x").text: Said("x")}}]
+)
+async def test_a_hook_is_asked_once_for_each_value(content: Any) -> None:
+    async def answer(message: Message) -> dict[str, Any]:
+        return json(content)
+
+    application = Application([route("http.request", answer)])
+    application.converter.register_unstructure_hook(str, lambda text: f"<{text}>")
+    async with Client(application) as client:
+        said = (await client.get("/")).text
+    assert said.count("<x>") == 1
+    assert "<<" not in said
