@@ -12,7 +12,7 @@ import logging
 import sys
 import traceback
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -285,11 +285,18 @@ async def enclosed(coroutine: Coroutine[Any, Any, object], context: Context) -> 
 
 def as_coroutine(made: Any) -> Coroutine[Any, Any, object]:
     """What a handler has made, to be driven step by step: a decorator's function may give back any awaitable."""
-    return made if hasattr(made, "send") else _awaited(made)
+    return made if hasattr(made, "send") else awaited(made)
 
 
-async def _awaited(made: Any) -> object:
+async def awaited(made: Awaitable[object]) -> object:
+    """``made`` as a coroutine."""
     return await made
+
+
+def share_of_time(part: float = 0.5) -> float:
+    """When, on Trio's clock, ``part`` of the time that is left to the caller is up; infinity where it has no bound."""
+    now = trio.current_time()
+    return now + part * (trio.current_effective_deadline() - now)
 
 
 async def bounded(coroutine: Coroutine[Any, Any, object], seconds: float) -> object:

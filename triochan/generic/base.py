@@ -15,13 +15,11 @@ import trio
 
 from .. import auth, sessions
 from ..exceptions import ImproperlyConfigured
-from ..handlers import enclosed
+from ..handlers import Begin, awaited, enclosed, share_of_time
 from ..message import Message, SendsReplies
 from ..routing import name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
-Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
-"""Makes the coroutine that handles a message with the routing's keyword arguments."""
 
 DISCONNECT = "websocket.disconnect"
 DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
@@ -244,9 +242,8 @@ class BaseConsumer:
             self.__dict__[name] = tracked
             errors: list[Exception] = []
             try:
-                await enclosed(
-                    _awaited(handle()), copy_context()
-                )  # what it leaves open is not this scope's child
+                # What it leaves open is not this scope's child.
+                await enclosed(awaited(handle()), copy_context())
             except Exception as error:
                 if begun:
                     raise
@@ -289,13 +286,7 @@ def as_coroutine(made: Any, cls: type[BaseConsumer], name: str) -> Coroutine[Any
             f"{name_of(cls)}.{name} gave {made!r:.100}, which can't be used in 'await' expression; it has to be "
             "'async def', in its decorators too: one of them may not return what it calls"
         )
-    return _awaited(made)
-
-
-def share_of_time() -> float:
-    """When, on Trio's clock, half of the time that is left to the caller is up; infinity where it has no bound."""
-    now = trio.current_time()
-    return now + (trio.current_effective_deadline() - now) / 2
+    return awaited(made)
 
 
 def raise_all(errors: list[Exception], where: str) -> None:
@@ -313,10 +304,6 @@ def raise_all(errors: list[Exception], where: str) -> None:
             raise ExceptionGroup(f"several errors {where}", raised)
     finally:
         del raised
-
-
-async def _awaited(made: Awaitable[object]) -> object:
-    return await made
 
 
 _dispatching = operator.attrgetter("dispatch", "get_handler")

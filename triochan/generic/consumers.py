@@ -13,13 +13,14 @@ import attrs
 
 from ..content import decode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
+from ..handlers import Begin
 from ..layers import Endpoint, Group
 from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with
-from .base import BaseConsumer, Begin, as_coroutine, excluded, group_method, raise_all
+from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
 from .rate_limits import parse_rate, within_limits
 
 logger = logging.getLogger("triochan.generic")
@@ -487,7 +488,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         """
         encode = self.encode_json
         application = self.message.application
-        if getattr(encode, "__func__", None) is OWN_ENCODE_JSON:
+        if is_own_encoder(encode):
             text = encode_content(content, application)
         else:
             text = encode_with(encode, content, application)
@@ -532,7 +533,12 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
 
 # As it is written here: the class itself may be patched.
-OWN_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
+_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
+
+
+def is_own_encoder(encode: Any) -> bool:
+    """``encode`` is what :class:`JsonWebsocketConsumer` has: it writes JSON, and asks the converter's hooks."""
+    return getattr(encode, "__func__", None) is _ENCODE_JSON
 
 
 def _check_group_names(cls: type, names: object) -> None:

@@ -20,13 +20,14 @@ from ..exceptions import (
     LayerUnavailable,
     SendNotAvailableOnDemultiplexer,
 )
+from ..handlers import share_of_time
 from ..layers import Group, current_layer
 from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
 from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
-from .consumers import OWN_ENCODE_JSON, JsonWebsocketConsumer, WebsocketConsumer, check_plain
+from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain, is_own_encoder
 
 logger = logging.getLogger("triochan.generic")
 
@@ -195,7 +196,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         streams = list(self.consumers)
         errors: list[Exception] = []
         # A little is kept for saying which one took too long.
-        deadline = trio.current_time() + 0.95 * (trio.current_effective_deadline() - trio.current_time())
+        deadline = share_of_time(0.95)
 
         async def tell(stream: str) -> None:
             try:
@@ -245,8 +246,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     def _encode_again(self, payload: dict[str, Any]) -> str:
         """The text of a payload that has come. The converter's hooks are for what the program sends: not asked here."""
         encode = self.encode_json
-        own = getattr(encode, "__func__", None) is OWN_ENCODE_JSON
-        return encode_plain(payload) if own and is_plain(payload) else encode(payload)
+        return encode_plain(payload) if is_own_encoder(encode) and is_plain(payload) else encode(payload)
 
     async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
         taken = SERVER_NAMES & payload.keys()

@@ -11,6 +11,8 @@ _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\Z")
 SameSite = Literal["Lax", "Strict", "None"]
 """When browsers send a cookie along with requests that other sites make (RFC 6265bis section 5.6.7)."""
 
+TLS_PREFIXES = ("__secure-", "__host-")
+"""How the names of cookies begin, in lower case, that browsers take over TLS only."""
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]*\Z")
 
@@ -94,7 +96,7 @@ def set_cookie(
             f"browsers take cookie {name!r} with same_site='None' over TLS only: set secure=True"
         )
     prefix = name.lower()
-    if prefix.startswith(("__secure-", "__host-")) and not secure:
+    if prefix.startswith(TLS_PREFIXES) and not secure:
         raise ValueError(f"browsers take cookie {name!r} over TLS only, for its prefix: set secure=True")
     if prefix.startswith("__host-") and (domain is not None or path != "/"):
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import itsdangerous
 
 from ..exceptions import ImproperlyConfigured
-from ..http.cookies import SameSite, cookie_pairs, set_cookie
+from ..http.cookies import TLS_PREFIXES, SameSite, cookie_pairs, set_cookie
 from ..message import Message
 
 logger = logging.getLogger("triochan.sessions")
@@ -81,7 +81,7 @@ class SessionCookies:
         self.max_age = max_age
         self._path = path
         self._domain = domain
-        needs_tls = same_site == "None" or name.lower().startswith(("__secure-", "__host-"))
+        needs_tls = same_site == "None" or name.lower().startswith(TLS_PREFIXES)
         self._secure = True if secure is None and needs_tls else secure
         self._same_site: SameSite = same_site
         self._random = not secrets

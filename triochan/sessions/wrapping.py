@@ -12,6 +12,7 @@ import trio
 
 from ..decorators import message_among
 from ..exceptions import SessionStoreUnavailable
+from ..handlers import share_of_time
 from ..layers import Channel
 from ..message import Message, application_of
 from ..routing import check_consumer, name_of
@@ -94,21 +95,15 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
                 # A new key has not reached the client, and won't: to keep something under it would keep it for nobody,
                 # and a login that broke off has not happened.
                 owed = [each for each in opened if each.session_key is not None and _is_owed(message, each)]
-                if owed or any(session.over for session in opened):
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
-                        try:
-                            await _save(message, owed, opened)
-                        except Exception:  # what the handler raised is what has to be seen
-                            logger.exception("a session of %r could not be saved", message)
-                    if scope.cancelled_caught:
+                try:
+                    if not await _saved_in_time(message, owed, opened):  # noqa: ASYNC102 - it shields itself
                         logger.error("a session of %r was not saved within %g s", message, SAVE_SECONDS)
+                except Exception:  # what the handler raised is what has to be seen
+                    logger.exception("a session of %r could not be saved", message)
                 raise
             owed = [each for each in opened if _is_owed(message, each)]
-            if owed or any(session.over for session in opened):
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
-                    await _save(message, owed, opened)
-                if scope.cancelled_caught:
-                    raise SessionStoreUnavailable(f"a session was not saved within {SAVE_SECONDS:g} s")
+            if not await _saved_in_time(message, owed, opened):
+                raise SessionStoreUnavailable(f"a session was not saved within {SAVE_SECONDS:g} s")
             if failed:
                 raise failed[0]
             return result
@@ -121,9 +116,8 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
 
 async def _prepare_for_the_end(message: Message, steps: tuple[Step, ...]) -> list[Exception]:
     """Take a ``websocket.disconnect`` through ``steps``; what they raised, one at most."""
-    now = trio.current_time()
     errors: list[Exception] = []
-    with trio.CancelScope(deadline=now + (trio.current_effective_deadline() - now) / 2) as scope:
+    with trio.CancelScope(deadline=share_of_time()) as scope:
         for step in steps:
             done = False
             try:
@@ -156,6 +150,18 @@ def _is_owed(message: Message, session: Session) -> bool:
 
 def _ends_now(message: Message, session: Session) -> bool:
     return session is message.channel_session and message.channel.name == "websocket.disconnect"
+
+
+async def _saved_in_time(message: Message, owed: list[Session], opened: list[Session]) -> bool:
+    """Do what is owed, whatever happens to the handler; False: it took more than ``SAVE_SECONDS``, and was cancelled.
+
+    No checkpoint where nothing is.
+    """
+    if not owed and not any(session.over for session in opened):
+        return True
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + SAVE_SECONDS) as scope:
+        await _save(message, owed, opened)
+    return not scope.cancelled_caught
 
 
 async def _save(message: Message, owed: list[Session], opened: list[Session]) -> None:
