@@ -44,8 +44,8 @@ class Row(NamedTuple):
 
     what: str
     most: str
-    then: str
-    tests: tuple[str, ...]
+    then: str = ""
+    tests: tuple[str, ...] = ()
 
 
 _STORE = inspect.signature(MemorySessionStore).parameters
@@ -258,38 +258,32 @@ TURNS = [
     Row(
         "requests of one connection",
         "16, then others have their turn",
-        "",
-        ("unit/http1/test_protocol.py::test_many_requests_at_once_leave_others_their_turn",),
+        tests=("unit/http1/test_protocol.py::test_many_requests_at_once_leave_others_their_turn",),
     ),
     Row(
         "messages of one connection",
         "what one read brings, 64 KiB at most, and {inbox_limit} messages",
-        "",
-        ("unit/test_readers.py::test_a_turn_serves_everybody_in_turn",),
+        tests=("unit/test_readers.py::test_a_turn_serves_everybody_in_turn",),
     ),
     Row(
         "a body of tiny chunks",
         "linear in its bytes on the wire, below 400 times an ordinary body with as much in it",
-        "",
-        ("unit/http1/test_parser.py::test_the_cost_of_tiny_chunks_is_bounded",),
+        tests=("unit/http1/test_parser.py::test_the_cost_of_tiny_chunks_is_bounded",),
     ),
     Row(
         "a text of JSON, whatever is in it",
         "linear in its length: no text costs much more than an ordinary one",
-        "",
-        ("unit/test_content.py::test_no_text_costs_much_more_than_an_ordinary_one",),
+        tests=("unit/test_content.py::test_no_text_costs_much_more_than_an_ordinary_one",),
     ),
     Row(
         "a typed content, whatever is in it",
         "the same",
-        "",
-        ("unit/typed/test_typed.py::test_no_large_content_costs_much_more_than_items_that_fit",),
+        tests=("unit/typed/test_typed.py::test_no_large_content_costs_much_more_than_items_that_fit",),
     ),
     Row(
         "a form",
         "16 KiB of multipart between two checkpoints",
-        "",
-        ("unit/http/test_requests.py::test_whatever_comes_is_read_or_refused",),
+        tests=("unit/http/test_requests.py::test_whatever_comes_is_read_or_refused",),
     ),
 ]
 

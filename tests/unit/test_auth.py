@@ -469,16 +469,17 @@ async def test_login_over_a_websocket_is_the_connections() -> None:
         assert await other.receive() == "receive nobody"
 
 
+class LoggingOut(Socket):
+    http_user_and_session = True
+
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        if text == "logout":
+            await logout(self.message)
+        await super().receive(text=text)
+
+
 async def test_logout_over_a_websocket_ends_the_browsers_session() -> None:
-    class Consumer(Socket):
-        http_user_and_session = True
-
-        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
-            if text == "logout":
-                await logout(self.message)
-            await super().receive(text=text)
-
-    application = Application([*PAGES, route_class(Consumer)], secrets=SECRETS, user_loader=load_user)
+    application = Application([*PAGES, route_class(LoggingOut)], secrets=SECRETS, user_loader=load_user)
     async with Client(application) as client:
         await client.get("/login/1")
         async with client.websocket("/") as socket:
@@ -598,15 +599,7 @@ async def test_a_user_switch_in_another_tab_brings_the_first_tab_back_with_its_n
 
 
 async def test_whoever_ends_the_session_over_its_socket_keeps_it_and_closes_the_others() -> None:
-    class Consumer(Socket):
-        http_user_and_session = True
-
-        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
-            if text == "logout":
-                await logout(self.message)
-            await super().receive(text=text)
-
-    application = Application([*PAGES, route_class(Consumer)], secrets=SECRETS, user_loader=load_user)
+    application = Application([*PAGES, route_class(LoggingOut)], secrets=SECRETS, user_loader=load_user)
     async with Client(application) as client:
         await client.get("/login/1")
         async with client.websocket("/") as own, client.websocket("/") as other:

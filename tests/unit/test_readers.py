@@ -478,6 +478,38 @@ async def enter_nursery() -> object:
     return manager
 
 
+def acting(where: str, act: Callable[[], Awaitable[None]]) -> list[Any]:
+    """A routing that does ``act`` in one place.
+
+    That is a handler of the socket at ``/acting``, for a message "x"; a task of it; a request; or a message of the
+    channel ``named``. Other sockets are a :class:`Gate`.
+    """
+
+    class Acting(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if where == "connect":
+                await act()
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if text == "x" and where in ("receive", "batch"):
+                await act()
+            if where == "task":
+                self.connection.start_soon(act)
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            if where == "disconnect":
+                await act()
+
+    async def consume(message: Any) -> None:
+        await act()
+
+    return [
+        route_class(Acting, path="^/acting$"),
+        route("websocket.receive", Gate()),
+        route(["http.request", "named"], consume),
+    ]
+
+
 @pytest.mark.parametrize("waits", ["never", "before", "after"])
 @pytest.mark.parametrize("enter", [enter_scope, enter_nursery, enter_nursery_in_scope])
 @pytest.mark.parametrize("where", ["connect", "receive", "batch", "disconnect", "task", "http", "channel"])
@@ -493,30 +525,7 @@ async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
         if waits == "after":
             await trio.lowlevel.checkpoint()
 
-    class Leaving(WebsocketConsumer):
-        async def connect(self, message: Any, **kwargs: Any) -> None:
-            if where == "connect":
-                await leave()
-
-        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
-            if text == "x" and where in ("receive", "batch"):
-                await leave()
-            if where == "task":
-                self.connection.start_soon(leave)
-
-        async def disconnect(self, message: Any, **kwargs: Any) -> None:
-            if where == "disconnect":
-                await leave()
-
-    async def consume(message: Any) -> None:
-        await leave()
-
-    routing = [
-        route_class(Leaving, path="^/leaving$"),
-        route("websocket.receive", Gate()),
-        route(["http.request", "named"], consume),
-    ]
-    async with serving(routing) as server, await server.websocket() as other:
+    async with serving(acting(where, leave)) as server, await server.websocket() as other:
         for _ in range(2):
             client = server.connect()
             if where == "channel":
@@ -524,7 +533,7 @@ async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
             elif where == "http":
                 await client.send(GET)
             else:
-                await client.send(handshake("/leaving") + frame(TEXT, "x") * (3 if where == "batch" else 1))
+                await client.send(handshake("/acting") + frame(TEXT, "x") * (3 if where == "batch" else 1))
             await wait_all_tasks_blocked(0.01)
             client.vanish()
             await wait_all_tasks_blocked(0.01)
@@ -558,39 +567,16 @@ async def test_a_log_that_can_not_be_written_ends_nothing_else(
             await trio.lowlevel.checkpoint()
         raise ValueError("on purpose")
 
-    class Failing(WebsocketConsumer):
-        async def connect(self, message: Any, **kwargs: Any) -> None:
-            if where == "connect":
-                await fail()
-
-        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
-            if where == "receive":
-                await fail()
-            elif where == "task":
-                self.connection.start_soon(fail)
-
-        async def disconnect(self, message: Any, **kwargs: Any) -> None:
-            if where == "disconnect":
-                await fail()
-
-    async def consume(message: Any) -> None:
-        await fail()
-
-    routing = [
-        route_class(Failing, path="^/failing$"),
-        route("websocket.receive", Gate()),
-        route(["http.request", "named"], consume),
-    ]
     handler = Unwritable()
     logging.getLogger("triochan").addHandler(handler)
     try:
-        async with serving(routing) as server, await server.websocket() as other:
+        async with serving(acting(where, fail)) as server, await server.websocket() as other:
             for _ in range(2):
                 client = server.connect()
                 if where == "channel":
                     await Channel("named").send({})
                 else:
-                    await client.send(GET if where == "http" else handshake("/failing") + frame(TEXT, "x"))
+                    await client.send(GET if where == "http" else handshake("/acting") + frame(TEXT, "x"))
                     status = (await client.head()).status
                     assert status == (500 if where in ("connect", "http") else 101)
                 if where in ("receive", "task"):
