@@ -17,9 +17,9 @@ from .content import InvalidJSON, decode_json, encode_json
 from .layers import Group
 from .message import Message, application_of
 from .porting import lookup
+from .session import Ended
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
-from .sessions.session import Ended
 from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])

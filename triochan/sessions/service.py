@@ -11,8 +11,8 @@ from ..exceptions import ConnectionClosed
 from ..headers import check_headers
 from ..layers import Departed, Endpoint
 from ..message import Message, MessageApplication, application_of
+from ..session import Session
 from .cookies import SessionCookies
-from .session import Session
 from .sockets import close_sockets, join, leave, watch
 from .store import SessionStore
 

@@ -16,8 +16,8 @@ from ..layers import Channel
 from ..message import Message, application_of
 from ..routing import check_consumer, name_of
 from ..security import check_same_origin
+from ..session import Session
 from .service import endpoint_of, sessions_of
-from .session import Session
 from .sockets import leave
 
 logger = logging.getLogger("triochan.sessions")
