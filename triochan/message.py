@@ -60,6 +60,18 @@ class SendsReplies(Protocol):
     async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None: ...
 
 
+class StartsTasks(Protocol):
+    """What an application's ``nursery`` is: a ``trio.Nursery``."""
+
+    def start_soon(
+        self, async_fn: Callable[[*Ts], Awaitable[object]], /, *args: *Ts, name: object = None
+    ) -> None: ...
+
+    async def start(
+        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
+    ) -> Any: ...
+
+
 class MessageApplication(HasConverter, Protocol):
     """What a message's ``application`` is; :class:`triochan.Application` is one."""
 
@@ -71,6 +83,9 @@ class MessageApplication(HasConverter, Protocol):
 
     @property
     def state(self) -> Any: ...
+
+    @property
+    def nursery(self) -> StartsTasks: ...
 
     def id_of(self, user: Any) -> Any: ...
 

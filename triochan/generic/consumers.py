@@ -54,9 +54,9 @@ class WebsocketConsumer(BaseConsumer):
     handler_names: ClassVar[tuple[str, ...]] = ("connect", "receive", "disconnect")
 
     groups: Iterable[str] = ()
-    strict_ordering = False
-    slight_ordering = False
-    cancel_on_disconnect = False
+    strict_ordering: bool = False
+    slight_ordering: bool = False
+    cancel_on_disconnect: bool = False
     max_overlap: int | None = None
     overflow: Overflow | None = None
     outbox_limit: int | None = None
