@@ -34,6 +34,7 @@ check: && coverage
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
+    {{venv}}/bin/pyright --pythonpath {{python}} --project tests/real/typing_app
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
         | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
