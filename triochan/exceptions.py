@@ -82,7 +82,7 @@ class ChannelSocketException(TriochanError):
         ImproperlyConfigured: its ``run`` is not ``async def``.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if not inspect.iscoroutinefunction(cls.run):
             raise ImproperlyConfigured(f"{cls.__module__}.{cls.__qualname__}.run is not 'async def'")

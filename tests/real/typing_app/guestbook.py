@@ -289,6 +289,12 @@ async def write(message: Message) -> dict[str, Any]:
     return json(attrs.asdict(made), status=201)
 
 
+async def order(message: Message) -> dict[str, Any]:
+    wanted: Say | Leave = json_body(message, Say | Leave)
+    others = json_body(message, list[Entry]) if query(message) else []
+    return json({"type": wanted.type, "others": [each.text for each in others]})
+
+
 async def found(message: Message) -> None:
     wanted = query(message).get("q", "")
     lines = [f"<li>{entry.text}</li>" for entry in entries if wanted in entry.text]
@@ -365,6 +371,7 @@ pages = [
     route("http.request", visits, path="^/visits$"),
     route("http.request", timed, path="^/timed$"),
     route("http.request", write, path="^/entries$", method="^POST$"),
+    route("http.request", order, path="^/order$", method="^POST$"),
     route("http.request", found, path="^/entries$"),
     route_class(Book, path=r"^/entries/(?P<number>\d+)$"),
     static_files("/static/", "."),

@@ -61,6 +61,8 @@ async def test_the_book_and_its_streams() -> None:
         assert "<li>first</li>" in (await client.get("/entries?q=fir")).text
         assert (await client.get("/entries/999")).status == 404
         assert (await client.post("/entries", json={"author": "Ada"})).status == 400
+        ordered = await client.post("/order", json={"type": "leave"})
+        assert ordered.json() == {"type": "leave", "others": []}
         await socket.send_json({"stream": "numbers", "payload": {"a": 1, "b": 2}})
         assert await socket.receive_json() == {"stream": "numbers", "payload": {"sum": 3}}
         await socket.send_json({"stream": "log", "payload": {}})
