@@ -65,8 +65,8 @@ class HttpError(TriochanError):
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"an HttpError's status is from 400 to 599, not {status!r}")
         self.status = status
-        self.text = reason_phrase(status) if text is None else text
-        self.headers = list(headers)
+        self.text: str = reason_phrase(status) if text is None else text
+        self.headers: list[tuple[str, str]] = list(headers)
         super().__init__(status, self.text, self.headers)
 
     def __str__(self) -> str:

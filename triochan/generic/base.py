@@ -289,7 +289,7 @@ class BaseConsumer:
         return self.method_mapping.get(DISCONNECT)
 
     if TYPE_CHECKING:
-        connection = _Connection()
+        connection: _Connection = _Connection()
     else:
 
         @property

@@ -49,7 +49,7 @@ class Fields(Mapping[str, str]):
     __slots__ = ("_last", "pairs")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self.pairs = list(pairs)
+        self.pairs: list[tuple[str, str]] = list(pairs)
         self._last = dict(self.pairs)
 
     def __getitem__(self, name: str) -> str:

@@ -110,7 +110,7 @@ class Channel:
     def __init__(
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
-        self.name = check_name("channel", name, reply=True)
+        self.name: str = check_name("channel", name, reply=True)
         self._layer = layer if channel_layer is None else channel_layer
         if self._layer is not None:
             _check_layer(self._layer)
@@ -218,7 +218,7 @@ class Group:
     def __init__(
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
-        self.name = check_name("group", name)
+        self.name: str = check_name("group", name)
         self._layer = layer if channel_layer is None else channel_layer
         if self._layer is not None:
             _check_layer(self._layer)

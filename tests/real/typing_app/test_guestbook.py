@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from guestbook import application, entries, main
+from guestbook import application, entries, main, pages
 
 from triochan.exceptions import ConnectionClosed
-from triochan.test import Client, HandshakeRefused
+from triochan.test import Client, HandshakeRefused, WSClient, apply_routes
 
 
 async def test_a_room_knows_who_speaks() -> None:
@@ -70,6 +70,14 @@ async def test_the_book_and_its_streams() -> None:
         await socket.send_json({"stream": "entries", "payload": {"action": "delete", "pk": made["id"]}})
         assert (await socket.receive_json())["error"] == "not permitted"
         await entries.delete(made["id"])
+
+
+async def test_the_other_clients() -> None:
+    async with WSClient(application, "/live/echo/") as socket:
+        await socket.send("alone")
+        assert (await socket.receive(), socket.subprotocol) == ("alone", None)
+    async with apply_routes(pages) as client:
+        assert (await client.get("/entries")).status == 200
 
 
 async def test_it_is_served(capsys: pytest.CaptureFixture[str]) -> None:
