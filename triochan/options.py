@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import platform
@@ -87,6 +88,11 @@ class _Parser(argparse.ArgumentParser):
                 message += f"; did you mean {meant[0]}?"
                 break
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Nobody reads it: the exit status says it too. The argparse of early Pythons 3.11 lets the error out.
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         options = super().parse_args(*args, **kwargs)

@@ -23,6 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from triochan import Channel, Settings, readers, route, route_class
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.test import Client
 from triochan.websocket.inbound import Inbound
 from triochan.wire.poller import ENDED, READABLE, WRITABLE
 
@@ -1169,3 +1170,26 @@ async def test_a_turn_serves_everybody_in_turn(monkeypatch: pytest.MonkeyPatch) 
         assert order.index("/modest") <= 8 * 2 + 8
         for client in (greedy, modest):
             client.vanish()
+
+
+async def test_without_epoll_messages_behind_one_whose_handler_waited_are_handled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody leads there: what is left to another worker would be left for ever, and the loop would spin."""
+    monkeypatch.setattr(readers, "has_epoll", lambda: False)
+
+    class Echo(WebsocketConsumer):
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            if text == "wait":
+                await trio.sleep(0.01)
+            await self.send(text=text)
+
+    client = Client([route_class(Echo)])
+    with trio.fail_after(5):
+        async with client, client.websocket("/") as one, client.websocket("/") as other:
+            for _ in range(3):
+                await one.send("wait")
+                await other.send("wait")
+                assert await one.receive() == await other.receive() == "wait"
+                await one.send("at once")
+                assert await one.receive() == "at once"
