@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 SECONDS = 90
+INSTALLERS = {"pip", "setuptools", "wheel"}
+"""What a virtual environment begins with: as old as the Python that made it, and nothing of ours."""
 COMMAND = [
     sys.executable,
     "-m",
@@ -37,7 +39,7 @@ def audit(command: Sequence[str] = COMMAND, seconds: float = SECONDS) -> tuple[i
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         said: Any = json.loads(ended.stdout)
-        packages = said["dependencies"]
+        packages = [each for each in said["dependencies"] if each["name"] not in INSTALLERS]
     except subprocess.TimeoutExpired:
         return 0, f"known vulnerabilities: not checked: no answer within {seconds:g} s"
     except (OSError, ValueError, KeyError, TypeError):

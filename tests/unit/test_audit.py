@@ -35,6 +35,7 @@ SKIPPED = {"name": "triochan", "skip_reason": "not found"}
             1,
             "mended in no version yet",
         ),
+        (saying({"dependencies": [GOOD, {**BAD, "name": "pip"}]}), 0, "none in 1 packages"),
         (saying({"dependencies": [GOOD, GOOD]}), 0, "none in 2 packages"),
         (saying({"dependencies": [GOOD, SKIPPED]}), 0, "none in 1 packages; 1 could not be checked"),
         (saying({"dependencies": [SKIPPED]}), 0, "not checked: not found"),
