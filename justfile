@@ -34,6 +34,7 @@ check: && coverage
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
+    {{venv}}/bin/pyright --pythonpath {{python}} --project tests/real/typing_app
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
         | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
@@ -41,7 +42,7 @@ check: && coverage
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
     "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/porting.py," + \
-    "triochan/proxies.py,triochan/replies.py,triochan/routing.py," + \
+    "triochan/proxies.py,triochan/replies.py,triochan/routing.py,triochan/session.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
     "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import attrs
 import trio
@@ -23,15 +23,18 @@ from .routing import Router, Routing, is_async, name_of
 from .running import serving
 from .sessions import MemorySessionStore, SessionCookies, Sessions, SessionStore, SqliteSessionStore
 from .typed import converts_plain, make_converter
+from .typed.parameters import TypeVar
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
 DEFAULT_SESSION_FILE = "triochan-sessions.sqlite3"
 
+S = TypeVar("S", default=Any)
+
 
 @attrs.frozen(init=False, eq=False)
-class Application:
+class Application(Generic[S]):
     """A routing, checked, with the services its consumers use.
 
     Consumers find it at ``message.application``.
@@ -55,6 +58,8 @@ class Application:
         cookie_secure: send it over TLS only; None: if it was set over TLS.
         cookie_same_site: ``"Lax"``, ``"Strict"`` or ``"None"``.
         session_age: seconds from the last change until a session is over, a whole number; 14 days.
+        state: what :attr:`state` is: an object of the program's own class, so that a type checker knows what is in it
+            (``Application[Services]`` is what the lifespan then gets); None: a plain namespace.
         lifespan: a function of the application that gives an async context manager, entered before the first
             connection is accepted and left after the last one has ended::
 
@@ -75,7 +80,8 @@ class Application:
 
     Attributes:
         state: for the program's own, ``application.state.name = value``; consumers find it at
-            ``message.application.state``.
+            ``message.application.state``, to a type checker as what they say that it is:
+            ``services: Services = message.application.state``.
 
     Raises:
         ImproperlyConfigured: the routing is wrong, the message names the place; or another argument is.
@@ -88,8 +94,8 @@ class Application:
     allowed_hosts: AllowedHosts | None
     allowed_origins: AllowedOrigins
     middleware: tuple[Middleware, ...]
-    state: SimpleNamespace
-    _lifespan: Lifespan[Application] | None
+    state: S
+    _lifespan: Lifespan[Application[S]] | None
     _converters: list[Converter]
     """The one that was given, or is made when it is first asked for: many applications never ask."""
 
@@ -110,7 +116,8 @@ class Application:
         cookie_secure: bool | None = None,
         cookie_same_site: SameSite = "Lax",
         session_age: int = 14 * 24 * 3600,
-        lifespan: Lifespan[Application] | None = None,
+        state: S | None = None,
+        lifespan: Lifespan[Application[S]] | None = None,
         middleware: Iterable[Middleware] = (),
         converter: Converter | None = None,
     ) -> None:
@@ -152,7 +159,7 @@ class Application:
             allowed_hosts=None if allowed_hosts is None else AllowedHosts(allowed_hosts),
             allowed_origins=AllowedOrigins(allowed_origins),
             middleware=check_middleware(middleware),
-            state=SimpleNamespace(),
+            state=SimpleNamespace() if state is None else state,  # type: ignore[arg-type]  # S is Any then
             lifespan=lifespan,
             converters=[] if converter is None else [converter],
         )

@@ -15,11 +15,11 @@ import attrs
 
 from .content import InvalidJSON, decode_json, encode_json
 from .layers import Group
-from .message import Message, application_of
+from .message import Message, application_of, or_none
 from .porting import lookup
+from .session import Ended
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
-from .sessions.session import Ended
 from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
@@ -126,7 +126,7 @@ async def _user_of_channel(message: Message) -> None:
 
 
 async def _user_of_http(message: Message) -> None:
-    if message.http_session is None:
+    if or_none(message.http_session) is None:
         # There is no session to look at: that says nothing about the user of the connection.
         message.user = AnonymousUser()
         return
@@ -143,7 +143,7 @@ async def _load(message: Message, session: Any) -> Any:
 
 async def _transfer(message: Message) -> None:
     """Bring the channel session's user up to the HTTP session's, where there is one to look at."""
-    http, channel = message.http_session, message.channel_session
+    http, channel = or_none(message.http_session), message.channel_session
     if http is None:
         return
     link = channel.get(LINK)
@@ -207,13 +207,13 @@ async def login(message: Message, user: Any) -> None:
         ValueError: the message has no session, or the user no id.
     """
     user_id = user_id_of(message, user)
-    session = message.http_session
+    session = or_none(message.http_session)
     if session is not None:
         session.cycle_key()
         if session.get(USER_ID, user_id) != user_id:
             session.clear()
     else:
-        session = message.channel_session
+        session = or_none(message.channel_session)
         if session is None:
             raise ValueError(
                 "login needs a session: put the consumer in http_session_user or channel_session_user"
@@ -234,7 +234,7 @@ async def logout(message: Message) -> None:
         ValueError: the message has no session.
         SessionStoreUnavailable: the store does not answer: the session is not ended.
     """
-    if message.http_session is None and message.channel_session is None:
+    if or_none(message.http_session) is None and or_none(message.channel_session) is None:
         raise ValueError(
             "logout needs a session: put the consumer in http_session_user or channel_session_user"
         )

@@ -65,8 +65,8 @@ class HttpError(TriochanError):
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"an HttpError's status is from 400 to 599, not {status!r}")
         self.status = status
-        self.text = reason_phrase(status) if text is None else text
-        self.headers = list(headers)
+        self.text: str = reason_phrase(status) if text is None else text
+        self.headers: list[tuple[str, str]] = list(headers)
         super().__init__(status, self.text, self.headers)
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class ChannelSocketException(TriochanError):
         ImproperlyConfigured: its ``run`` is not ``async def``.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if not inspect.iscoroutinefunction(cls.run):
             raise ImproperlyConfigured(f"{cls.__module__}.{cls.__qualname__}.run is not 'async def'")

@@ -10,7 +10,7 @@ import time
 import tomllib
 import traceback
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
 
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         seconds, milliseconds = divmod(round(record.created * 1000), 1000)
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Awaitable, Callable, ItemsView, Iterator, KeysView, ValuesView
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVarTuple
 
 from .origins import AllowedHosts, AllowedOrigins
 from .porting import lookup
+from .session import Session
 from .typed import HasConverter
+from .typed.parameters import TypeVar
 
 _NAME = re.compile(r"[A-Za-z0-9\-_.]+\Z")
 _REPLY_NAME = re.compile(r"[A-Za-z0-9\-_.]+![A-Za-z0-9\-_.]+\Z")
 MAX_NAME_LENGTH = 100
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T", default=Any)
+S_co = TypeVar("S_co", covariant=True, default=Any)
+U = TypeVar("U", default=Any)
 
 
 def check_name(kind: str, name: object, *, reply: bool = False) -> str:
@@ -54,6 +60,18 @@ class SendsReplies(Protocol):
     async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None: ...
 
 
+class StartsTasks(Protocol):
+    """What an application's ``nursery`` is: a ``trio.Nursery``."""
+
+    def start_soon(
+        self, async_fn: Callable[[*Ts], Awaitable[object]], /, *args: *Ts, name: object = None
+    ) -> None: ...
+
+    async def start(
+        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
+    ) -> Any: ...
+
+
 class MessageApplication(HasConverter, Protocol):
     """What a message's ``application`` is; :class:`triochan.Application` is one."""
 
@@ -64,14 +82,17 @@ class MessageApplication(HasConverter, Protocol):
     def allowed_origins(self) -> AllowedOrigins: ...
 
     @property
-    def state(self) -> SimpleNamespace: ...
+    def state(self) -> Any: ...
+
+    @property
+    def nursery(self) -> StartsTasks: ...
 
     def id_of(self, user: Any) -> Any: ...
 
     async def disconnect_user(self, user: Any, *, code: int = 3000, reason: str = "logged out") -> None: ...
 
 
-class LiveConnection(Protocol):
+class LiveConnection(Protocol[S_co]):
     """What a message's ``connection`` is: the program's side of a live WebSocket.
 
     :class:`triochan.websocket.connection.Connection` is one, and says what each of these does.
@@ -87,7 +108,7 @@ class LiveConnection(Protocol):
     def client(self) -> list[Any] | None: ...
 
     @property
-    def state(self) -> Any: ...
+    def state(self) -> S_co: ...
 
     @property
     def application(self) -> MessageApplication: ...
@@ -113,10 +134,10 @@ class LiveConnection(Protocol):
 
     def close(self, code: int = 1000, reason: str = "") -> None: ...
 
-    def start_soon(self, function: Callable[..., Awaitable[object]], /, *args: Any) -> None: ...
+    def start_soon(self, function: Callable[[*Ts], Awaitable[object]], /, *args: *Ts) -> None: ...
 
 
-class Message:
+class Message(Generic[U]):
     """What arrived on a channel: a mapping over ``content``, plus where it came from.
 
     Attributes:
@@ -144,18 +165,19 @@ class Message:
         # What the framework reads: a reply channel's name is only made for programs that ask for it.
         self.own = content
         self.channel = channel
-        # "| Any" for "or None": a handler whose channel always has one need not ask for it.
-        self.reply_channel: SendsReplies | Any = reply_channel
-        self.connection: LiveConnection | Any = connection
-        self.channel_session: Any = None
-        self.http_session: Any = None
-        self.user: Any = None
+        # Typed without "or None", which most handlers' messages never have: so none of them has to ask, and a type
+        # checker finds the await that is missing.
+        self.reply_channel: SendsReplies = reply_channel  # type: ignore[assignment]
+        self.connection: LiveConnection = connection  # type: ignore[assignment]
+        self.channel_session: Session = None  # type: ignore[assignment]
+        self.http_session: Session = None  # type: ignore[assignment]
+        self.user: U = None  # type: ignore[assignment]
 
     @property
-    def application(self) -> MessageApplication | Any:
+    def application(self) -> MessageApplication:
         # Set where there is no connection to ask: no message of a socket pays for it.
         own = getattr(self, "_application", None)
-        return own if own is not None else getattr(self.connection, "application", None)
+        return own if own is not None else getattr(self.connection, "application", None)  # type: ignore[return-value]
 
     @application.setter
     def application(self, application: MessageApplication | None) -> None:
@@ -196,18 +218,20 @@ class Message:
     def get(self, key: str, default: Any = None) -> Any:
         return (self.content if key == "reply_channel" else self.own).get(key, default)
 
-    def keys(self) -> Any:
+    def keys(self) -> KeysView[str]:
         return self.content.keys()
 
-    def values(self) -> Any:
+    def values(self) -> ValuesView[Any]:
         return self.content.values()
 
-    def items(self) -> Any:
+    def items(self) -> ItemsView[str, Any]:
         return self.content.items()
 
-    def copy(self) -> Message:
+    def copy(self) -> Message[U]:
         """A message with a deep copy of the content; the channels and the connection are shared."""
-        other = Message(copy.deepcopy(self.own), self.channel, self.reply_channel, self.connection)
+        other: Message[U] = Message(
+            copy.deepcopy(self.own), self.channel, self.reply_channel, self.connection
+        )
         other.channel_session = self.channel_session
         other.http_session = self.http_session
         other.user = self.user
@@ -219,13 +243,18 @@ class Message:
         return f"<Message on {self.channel.name} {keys}>"
 
 
+def or_none(attribute: T) -> T | None:
+    """What a message's attribute has, or None: to a type checker it always has what most handlers find there."""
+    return attribute
+
+
 def application_of(message: Message) -> MessageApplication:
     """The application that the message is for.
 
     Raises:
         RuntimeError: nothing says which; the message was made by hand.
     """
-    application: MessageApplication | None = message.application
+    application = or_none(message.application)
     if application is None:
         raise RuntimeError(
             f"{message!r} belongs to no application, so there is no session store to look into; a server's messages "

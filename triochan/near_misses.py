@@ -6,7 +6,6 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from .exceptions import ImproperlyConfigured, RoutingWarning
 
@@ -122,7 +121,7 @@ def check_class(consumer: type, handlers: Iterable[str], place: str) -> None:
         ImproperlyConfigured: a method that is probably a handler, which is not overridden.
     """
     handlers = tuple(handlers)
-    own: dict[str, Any] = {}
+    own: dict[str, object] = {}
     library: set[str] = set()
     for base in reversed(consumer.__mro__):
         # A class made by exec, or by hand, may be of no module.

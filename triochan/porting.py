@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 GUIDE = "docs/from-channels-1.md has the whole list"
 
@@ -190,10 +190,10 @@ def lookup(module: str) -> Callable[[str], NoReturn]:
     return look_up
 
 
-def attribute_lookup(ways: Mapping[str, str]) -> Callable[[Any, str], NoReturn]:
+def attribute_lookup(ways: Mapping[str, str]) -> Callable[[object, str], NoReturn]:
     """A ``__getattr__`` for a class: what Channels' programs look for in it, and what takes its place."""
 
-    def look_up(self: Any, name: str) -> NoReturn:
+    def look_up(self: object, name: str) -> NoReturn:
         kind = type(self).__name__
         if name in ways:
             raise AttributeError(f"{name!r} of Channels is not in {kind}: {ways[name]}. {GUIDE}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -19,8 +19,10 @@ from .message import Message, check_name
 from .porting import ABSENT_CHANNELS, ROUTER_ATTRIBUTES, attribute_lookup, lookup
 
 Consumer: TypeAlias = Callable[..., Any]
+Routed: TypeAlias = Callable[..., Awaitable[object]] | type[object]
+"""A consumer as it is given to a route: an ``async def`` of a message, or a consumer class."""
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
-Routing: TypeAlias = "str | Mapping[str, Consumer | str] | Iterable[Routable]"
+Routing: TypeAlias = "str | Mapping[str, Routed | str] | Iterable[Routable]"
 
 
 class Routable(Protocol):
@@ -48,7 +50,7 @@ class route(Routable):
             Channels' on which nothing comes here.
     """
 
-    def __init__(self, channels: str | Iterable[str], consumer: Consumer | str, **filters: str) -> None:
+    def __init__(self, channels: str | Iterable[str], consumer: Routed | str, **filters: str) -> None:
         names = [channels] if isinstance(channels, str) else list(channels)
         self.channels = frozenset(check_name("channel", name) for name in names)
         self.consumer: Consumer = import_dotted(consumer) if isinstance(consumer, str) else consumer
@@ -94,7 +96,7 @@ class route_class(route):
             there or not ``async def``.
     """
 
-    def __init__(self, consumer: Consumer | str, **filters: str) -> None:
+    def __init__(self, consumer: Routed | str, **filters: str) -> None:
         resolved: Any = import_dotted(consumer) if isinstance(consumer, str) else consumer
         if not callable(getattr(resolved, "channel_names", None)):
             raise ImproperlyConfigured(

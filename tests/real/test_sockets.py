@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -480,7 +480,7 @@ async def test_sending_waits_for_a_slow_peer() -> None:
             for number in range(pieces):
                 await self.send(bytes=number.to_bytes(4, "big") * (size // 4))
                 progress.append(number)
-                held.append(self.connection.outbox.size)
+                held.append(cast(Any, self.connection).outbox.size)
 
     async with serving(Source, Settings(outbox_limit=256 * KIB)) as address:
         async with await RawClient.websocket(address, receive_buffer=4096) as client:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,27 @@ def test_an_application_is_itself() -> None:
     assert isinstance(Application.of([]).sessions.store, MemorySessionStore)
     assert isinstance(Application.for_command_line([]).sessions.store, SqliteSessionStore)
     assert len({application, Application([])}) == 2
+
+
+async def test_the_state_may_be_an_object_of_the_programs_own() -> None:
+    class Services:
+        def __init__(self) -> None:
+            self.visits = 0
+
+        def __len__(self) -> int:  # empty is something too
+            return 0
+
+    async def visit(message: Message) -> dict[str, Any]:
+        services: Services = message.application.state
+        services.visits += 1
+        return text(str(services.visits))
+
+    services = Services()
+    application = Application([route("http.request", visit)], state=services)
+    assert application.state is services
+    async with Client(application) as client:
+        assert [(await client.get("/")).text for _ in range(2)] == ["1", "2"]
+    assert type(Application([]).state) is SimpleNamespace
 
 
 class Counting(MemorySessionStore):

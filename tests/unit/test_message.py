@@ -86,8 +86,8 @@ class TestMapping:
 
     def test_what_the_decorators_set_is_none_before(self) -> None:
         made = Message({}, Channel("a"))
-        assert (made.reply_channel, made.connection, made.user) == (None, None, None)
-        assert (made.channel_session, made.http_session, made.application) == (None, None, None)
+        names = ("reply_channel", "connection", "user", "channel_session", "http_session", "application")
+        assert [getattr(made, name) for name in names] == [None] * 6
         assert made.channel.name == "a"
 
     def test_repr_is_short_and_keeps_headers_to_itself(self) -> None:
@@ -107,7 +107,7 @@ class TestCopy:
         assert copied.content == {"nested": {"list": [1, 2]}, "more": 1}
 
     def test_everything_around_it_is_shared(self) -> None:
-        made = answerable()
+        made: Any = answerable()
         made.user, made.http_session, made.channel_session, made.application = (
             object(),
             object(),

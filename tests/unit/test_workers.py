@@ -52,7 +52,7 @@ class TestConsuming:
         assert kwargs == {"kind": "mail"}
         assert message.content == {"kind": "mail", "to": "x"}
         assert message.channel == Channel("jobs")
-        assert (message.reply_channel, message.connection) == (None, None)
+        assert [getattr(message, name) for name in ("reply_channel", "connection")] == [None, None]
         assert message.application is runtime.application
 
     async def test_the_first_route_that_matches(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ..content import InvalidJSON, decode_json
 from ..exceptions import ConnectionClosed, ImproperlyConfigured
 from ..generic.websockets import WebsocketMultiplexer
-from ..message import Message
+from ..message import Message, or_none
 from ..routing import name_of
 from ..running import current_application
 from ..typed import to_plain
@@ -190,7 +190,7 @@ class WebsocketBinding(Binding):
     async def refuse(self, refusal: ChangeRefused) -> None:
         multiplexer = self.kwargs.get("multiplexer")
         if multiplexer is None:
-            if self.message.reply_channel is None:
+            if or_none(self.message.reply_channel) is None:
                 return
             multiplexer = self.multiplexer_class(self.stream or "", self.message.reply_channel)
         try:

@@ -9,14 +9,14 @@ import operator
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 import trio
 
 from .. import auth, sessions
 from ..exceptions import ImproperlyConfigured
 from ..handlers import Begin, awaited, enclosed, share_of_time
-from ..message import Message, SendsReplies
+from ..message import LiveConnection, Message, SendsReplies
 from ..routing import name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
@@ -62,6 +62,24 @@ def excluded(exclude: SendsReplies | str | None, but_me: bool) -> SendsReplies |
     if but_me:
         raise TypeError("but_me=True goes with self.group_send(…); on a class, say exclude=channel")
     return exclude
+
+
+if TYPE_CHECKING:
+    S = TypeVar("S")
+    S_co = TypeVar("S_co", covariant=True)
+
+    class _HasState(Protocol[S_co]):
+        @property
+        def State(self) -> type[S_co]: ...
+
+    class _Connection:
+        """``self.connection``, whose ``state`` is an object of the class that ``State = …`` in the consumer names."""
+
+        @overload
+        def __get__(self, consumer: _HasState[S], owner: object) -> LiveConnection[S]: ...
+        @overload
+        def __get__(self, consumer: BaseConsumer, owner: object) -> LiveConnection: ...
+        def __get__(self, consumer: object, owner: object) -> object: ...
 
 
 class BaseConsumer:
@@ -267,10 +285,14 @@ class BaseConsumer:
         """The method that has to be called for ``websocket.disconnect``; None where there is none."""
         return self.method_mapping.get(DISCONNECT)
 
-    @property
-    def connection(self) -> Any:
-        """The live connection behind the message, None for one that came from no socket."""
-        return self.message.connection
+    if TYPE_CHECKING:
+        connection: _Connection = _Connection()
+    else:
+
+        @property
+        def connection(self):
+            """The live connection behind the message, None for one that came from no socket."""
+            return self.message.connection
 
 
 def as_coroutine(made: Any, cls: type[BaseConsumer], name: str) -> Coroutine[Any, Any, object]:

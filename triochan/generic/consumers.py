@@ -7,7 +7,7 @@ import logging
 import operator
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import CoroutineType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
 
 import attrs
 
@@ -19,7 +19,8 @@ from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
-from ..typed import ContentType, content_annotation, encode_content, encode_with
+from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
+from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
 from .rate_limits import parse_rate, within_limits
 
@@ -54,16 +55,17 @@ class WebsocketConsumer(BaseConsumer):
     handler_names: ClassVar[tuple[str, ...]] = ("connect", "receive", "disconnect")
 
     groups: Iterable[str] = ()
-    strict_ordering = False
-    slight_ordering = False
-    cancel_on_disconnect = False
+    strict_ordering: bool = False
+    slight_ordering: bool = False
+    cancel_on_disconnect: bool = False
     max_overlap: int | None = None
     overflow: Overflow | None = None
     outbox_limit: int | None = None
     compression: bool | None = None
-    State: ClassVar[type] = SimpleNamespace
     rate_limit: str | None = None
     user_rate_limit: str | None = None
+    if not TYPE_CHECKING:  # so that each class says what its own is, see BaseConsumer.connection
+        State = SimpleNamespace
 
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
@@ -146,7 +148,7 @@ class WebsocketConsumer(BaseConsumer):
     def path(self) -> str:
         return self.message.own.get("path", "")  # type: ignore[no-any-return]
 
-    def connection_groups(self, **kwargs: Any) -> Iterable[str]:
+    def connection_groups(self, *args: Any, **kwargs: Any) -> Iterable[str]:
         """The groups that the connection is in for as long as it lives; asked once, before ``connect``.
 
         Args:
@@ -232,13 +234,13 @@ class WebsocketConsumer(BaseConsumer):
         _check_group_names(type(self), names)
         return names or ()
 
-    # -- what the program overrides
+    # -- what the program overrides: `*args`, so that to a type checker it may name whichever keyword arguments it likes
 
-    async def connect(self, message: Message, **kwargs: Any) -> None:
+    async def connect(self, message: Message, /, *args: Any, **kwargs: Any) -> None:
         """A client is connecting. Returning accepts it; :meth:`close` or ``raise DenyConnection`` answers 403."""
 
     if TYPE_CHECKING:
-        # To a type checker any signature goes: the JSON consumer's is another one, and a program's own narrows it.
+        # Text and bytes come as keyword arguments, which a program may leave out; the JSON consumer's is another one.
         async def receive(self, *args: Any, **kwargs: Any) -> None: ...
 
     else:
@@ -246,14 +248,14 @@ class WebsocketConsumer(BaseConsumer):
         async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
             """A message came: ``text`` or ``bytes`` of it."""
 
-    async def rate_limited(self, message: Message, **kwargs: Any) -> None:
+    async def rate_limited(self, message: Message, /, *args: Any, **kwargs: Any) -> None:
         """A message came that is one too many for :attr:`rate_limit` or :attr:`user_rate_limit`, and is dropped.
 
         The socket is closed with 1008; override it for anything else.
         """
         await self.close(1008, "too many messages")
 
-    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+    async def disconnect(self, message: Message, /, *args: Any, **kwargs: Any) -> None:
         """The connection is over: ``message["code"]`` and ``message["reason"]`` say how. Called exactly once."""
 
     # -- what the program calls
@@ -370,7 +372,11 @@ _FITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 
 
-class JsonWebsocketConsumer(WebsocketConsumer):
+In = TypeVar("In", default=Any)
+Out = TypeVar("Out", default=Any)
+
+
+class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
     """A WebSocket whose messages are JSON: values in, values out.
 
     Text that is not JSON, where :meth:`decode_json` raises ValueError, closes the socket with 1007, a binary message
@@ -394,6 +400,9 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
         class Game(JsonWebsocketConsumer):
             async def receive(self, content: Move | Say, **kwargs): ...
+
+    ``class Game(JsonWebsocketConsumer[Move | Say, State])`` says the same of a ``receive`` that does not annotate its
+    content; type checkers then hold :meth:`receive` and :meth:`send` to it. The second one is what is sent.
     """
 
     _content_type: ClassVar[ContentType | None] = None
@@ -407,10 +416,18 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         except ImproperlyConfigured:
             cls._content_type = None  # a name may still be defined further down; check_definition looks again
 
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, arguments):
+            """``cls[In, Out]``, where what is left out is Any."""
+            given = arguments if isinstance(arguments, tuple) else (arguments,)
+            left_out = len(cls.__parameters__) - len(given)
+            return super().__class_getitem__((*given, *(Any,) * left_out))
+
     @classmethod
     def _find_content_type(cls) -> None:
         place = f"{name_of(cls)}.receive"
-        annotation = content_annotation(cls.receive, place)
+        annotation = content_annotation(cls.receive, place, type_argument(cls, JsonWebsocketConsumer))
         cls._content_type = None if annotation is None else ContentType(annotation, place)
 
     @classmethod
@@ -462,7 +479,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
                 return
         await self.receive(content, **kwargs)
 
-    async def receive(self, content: Any, **kwargs: Any) -> None:
+    async def receive(self, content: In, /, *args: Any, **kwargs: Any) -> None:
         """A message came, decoded, and made into an object where ``content`` is annotated so."""
 
     async def content_invalid(self, error: InvalidContent) -> None:
@@ -474,9 +491,10 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         if self._multiplexer is not None:
             await self._multiplexer.send_error("invalid content", error.details)
         else:
-            await self.send({"error": "invalid content", "details": error.details})
+            answer: Any = {"error": "invalid content", "details": error.details}
+            await self.send(answer)
 
-    async def send(self, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
+    async def send(self, content: Out, close: bool | int = False) -> None:  # type: ignore[override]
         """Send ``content`` as JSON; see :meth:`WebsocketConsumer.send`.
 
         Args:
@@ -498,7 +516,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     async def group_send(  # type: ignore[override]
         cls,
         name: str,
-        content: Any,
+        content: Out,
         close: bool | int = False,
         *,
         exclude: SendsReplies | str | None = None,
@@ -549,7 +567,7 @@ def _check_group_names(cls: type, names: object) -> None:
         )
 
 
-def _check_state(cls: type[WebsocketConsumer]) -> None:
+def _check_state(cls: Any) -> None:
     if not isinstance(cls.State, type):
         raise ImproperlyConfigured(f"{name_of(cls)}.State is a class, not {cls.State!r:.100}")
     try:

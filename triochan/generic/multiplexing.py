@@ -22,7 +22,7 @@ from ..exceptions import (
 )
 from ..handlers import share_of_time
 from ..layers import Group, current_layer
-from ..message import Message, SendsReplies, check_name
+from ..message import Message, SendsReplies, check_name, or_none
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
@@ -363,7 +363,7 @@ def _message_for_stream(message: Message, content: dict[str, Any]) -> Message:
     own.channel_session = message.channel_session
     own.http_session = message.http_session
     own.user = message.user
-    if message.connection is None:
+    if or_none(message.connection) is None:
         own.application = message.application
     return own
 

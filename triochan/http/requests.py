@@ -49,7 +49,7 @@ class Fields(Mapping[str, str]):
     __slots__ = ("_last", "pairs")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self.pairs = list(pairs)
+        self.pairs: list[tuple[str, str]] = list(pairs)
         self._last = dict(self.pairs)
 
     def __getitem__(self, name: str) -> str:
@@ -156,6 +156,10 @@ async def form(
 def json_body(message: Message) -> Any: ...
 @overload
 def json_body(message: Message, kind: type[T]) -> T: ...
+@overload
+def json_body(
+    message: Message, kind: object
+) -> Any: ...  # a union is no type[T]: the caller says what it gives
 def json_body(message: Message, kind: Any = None) -> Any:
     """The JSON value of the body, made into an object where ``kind`` says which.
 

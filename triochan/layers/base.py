@@ -131,7 +131,7 @@ class Channel(_OnLayer):
     def __init__(
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
-        self.name = check_name("channel", name, reply=True)
+        self.name: str = check_name("channel", name, reply=True)
         super().__init__(layer if channel_layer is None else channel_layer)
 
     async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
@@ -227,7 +227,7 @@ class Group(_OnLayer):
     def __init__(
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
-        self.name = check_name("group", name)
+        self.name: str = check_name("group", name)
         super().__init__(layer if channel_layer is None else channel_layer)
 
     async def add(self, channel: SendsReplies | str, /) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from ..decorators import message_among
 from ..exceptions import DenyConnection
 from ..message import Message, application_of
 from ..origins import PORTS, AllowedHosts, AllowedOrigins, Origin, host_and_port, values_of
 from ..porting import lookup
-from ..routing import Consumer, check_consumer, name_of
+from ..routing import check_consumer, name_of
 
 __all__ = [
     "LOCAL_HOSTS",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger("triochan.security")
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
 _PAGE_SCHEMES = {"ws": "http", "wss": "https"}
 LOCAL_HOSTS = ("localhost", ".localhost", "127.0.0.1", "[::1]")
@@ -82,7 +84,7 @@ def check_same_origin(message: Message, allowed: AllowedOrigins) -> None:
     )
 
 
-def allowed_hosts_only(handler: Consumer) -> Consumer:
+def allowed_hosts_only(handler: H) -> H:
     """Refuse a handshake unless its ``Origin`` names one of the application's ``allowed_hosts``, on any port.
 
     A missing ``Origin``, or one that is none, is refused too. Without ``allowed_hosts``, pages from this machine are
@@ -104,10 +106,10 @@ def allowed_hosts_only(handler: Consumer) -> Consumer:
                 )
         return await handler(*args, **kwargs)
 
-    return wrapper
+    return cast(H, wrapper)
 
 
-def same_origin_only(handler: Consumer) -> Consumer:
+def same_origin_only(handler: H) -> H:
     """Refuse a handshake whose page came from elsewhere, as the session and user decorators do by themselves.
 
     For a consumer that reads cookies on its own. Messages other than ``websocket.connect`` pass.
@@ -121,7 +123,7 @@ def same_origin_only(handler: Consumer) -> Consumer:
             check_same_origin(message, application_of(message).allowed_origins)
         return await handler(*args, **kwargs)
 
-    return wrapper
+    return cast(H, wrapper)
 
 
 def _deny(message: Message, reason: str) -> NoReturn:

@@ -7,12 +7,12 @@ Two kinds, of one class. ``message.http_session`` is the browser's: it is found 
 from typing import TYPE_CHECKING
 
 from ..porting import lookup
+from ..session import Session
 from .cookies import SessionCookies
 from .decorators import channel_and_http_session, channel_session, http_session
 from .memory import MemorySessionStore
 from .ordering import enforce_ordering
 from .service import Sessions
-from .session import Session
 from .sqlite import SqliteSessionStore
 from .store import SessionStore
 

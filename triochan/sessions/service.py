@@ -10,9 +10,9 @@ import attrs
 from ..exceptions import ConnectionClosed
 from ..headers import check_headers
 from ..layers import Departed, Endpoint
-from ..message import Message, MessageApplication, application_of
+from ..message import Message, MessageApplication, application_of, or_none
+from ..session import Session
 from .cookies import SessionCookies
-from .session import Session
 from .sockets import close_sockets, join, leave, watch
 from .store import SessionStore
 
@@ -203,7 +203,7 @@ def sessions_of(message: Message) -> Sessions:
 
 def endpoint_of(message: Message) -> Endpoint | Departed | None:
     """What stands behind the message's reply channel in this process; None where nothing does."""
-    if message.connection is not None:
+    if or_none(message.connection) is not None:
         return cast(Endpoint, message.connection)  # a live connection is what stands behind its reply channel
     endpoint: Endpoint | Departed | None = getattr(message.reply_channel, "endpoint", None)
     return endpoint

@@ -19,7 +19,7 @@ from ..exceptions import ConnectionClosed, LayerUnavailable
 from ..layers import Group, running_layer
 from ..message import Message
 from ..running import Local
-from .session import Ended
+from ..session import Ended
 from .store import SessionStore
 
 logger = logging.getLogger("triochan.sessions")

@@ -14,11 +14,11 @@ from ..decorators import message_among
 from ..exceptions import SessionStoreUnavailable
 from ..handlers import share_of_time
 from ..layers import Channel
-from ..message import Message, application_of
+from ..message import Message, application_of, or_none
 from ..routing import check_consumer, name_of
 from ..security import check_same_origin
+from ..session import Session
 from .service import endpoint_of, sessions_of
-from .session import Session
 from .sockets import leave
 
 logger = logging.getLogger("triochan.sessions")
@@ -228,22 +228,22 @@ class _SavingChannel(Channel):
 
 
 async def _open_channel_session(message: Message) -> None:
-    if message.channel_session is None:
+    if or_none(message.channel_session) is None:
         message.channel_session = await sessions_of(message).of_connection(message)
 
 
 def _without_channel_session(message: Message) -> None:
-    if message.channel_session is None:
+    if or_none(message.channel_session) is None:
         message.channel_session = Session(None, 0)  # takes what it is given, and keeps it nowhere
 
 
 async def _open_http_session(message: Message) -> None:
-    if message.http_session is None and _has_head(message):
+    if or_none(message.http_session) is None and _has_head(message):
         message.http_session = await sessions_of(message).from_cookie(message)
 
 
 def _without_http_session(message: Message) -> None:
-    if message.http_session is None:
+    if or_none(message.http_session) is None:
         message.http_session = Session(None, 0)
 
 
@@ -286,7 +286,7 @@ LINK = "_http_session"
 
 async def _link_sessions(message: Message) -> None:
     """Note the HTTP session's key in the channel session, and find the HTTP session by it later on."""
-    if message.http_session is not None:
+    if or_none(message.http_session) is not None:
         # Nothing is kept of who has no session: a store of channel sessions would hold one for each that only connects.
         if LINK not in message.channel_session and message.http_session.session_key is not None:
             message.channel_session[LINK] = {"key": message.http_session.session_key}

@@ -3,11 +3,20 @@
 from typing import TYPE_CHECKING
 
 from ..porting import lookup
-from .client import Client, HttpClient, Response, TestWebsocket, WSClient
+from .client import Client, HandshakeRefused, HttpClient, Response, TestWebsocket, WSClient
 from .live import LiveServer
 from .routes import apply_routes
 
-__all__ = ["Client", "HttpClient", "LiveServer", "Response", "TestWebsocket", "WSClient", "apply_routes"]
+__all__ = [
+    "Client",
+    "HandshakeRefused",
+    "HttpClient",
+    "LiveServer",
+    "Response",
+    "TestWebsocket",
+    "WSClient",
+    "apply_routes",
+]
 
 if not TYPE_CHECKING:
     __getattr__ = lookup(__name__)

@@ -57,7 +57,7 @@ class HandshakeRefused(TriochanError):
     def __init__(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         super().__init__(status, body)
         self.status = status
-        self.headers = list(headers)
+        self.headers: list[tuple[bytes, bytes]] = list(headers)
         self.body = body
 
     def __str__(self) -> str:
@@ -99,8 +99,8 @@ class TestWebsocket:
         self._websocket = websocket
         self.stream = stream
         """The bytes below, for tests of rubbish and resets."""
-        self.subprotocol = websocket.subprotocol
-        self.headers = list(websocket.handshake_headers)
+        self.subprotocol: str | None = websocket.subprotocol
+        self.headers: list[tuple[bytes, bytes]] = list(websocket.handshake_headers)
 
     async def send(self, data: str | bytes) -> None:
         """Send one message, text for a ``str``."""
@@ -226,8 +226,8 @@ class Client(_Managed["Client"]):
         health_path: str | None = None,
     ) -> None:
         self._front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
-        self.application = Application.of(routing)
-        self.settings = settings or Settings()
+        self.application: Application = Application.of(routing)
+        self.settings: Settings = settings or Settings()
         self.cookies: dict[str, str] = {}
         self._layer = layer
         self._lockstep = lockstep

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..content import encode_plain, is_plain, plain_of
 from ..exceptions import ImproperlyConfigured, InvalidContent
-from .annotations import content_annotation
+from .annotations import content_annotation, type_argument
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -29,6 +29,7 @@ __all__ = [
     "make_converter",
     "needs_no_converter",
     "to_plain",
+    "type_argument",
 ]
 
 _default: list[Converter] = []

@@ -8,41 +8,91 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Final, NewType, NotRequired, Required, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Required,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 
 import attrs
 
 from ..exceptions import ImproperlyConfigured
 
 
-def content_annotation(handler: Callable[..., Any], place: str) -> Any | None:
+class Argument(NamedTuple):
+    """What a class gives a generic base for its first parameter, and the name of the module that says so."""
+
+    annotation: Any
+    module: str
+
+
+def content_annotation(
+    handler: Callable[..., Any], place: str, argument: Argument | None = None
+) -> Any | None:
     """How ``handler``, a method, annotates its first argument, where that asks for objects; None where it does not.
 
     It does where it names an attrs class, a dataclass or a TypedDict, alone or within something, as in
     ``list[Note]`` or ``Move | Say``.
+
+    Args:
+        argument: what its class says, in brackets behind its base: it stands where the handler itself says nothing.
 
     Raises:
         ImproperlyConfigured: a name in it is not to be found (yet).
     """
     function = inspect.unwrap(handler)
     annotation = _first_annotation(function)
-    if annotation is inspect.Parameter.empty:
-        return None
+    if annotation is not inspect.Parameter.empty:
+        names, module = getattr(function, "__globals__", {}), getattr(function, "__module__", "?")
+        annotation = _resolve(annotation, names, module, place)
+    if argument is not None and (annotation is inspect.Parameter.empty or isinstance(annotation, TypeVar)):
+        names = vars(sys.modules[argument.module])
+        annotation = _resolve(argument.annotation, names, argument.module, place)
+    return annotation if _names_class(annotation, set()) else None
+
+
+def type_argument(cls: type, base: type) -> Argument | None:
+    """What ``cls`` gives ``base``, a generic class that it derives from, for its first parameter.
+
+    None where it says nothing, or leaves it to its subclasses to say.
+    """
+    for each in vars(cls).get("__orig_bases__", cls.__bases__):
+        origin = get_origin(each) or each
+        if not issubclass(origin, base):  # Generic and Protocol are classes too
+            continue
+        given = dict(zip(getattr(origin, "__parameters__", ()), get_args(each), strict=False))
+        if origin is base:
+            found = next((Argument(first, cls.__module__) for first in given.values()), None)
+        else:
+            found = type_argument(origin, base)
+            if found is not None and found.annotation in given:
+                found = Argument(given[found.annotation], cls.__module__)
+        if found is not None:
+            return found
+    return None
+
+
+def _resolve(annotation: Any, names: dict[str, Any], module: str, place: str) -> Any:
+    """``annotation`` with the objects that it names, of a module that has ``names``."""
     # Only this annotation: those of other arguments may well name what is imported for the type checker alone.
     holder = types.SimpleNamespace(__annotations__={"content": annotation})
     try:
-        annotation = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)[
-            "content"
-        ]
+        return typing.get_type_hints(holder, names, include_extras=True)["content"]
     except NameError as error:
         raise ImproperlyConfigured(
             f"{place}: the annotation {_text(annotation)} can't be understood: {error}. Its names are looked up in the "
-            f"module {getattr(function, '__module__', '?')} when the class is routed to; define or import them there, "
+            f"module {module} when the class is routed to; define or import them there, "
             "at the top level and not for TYPE_CHECKING only"
         ) from None
     except (SyntaxError, TypeError) as error:
         raise ImproperlyConfigured(f"{place}: the annotation {_text(annotation)} is none: {error}") from None
-    return annotation if _names_class(annotation, set()) else None
 
 
 def _first_annotation(function: Any) -> Any:

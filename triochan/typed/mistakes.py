@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from cattrs.errors import (
     ClassValidationError,
@@ -40,7 +39,7 @@ class Within(Exception):
         self.error = error
 
 
-def said(value: Any) -> str:
+def said(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, (list, tuple)):
@@ -52,11 +51,11 @@ def said(value: Any) -> str:
     return text if len(text) <= _SAID_LENGTH else text[: _SAID_LENGTH - 1] + "…"
 
 
-def misfit(expected: str, value: Any) -> Misfit:
+def misfit(expected: str, value: object) -> Misfit:
     return Misfit(f"{expected} is expected, not {said(value)}")
 
 
-def one_of(values: Iterable[Any]) -> str:
+def one_of(values: Iterable[object]) -> str:
     return "one of " + ", ".join(said(value) for value in values)
 
 

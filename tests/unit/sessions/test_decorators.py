@@ -411,7 +411,11 @@ async def test_over_a_websocket_no_session_can_begin() -> None:
     async def consumer(message: Message) -> None:
         assert message.http_session == {}
         assert message.http_session.session_key is None
-        for attempt in (lambda: message.http_session.update(a=1), message.http_session.cycle_key):
+        attempts: list[Callable[[], None]] = [
+            lambda: message.http_session.update(a=1),
+            message.http_session.cycle_key,
+        ]
+        for attempt in attempts:
             with pytest.raises(SessionCookieUnavailable, match="no cookie can be set") as error:
                 attempt()
             raised.append(error)

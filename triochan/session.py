@@ -6,12 +6,12 @@ import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Set
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
-from ..content import InvalidJSON, decode_json, encode_json
-from ..exceptions import SessionCookieUnavailable, SessionNotSerializable, SessionStoreUnavailable
-from .store import SessionStore
+from .content import InvalidJSON, decode_json, encode_json
+from .exceptions import SessionCookieUnavailable, SessionNotSerializable, SessionStoreUnavailable
 
 logger = logging.getLogger("triochan.sessions")
 
@@ -32,6 +32,20 @@ class Ended(Enum):
 
 OnEnd = Callable[[str, Ended], Awaitable[None]]
 """Told of a key of which nothing is held any more."""
+
+
+class KeepsSessions(Protocol):
+    """What a session asks of its store; :class:`triochan.sessions.SessionStore` says what these do."""
+
+    async def load(self, key: str) -> str | None: ...
+
+    async def save(self, key: str, text: str, lifetime: float, *, new: bool) -> bool: ...
+
+    async def replace(self, key: str, old: str | None, text: str, lifetime: float) -> bool: ...
+
+    def alone(self, purpose: str, key: str) -> AbstractAsyncContextManager[None]: ...
+
+    async def delete(self, key: str) -> None: ...
 
 
 class Session(MutableMapping[str, Any]):
@@ -82,7 +96,7 @@ class Session(MutableMapping[str, Any]):
 
     def __init__(
         self,
-        store: SessionStore | None,
+        store: KeepsSessions | None,
         lifetime: float,
         key: str | None = None,
         text: str | None = None,
@@ -247,7 +261,7 @@ class Session(MutableMapping[str, Any]):
             raise
 
     async def _keep(
-        self, store: SessionStore, key: str, base: str, text: str, touched: Set[str]
+        self, store: KeepsSessions, key: str, base: str, text: str, touched: Set[str]
     ) -> str | None:
         """Store the values; what is stored in the end, together with what others have stored since the load.
 
