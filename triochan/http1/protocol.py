@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -31,6 +32,8 @@ logger = logging.getLogger("triochan.http")
 
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
 UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
+_MORE_SECONDS = 1.0
+"""For a client that was in time, and could not send all because the server did not read."""
 _REQUESTS = 16
 """Requests of one connection before others have their turn."""
 
@@ -48,7 +51,7 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_client", "_deadline", "_exchange", "_expired", "_held_back", "_lingers", "_listening_only",
+        "_client", "_deadline", "_exchange", "_expired", "_extended", "_held_back", "_lingers", "_listening_only",
         "_outbox_sent", "_parser", "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used",
         "_write_timer", "outbox", "over", "transport", "unread", "waits",
     )  # fmt: skip
@@ -87,6 +90,7 @@ class HttpConnection:
         self._timer: Timer | None = None
         self._deadline = math.inf
         self._expired: Callable[[], None] = self.lost
+        self._extended = False
         self._write_timer: Timer | None = None
         self._outbox_sent = 0
         self.transport = connect(self)
@@ -419,6 +423,7 @@ class HttpConnection:
     def _await(self, seconds: float, expired: Callable[[], None]) -> None:
         """Call ``expired`` in ``seconds``, unless something else is awaited by then."""
         self._expired = expired
+        self._extended = False
         if seconds == math.inf:
             self._deadline = math.inf
             return
@@ -435,11 +440,32 @@ class HttpConnection:
             return
         if trio.current_time() < self._deadline:
             self._timer = self._runtime.timers.at(self._deadline, self._look)
-        elif self._reads and self.transport.unread():
-            # What is awaited may lie unread, where something has kept the loop until now. All of it is bounded in bytes.
+        elif self._reads:
+            self._judge(self.transport.turns)
+        else:
+            self._deadline = math.inf
+            self._expired()
+
+    def _judge(self, turns: int) -> None:
+        """The time is over for what a client was to send. It may lie unread, where something has kept the loop until now.
+
+        Then the client gets a little more time, once, for it may have had no room to send the rest; all of it is bounded
+        in bytes.
+        """
+        self._timer = None
+        if not self._reads or trio.current_time() < self._deadline:
+            self._look()
+        elif self.transport.unread():
             self.unread = True
             self._runtime.readers.again(self)
-            self._timer = self._runtime.timers.after(0, self._look)
+            if not self._extended:
+                self._extended = True
+                self._deadline = trio.current_time() + _MORE_SECONDS
+                self._timer = self._runtime.timers.at(self._deadline, self._look)
+            else:
+                self._timer = self._runtime.timers.after(0, partial(self._judge, self.transport.turns))
+        elif turns > 1:
+            self._timer = self._runtime.timers.after(0, partial(self._judge, turns - 1))
         else:
             self._deadline = math.inf
             self._expired()
@@ -449,25 +475,23 @@ class HttpConnection:
         """It is the client's turn."""
         return self._exchange is None and not (self._paused or self._lingers or self.over)
 
-    def _check_writing(self) -> None:
+    def _check_writing(self, turns: int = 0) -> None:
         """A client that takes nothing for ``write_timeout`` is lost."""
-        outbox = self.outbox
+        outbox, timers = self.outbox, self._runtime.timers
         self._write_timer = None
-        if not outbox.size:
-            return
         outbox.writable()  # something may have kept the loop from writing
-        if self.over:
+        if self.over or not outbox.size:
             return
-        if outbox.sent == self._outbox_sent:
+        if outbox.sent != self._outbox_sent:
+            self._outbox_sent = outbox.sent
+            self._write_timer = timers.after(self._runtime.settings.write_timeout, self._check_writing)
+        elif turns < self.transport.turns:
+            self._write_timer = timers.after(0, partial(self._check_writing, turns + 1))
+        else:
             logger.debug(
                 "a client takes nothing of its response for %g s", self._runtime.settings.write_timeout
             )
             self.lost()
-        else:
-            self._outbox_sent = outbox.sent
-            self._write_timer = self._runtime.timers.after(
-                self._runtime.settings.write_timeout, self._check_writing
-            )
 
     def _no_head(self) -> None:
         limit = self._runtime.settings.head_timeout
