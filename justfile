@@ -21,6 +21,10 @@ run *options:
 test *options:
     {{python}} -m pytest {{options}}
 
+# the tests in random order, again and again: which of them depend on luck? (options go to pytest)
+luck times='20' *options:
+    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order -q {{options}} || exit 1; done
+
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
 
@@ -35,9 +39,10 @@ check: && coverage
 
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
-    "triochan/http1/writer.py,triochan/message.py,triochan/origins.py,triochan/replies.py,triochan/routing.py," + \
+    "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/porting.py," + \
+    "triochan/proxies.py,triochan/replies.py,triochan/routing.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
-    "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py"
+    "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
 
 # what tests run: all of what is pure, 95 % of the rest, branches included (measured anew where the code has changed since)
 coverage:

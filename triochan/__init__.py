@@ -1,8 +1,12 @@
 """Consumers, groups and channels over WebSockets and HTTP, on Trio."""
 
+from typing import TYPE_CHECKING
+
 from .application import Application
 from .layers import Channel, Group
+from .lifespan import every
 from .message import Message
+from .porting import explain_absent_modules, lookup
 from .routing import include, route, route_class
 from .server import run, serve
 from .settings import Settings
@@ -17,9 +21,15 @@ __all__ = [
     "Group",
     "Message",
     "Settings",
+    "every",
     "include",
     "route",
     "route_class",
     "run",
     "serve",
 ]
+
+explain_absent_modules()
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import trio
 
 from .auth import AnonymousUser, UserLoader, id_attribute, user_group
 from .exceptions import ImproperlyConfigured
 from .http.cookies import SameSite
 from .layers import Group
+from .lifespan import Lifespan, check_lifespan, living, nursery_of
+from .middleware import Middleware, check_middleware
 from .origins import AllowedHosts, AllowedOrigins
-from .routing import Router, Routing, name_of
+from .routing import Router, Routing, is_async, name_of
 from .running import serving
 from .sessions import MemorySessionStore, SessionCookies, Sessions, SessionStore, SqliteSessionStore
-from .typed import make_converter
+from .typed import converts_plain, make_converter
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -52,8 +55,27 @@ class Application:
         cookie_secure: send it over TLS only; None: if it was set over TLS.
         cookie_same_site: ``"Lax"``, ``"Strict"`` or ``"None"``.
         session_age: seconds from the last change until a session is over, a whole number; 14 days.
+        lifespan: a function of the application that gives an async context manager, entered before the first
+            connection is accepted and left after the last one has ended::
+
+                @asynccontextmanager
+                async def lifespan(application):
+                    application.state.database = await open_database()
+                    application.nursery.start_soon(every, 60, clean_up)
+                    yield
+                    await application.state.database.close()
+
+            What it raises at the start comes out of :func:`triochan.serve`. Several servers of one application in one
+            Trio run share it.
+        middleware: each an ``async def middleware(message, handler)``, around every handler of the routing, of
+            WebSockets, requests and named channels alike; the first one is the outermost. It awaits
+            ``handler(message)`` or does not, and returns what that returned (:mod:`triochan.middleware`).
         converter: makes objects of JSON values and back, for consumers whose content is annotated; None: one of
             :func:`triochan.typed.make_converter`. Hooks may be registered on ``application.converter`` until it serves.
+
+    Attributes:
+        state: for the program's own, ``application.state.name = value``; consumers find it at
+            ``message.application.state``.
 
     Raises:
         ImproperlyConfigured: the routing is wrong, the message names the place; or another argument is.
@@ -65,7 +87,11 @@ class Application:
     user_id: Callable[[Any], Any]
     allowed_hosts: AllowedHosts | None
     allowed_origins: AllowedOrigins
-    _given_converter: Converter | None
+    middleware: tuple[Middleware, ...]
+    state: SimpleNamespace
+    _lifespan: Lifespan[Application] | None
+    _converters: list[Converter]
+    """The one that was given, or is made when it is first asked for: many applications never ask."""
 
     def __init__(
         self,
@@ -84,11 +110,15 @@ class Application:
         cookie_secure: bool | None = None,
         cookie_same_site: SameSite = "Lax",
         session_age: int = 14 * 24 * 3600,
+        lifespan: Lifespan[Application] | None = None,
+        middleware: Iterable[Middleware] = (),
         converter: Converter | None = None,
     ) -> None:
+        if lifespan is not None:
+            check_lifespan(lifespan)
         if converter is not None and not callable(getattr(converter, "get_structure_hook", None)):
             raise ImproperlyConfigured(f"converter is a cattrs.Converter, not {converter!r:.100}")
-        if user_loader is not None and not _is_async(user_loader):
+        if user_loader is not None and not is_async(user_loader):
             raise ImproperlyConfigured(
                 f"user_loader is an 'async def' of a session, not {name_of(user_loader)}"
             )
@@ -121,13 +151,23 @@ class Application:
             user_id=user_id,
             allowed_hosts=None if allowed_hosts is None else AllowedHosts(allowed_hosts),
             allowed_origins=AllowedOrigins(allowed_origins),
-            given_converter=converter,
+            middleware=check_middleware(middleware),
+            state=SimpleNamespace(),
+            lifespan=lifespan,
+            converters=[] if converter is None else [converter],
         )
 
-    @functools.cached_property
+    @property
     def converter(self) -> Converter:
         """What makes objects of JSON values, and JSON values of objects."""
-        return make_converter() if self._given_converter is None else self._given_converter
+        if not self._converters:
+            self._converters.append(make_converter())
+        return self._converters[0]
+
+    @property
+    def converts_plain(self) -> bool:
+        """The converter has hooks for JSON's own types, so that every content has to pass through it."""
+        return bool(self._converters) and converts_plain(self._converters[0])
 
     @classmethod
     def of(cls, routing: Routing | Application) -> Application:
@@ -140,6 +180,8 @@ class Application:
         routing: Routing | Application,
         *,
         session_file: str | os.PathLike[str] = DEFAULT_SESSION_FILE,
+        allowed_hosts: Iterable[str] | None = None,
+        allowed_origins: Iterable[str] = (),
     ) -> Application:
         """``routing`` itself where it is an application; else one whose sessions are kept in a file.
 
@@ -147,7 +189,12 @@ class Application:
         """
         if isinstance(routing, cls):
             return routing
-        return cls(routing, session_store=SqliteSessionStore(session_file))  # type: ignore[arg-type]
+        return cls(
+            routing,  # type: ignore[arg-type]
+            session_store=SqliteSessionStore(session_file),
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -165,6 +212,24 @@ class Application:
             await stack.enter_async_context(self.sessions.store.running())
             if self.sessions.channel_store is not None:
                 await stack.enter_async_context(self.sessions.channel_store.running())
+            yield
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """A nursery that lives from before the lifespan's start until after its end, and is cancelled then.
+
+        What a task in it raises ends the servers of the application: wrap what may fail (:func:`triochan.every` does).
+
+        Raises:
+            RuntimeError: this Trio run does not serve the application.
+        """
+        return nursery_of(self)
+
+    @asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """Keep the lifespan and the nursery open for as long as the block lasts; servers do it, on their layer."""
+        lifespan = None if self._lifespan is None else functools.partial(self._lifespan, self)
+        async with living(self, lifespan):
             yield
 
     async def disconnect_user(self, user: Any, *, code: int = 3000, reason: str = "logged out") -> None:
@@ -196,8 +261,3 @@ class Application:
                 f"{user!r} has no id; a user has an attribute 'id', or the application a user_id=… that says what it is"
             )
         return user_id
-
-
-def _is_async(function: Any) -> bool:
-    called = getattr(type(function), "__call__", None)  # noqa: B004 - is it async, not: is it there
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

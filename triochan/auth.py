@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import attrs
 
-from .content import decode_json, encode_json
+from .content import InvalidJSON, decode_json, encode_json
 from .layers import Group
 from .message import Message, application_of
+from .porting import lookup
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
-from .sessions.wrapping import LINK, link_sessions, open_channel_session, open_http_session, prepared_by
+from .sessions.session import Ended
+from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -74,12 +76,12 @@ def _users_of(message: Message) -> HasUsers:
 
 def channel_session_user(handler: H) -> H:
     """``message.user``, from the channel session; implies :func:`triochan.sessions.channel_session`."""
-    return prepared_by("channel_session_user", open_channel_session, _user_of_channel)(handler)
+    return prepared_by("channel_session_user", open_channel_session, _USER_OF_CHANNEL)(handler)
 
 
 def http_session_user(handler: H) -> H:
     """``message.user``, from the HTTP session; implies :func:`triochan.sessions.http_session`."""
-    return prepared_by("http_session_user", open_http_session, _user_of_http)(handler)
+    return prepared_by("http_session_user", open_http_session, _USER_OF_HTTP)(handler)
 
 
 def channel_session_user_from_http(handler: H) -> H:
@@ -88,7 +90,7 @@ def channel_session_user_from_http(handler: H) -> H:
     Both sessions are there at ``websocket.connect``; later messages have the channel session only.
     """
     return prepared_by(
-        "channel_session_user_from_http", open_http_session, open_channel_session, _transfer, _user_of_channel
+        "channel_session_user_from_http", open_http_session, open_channel_session, _TRANSFER, _USER_OF_CHANNEL
     )(handler)
 
 
@@ -103,19 +105,32 @@ def channel_and_http_session_user_from_http(handler: H) -> H:
         open_http_session,
         open_channel_session,
         link_sessions,
-        _transfer,
-        _user_of_channel,
+        _TRANSFER,
+        _USER_OF_CHANNEL,
     )(handler)
 
 
+def _be_nobody(message: Message) -> None:
+    if message.user is None:
+        message.user = AnonymousUser()
+
+
+def _leave_user(message: Message) -> None:
+    """The channel session says who it is, as far as it knows."""
+
+
 async def _user_of_channel(message: Message) -> None:
-    await _set_user(message, await _load(message, message.channel_session))
+    await _set_user(message, await _load(message, message.channel_session), "channel")
     if message.channel.name == "websocket.connect" and message.http_session is not None:
         await _confirm(message)
 
 
 async def _user_of_http(message: Message) -> None:
-    await _set_user(message, await _load(message, message.http_session))
+    if message.http_session is None:
+        # There is no session to look at: that says nothing about the user of the connection.
+        message.user = AnonymousUser()
+        return
+    await _set_user(message, await _load(message, message.http_session), "http")
     if message.channel.name == "websocket.connect":
         await _confirm(message)
 
@@ -143,14 +158,29 @@ async def _transfer(message: Message) -> None:
 async def _confirm(message: Message) -> None:
     """Look again, now that the connection is in its user's group: whoever logged out in between is anonymous."""
     http = message.http_session
-    if http.session_key is None or USER_ID not in http:
+    if http.session_key is None:
         return
-    text = await sessions_of(message).store.load(http.session_key)
-    if text is None or decode_json(text).get(USER_ID) != http[USER_ID]:
-        await http.flush()
+    user_id = http.get(USER_ID)
+    text = await sessions_of(message).live_on(message)
+    if user_id is not None and (text is None or _user_id_in(text) != user_id):
+        if text is not None:
+            await http.flush()
         if message.channel_session is not None:
             message.channel_session.pop(USER_ID, None)
-        await _set_user(message, AnonymousUser())
+        await _set_user(message, AnonymousUser(), *_SOURCES)
+
+
+def _user_id_in(text: str) -> Any:
+    try:
+        session = decode_json(text)
+    except InvalidJSON:
+        return None
+    return session.get(USER_ID) if isinstance(session, dict) else None
+
+
+_USER_OF_CHANNEL = Step(_user_of_channel, _be_nobody)
+_USER_OF_HTTP = Step(_user_of_http, _be_nobody)
+_TRANSFER = Step(_transfer, _leave_user)
 
 
 # -- logging in and out
@@ -189,14 +219,16 @@ async def login(message: Message, user: Any) -> None:
                 "login needs a session: put the consumer in http_session_user or channel_session_user"
             )
     session[USER_ID] = user_id
-    await _set_user(message, user)
+    await _set_user(message, user, "http" if session is message.http_session else "channel")
 
 
 async def logout(message: Message) -> None:
     """End the message's HTTP session, everywhere and at once, and take the user from its connection.
 
     The response to an ``http.request`` takes the cookie away. What is put into the session afterwards begins a new
-    one. Other connections of the user stay; :meth:`triochan.Application.disconnect_user` closes them.
+    one. Other WebSockets that were opened with the session are closed, with 3000, when the handler has returned or its
+    response begins; those of the user's other sessions stay, and :meth:`triochan.Application.disconnect_user` closes
+    all of them.
 
     Raises:
         ValueError: the message has no session.
@@ -207,20 +239,28 @@ async def logout(message: Message) -> None:
             "logout needs a session: put the consumer in http_session_user or channel_session_user"
         )
     if message.http_session is not None:
-        await message.http_session.flush()
+        await message.http_session.end(Ended.LOGGED_OUT)
     if message.channel_session is not None:
         message.channel_session.pop(USER_ID, None)
-    await _set_user(message, AnonymousUser())
+    await _set_user(message, AnonymousUser(), *_SOURCES)
 
 
 # -- the user's group
 
 
+Source = Literal["http", "channel"]
+_SOURCES: tuple[Source, ...] = ("http", "channel")
+
+
 @attrs.define(eq=False)
 class _Followed:
-    """The user's group that a connection is in."""
+    """The users' groups that a connection is in, by the session that has its user.
 
-    group: str | None = None
+    One handler may look at the one session, and another at the other: what the first has found out is not undone by the
+    second, which knows nothing of it.
+    """
+
+    groups: dict[Source, str] = attrs.field(factory=dict)
 
 
 def user_group(user_id: Any) -> str:
@@ -238,21 +278,32 @@ def user_id_of(message: Message, user: Any) -> Any:
     return application_of(message).id_of(user)
 
 
-async def _set_user(message: Message, user: Any) -> None:
-    """Make ``user`` the message's, and move its WebSocket from the group of the user before to theirs."""
+async def _set_user(message: Message, user: Any, *sources: Source) -> None:
+    """Make ``user`` the message's, and move its WebSocket from the group of the user before to theirs.
+
+    Args:
+        sources: the sessions that say so.
+    """
     message.user = user
     endpoint = endpoint_of(message)
     if endpoint is None or endpoint.outbox is None:
         return
     user_id = None if isinstance(user, AnonymousUser) else _users_of(message).user_id(user)
     group = None if user_id is None else user_group(user_id)
-    followed = endpoint.local.of(_Followed)
-    before = followed.group
-    if group == before:
-        return
-    if before is not None:
-        followed.group = None
-        await Group(before).discard(message.reply_channel)
-    if group is not None:
-        await Group(group).add(message.reply_channel)
-        followed.group = group
+    groups = endpoint.local.of(_Followed).groups
+    for source in sources:
+        before = groups.get(source)
+        if group == before:
+            continue
+        if before is not None:
+            del groups[source]
+            if before not in groups.values():
+                await Group(before).discard(message.reply_channel)
+        if group is not None:
+            if group not in groups.values():
+                await Group(group).add(message.reply_channel)
+            groups[source] = group
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -1,16 +1,17 @@
 """The command line: options (:mod:`triochan.options`) → an application → :func:`triochan.serve`.
 
 Exit status: 0 after a shutdown, 1 where that cut something off, or the server itself broke; 2 where what was asked
-for can't be served (one or two lines on stderr say why), 130 where it was interrupted before it served.
+for can't be served (one or two lines on stderr say why), 3 where the application's lifespan raised at the start, 130
+where it was interrupted before it served.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import errno
 import importlib
-import logging
 import os
 import socket
 import ssl
@@ -23,11 +24,15 @@ from typing import Any
 
 from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
+from .certificates import CannotUseCertificate, make_context
 from .exceptions import ImproperlyConfigured, TriochanError
+from .logs import start_logging
 from .options import make_parser, settings_of
 from .routing import name_of
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
+from .standard_streams import flush_or_drop, hold_open
+from .wire import listeners
 from .wire.listeners import Address
 
 
@@ -44,14 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: as argparse does: 0 after ``--help`` and ``--version``, 2 for an option that is wrong.
     """
+    hold_open()
+    try:
+        return _run(arguments)
+    finally:
+        flush_or_drop()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     announcement = _Announcement()
     try:
         if options.secret is not None:
             # Before the module is imported, which may make an Application; and worker processes inherit it.
             os.environ[SECRET_VARIABLE] = ",".join(options.secret)
-        application = _load(options.app, options.app_dir, options.session_file)
-        _start_logging(options.log_level)
+        application = _load(options)
+        start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
         announcement.routes = application.router.describe()
         context = _tls(options.ssl_certfile, options.ssl_keyfile)
         settings = settings_of(options)
@@ -62,17 +75,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 port=options.port,
                 uds=options.uds,
                 ssl_context=context,
+                trusted_proxies=options.forwarded_allow_ips,
+                proxy_protocol=options.proxy_protocol,
+                root_path=options.root_path,
+                health_path=options.health_path,
                 settings=settings,
                 task_status=announcement,
             )
-        except (OSError, TriochanError) as error:
+        except Exception as error:
             if announcement.made:
                 raise
             if isinstance(error, TriochanError):
                 raise CannotServe(str(error)) from None
-            raise CannotServe(_why_not_listening(error, options.host, options.port, options.uds)) from None
-    except CannotServe as error:
-        print(f"triochan: error: {error}", file=sys.stderr)
+            if isinstance(error, OSError) and _was_listening(error):
+                raise CannotServe(
+                    _why_not_listening(error, options.host, options.port, options.uds)
+                ) from None
+            # The application's lifespan, before it has yielded.
+            with contextlib.suppress(OSError):
+                traceback.print_exception(error)
+                print(
+                    "triochan: error: the application did not start, see above", file=sys.stderr, flush=True
+                )
+            return 3
+    except (CannotServe, ImproperlyConfigured) as error:
+        with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
+            print(f"triochan: error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         # Once it serves, the server takes the signals itself; what comes after it has ended changes nothing.
@@ -103,14 +131,15 @@ def _in_one_line(routes: list[str]) -> str:
 # -- the application
 
 
-def _load(name: str, folder: str, session_file: str | None = None) -> Application:
-    """The application at ``module:name``, the module looked for in ``folder`` first.
+def _load(options: argparse.Namespace) -> Application:
+    """The application at ``module:name``, the module looked for in ``--app-dir`` first.
 
-    A bare routing becomes one whose sessions are kept in ``session_file``.
+    A bare routing becomes one whose sessions are kept in ``--session-file``, and so on.
 
     Raises:
         CannotServe: there is none; where the module raised, its traceback is on stderr by then.
     """
+    name, folder = options.app, options.app_dir
     module_name, colon, attribute = name.partition(":")
     if module_name.endswith(".py") or "/" in module_name:
         path = Path(module_name)
@@ -130,12 +159,23 @@ def _load(name: str, folder: str, session_file: str | None = None) -> Applicatio
             found = getattr(found, part)
         except AttributeError:
             raise CannotServe(_no_attribute(module, found, part)) from None
-    if session_file is not None and isinstance(found, Application):
-        raise CannotServe(
-            f"{name!r} is an Application, which keeps its sessions where it says; drop --session-file"
-        )
+    if isinstance(found, Application):
+        for option, argument in (
+            ("session_file", "session_store"),
+            ("allowed_host", "allowed_hosts"),
+            ("allowed_origin", "allowed_origins"),
+        ):
+            if getattr(options, option) is not None:
+                raise CannotServe(
+                    f"{name!r} is an Application, which says {argument}=… itself; drop --{option.replace('_', '-')}"
+                )
     try:
-        return Application.for_command_line(found, session_file=session_file or DEFAULT_SESSION_FILE)
+        return Application.for_command_line(
+            found,
+            session_file=options.session_file or DEFAULT_SESSION_FILE,
+            allowed_hosts=options.allowed_host,
+            allowed_origins=options.allowed_origin or (),
+        )
     except ImproperlyConfigured as error:
         raise CannotServe(f"{name!r} can't be served: {error}") from None
     except Exception as error:  # noqa: BLE001 - the user's route objects, or a module that the routing names
@@ -179,29 +219,18 @@ def _print_traceback(error: BaseException) -> None:
         or place.tb_frame.f_code.co_filename.startswith("<frozen importlib")
     ):
         place = place.tb_next
-    traceback.print_exception(type(error), error, place)
+    with contextlib.suppress(OSError):
+        traceback.print_exception(type(error), error, place)
 
 
 # -- logging, TLS, listening
-
-
-def _start_logging(level: str | None) -> None:
-    """Log on stderr, unless the user's module has set up its own; ``level`` holds either way where it is given."""
-    root = logging.getLogger()
-    if not root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
-        root.addHandler(handler)
-        level = level or "info"
-    if level is not None:
-        root.setLevel(level.upper())
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     """A server's context with these files, None without them.
 
     Raises:
-        CannotServe: one of them can't be read, or they do not go together.
+        CannotServe: one of them can't be read or used, or they do not go together.
     """
     if certificate is None:
         return None
@@ -211,31 +240,28 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
                 Path(path).open("rb").close()
         except OSError as error:
             raise CannotServe(f"{option} {path}: {error.strerror}") from None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise CannotServe(
-                f"the key in {key or certificate} does not belong to the certificate in {certificate}"
-            ) from None
-        files = f"{certificate} and {key} hold" if key else f"{certificate} holds"
-        raise CannotServe(
-            f"{files} no certificate with its private key that could be read; PEM is expected"
-        ) from None
-    return context
+        return make_context(certificate, key)
+    except CannotUseCertificate as error:
+        raise CannotServe(str(error)) from None
+
+
+def _was_listening(error: BaseException) -> bool:
+    """It is of an address: an application's lifespan may well raise the same, of a database."""
+    return any(
+        place.f_code.co_filename == listeners.__file__ for place, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _why_not_listening(error: OSError, host: str, port: int, uds: str | None) -> str:
     if uds is not None:
-        reason = (
-            "another program listens on it" if error.errno == errno.EADDRINUSE else error.strerror or error
-        )
-        return f"can't listen on the Unix socket {uds}: {reason}"
-    place = f"can't listen on {f'[{host}]' if ':' in host else host}:{port}: "
+        return f"can't listen on the Unix socket {uds}: {error.strerror or error}"
+    asked = f"{f'[{host}]' if ':' in host else host}:{port}"
+    place = f"can't listen on {asked}: "
     if isinstance(error, socket.gaierror):
         return f"{place}the name {host!r} does not resolve ({error.strerror}); give --host an address of this machine"
+    if isinstance(error.filename, str) and error.filename != asked:
+        place = f"can't listen on {error.filename} ({asked}): "
     if error.errno == errno.EADDRINUSE:
         return (
             f"{place}the port is in use; stop the program that has it, or give another --port (0 picks one)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
@@ -90,3 +91,11 @@ def _header_bytes(part: Any) -> bytes:
     if isinstance(part, str):
         return part.encode("latin-1")
     return bytes(memoryview(part))  # bytes() alone makes a number into that many zeros
+
+
+def reason_phrase(status: int) -> str:
+    """``Not Found`` for 404; empty where the number has no name."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -6,9 +6,10 @@ import copy
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .origins import AllowedHosts, AllowedOrigins
+from .porting import lookup
 from .typed import HasConverter
 
 _NAME = re.compile(r"[A-Za-z0-9\-_.]+\Z")
@@ -44,7 +45,13 @@ class SendsReplies(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def send(self, content: dict[str, Any], /) -> None: ...
+    @property
+    def layer(self) -> Any: ...
+
+    @property
+    def channel_layer(self) -> Any: ...
+
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None: ...
 
 
 class MessageApplication(HasConverter, Protocol):
@@ -55,6 +62,9 @@ class MessageApplication(HasConverter, Protocol):
 
     @property
     def allowed_origins(self) -> AllowedOrigins: ...
+
+    @property
+    def state(self) -> SimpleNamespace: ...
 
     def id_of(self, user: Any) -> Any: ...
 
@@ -77,7 +87,7 @@ class LiveConnection(Protocol):
     def client(self) -> list[Any] | None: ...
 
     @property
-    def state(self) -> SimpleNamespace: ...
+    def state(self) -> Any: ...
 
     @property
     def application(self) -> MessageApplication: ...
@@ -87,6 +97,9 @@ class LiveConnection(Protocol):
 
     @property
     def dropped(self) -> int: ...
+
+    @property
+    def closing(self) -> bool: ...
 
     @property
     def close_code(self) -> int | None: ...
@@ -107,7 +120,8 @@ class Message:
     """What arrived on a channel: a mapping over ``content``, plus where it came from.
 
     Attributes:
-        content: the message's own keys; ``docs/architecture.md`` lists them for each channel.
+        content: the message's own keys; ``docs/architecture.md`` lists them for each channel. Where there is a reply
+            channel, ``"reply_channel"`` is its name, so that ``Channel(…).send(message.content)`` passes it on.
         channel: the channel it arrived on; ``message.channel.name`` is what routing matches.
         reply_channel: the channel back to the client, None where nobody waits for an answer.
         channel_session, http_session, user: set by the decorators of :mod:`triochan.sessions` and
@@ -117,7 +131,7 @@ class Message:
     """
 
     __slots__ = (
-        "_application", "channel", "channel_session", "connection", "content", "http_session", "reply_channel", "user",
+        "_application", "channel", "channel_session", "connection", "http_session", "own", "reply_channel", "user",
     )  # fmt: skip
 
     def __init__(
@@ -127,7 +141,8 @@ class Message:
         reply_channel: SendsReplies | None = None,
         connection: LiveConnection | None = None,
     ) -> None:
-        self.content = content
+        # What the framework reads: a reply channel's name is only made for programs that ask for it.
+        self.own = content
         self.channel = channel
         # "| Any" for "or None": a handler whose channel always has one need not ask for it.
         self.reply_channel: SendsReplies | Any = reply_channel
@@ -146,14 +161,31 @@ class Message:
     def application(self, application: MessageApplication | None) -> None:
         self._application = application
 
+    @property
+    def content(self) -> dict[str, Any]:
+        own = self.own
+        if self.reply_channel is not None and "reply_channel" not in own:
+            own["reply_channel"] = self.reply_channel.name
+        return own
+
+    @content.setter
+    def content(self, content: dict[str, Any]) -> None:
+        self.own = content
+
+    @property
+    def channel_layer(self) -> Any:
+        """The layer that the message came by: what :class:`triochan.Channel` and :class:`triochan.Group` take as
+        their ``layer``."""
+        return (self.channel if self.reply_channel is None else self.reply_channel).layer
+
     def __getitem__(self, key: str) -> Any:
-        return self.content[key]
+        return (self.content if key == "reply_channel" else self.own)[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.content[key] = value
+        self.own[key] = value
 
     def __contains__(self, key: object) -> bool:
-        return key in self.content
+        return key in (self.content if key == "reply_channel" else self.own)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.content)
@@ -162,7 +194,7 @@ class Message:
         return len(self.content)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self.content.get(key, default)
+        return (self.content if key == "reply_channel" else self.own).get(key, default)
 
     def keys(self) -> Any:
         return self.content.keys()
@@ -175,7 +207,7 @@ class Message:
 
     def copy(self) -> Message:
         """A message with a deep copy of the content; the channels and the connection are shared."""
-        other = Message(copy.deepcopy(self.content), self.channel, self.reply_channel, self.connection)
+        other = Message(copy.deepcopy(self.own), self.channel, self.reply_channel, self.connection)
         other.channel_session = self.channel_session
         other.http_session = self.http_session
         other.user = self.user
@@ -183,7 +215,7 @@ class Message:
         return other
 
     def __repr__(self) -> str:
-        keys = ", ".join(f"{key}={value!r:.40}" for key, value in self.content.items() if key != "headers")
+        keys = ", ".join(f"{key}={value!r:.40}" for key, value in self.own.items() if key != "headers")
         return f"<Message on {self.channel.name} {keys}>"
 
 
@@ -200,3 +232,7 @@ def application_of(message: Message) -> MessageApplication:
             "and a test client's have one, by hand it is message.application = Application(routing)"
         )
     return application
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import platform
 import re
@@ -17,11 +18,12 @@ import trio
 
 from . import __version__
 from .application import DEFAULT_SESSION_FILE
+from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
 from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 
-DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C or SIGTERM."
+DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C, SIGTERM or SIGHUP."
 
 EPILOG = """\
 example:
@@ -44,7 +46,13 @@ example:
 
       triochan hello:routing --max-message-size 2MiB --port 0
 
-exit status: 0 after a shutdown, 1 where that cut something off, 2 where it could not be served.
+signals:
+  SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal has gone) shut it down in order: what was received is answered,
+  sockets are closed with 1001. A second SIGTERM or SIGINT cuts that short. A SIGHUP that is ignored at the start, as
+  nohup does it, stays ignored.
+
+exit status: 0 after a shutdown, 1 where that cut something off or the server broke, 2 where it could not be served,
+3 where the application's lifespan raised at the start, 130 where it was interrupted before it served.
 """
 
 SECTIONS = {
@@ -71,6 +79,13 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in two lines, without the usage of thirty options."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        for each in unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            meant = difflib.get_close_matches(each.partition("=")[0], known, 1, 0.6)
+            if each.startswith("-") and meant:
+                message += f"; did you mean {meant[0]}?"
+                break
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,15 +126,66 @@ def make_parser() -> argparse.ArgumentParser:
     )
     where = parser.add_argument_group("where to listen")
     where.add_argument(
-        "--host", help="address or name to listen on; 0.0.0.0 or :: for every interface (default: 127.0.0.1)"
+        "--host",
+        type=_host,
+        help="address or name to listen on; :: for every interface, 0.0.0.0 for every one by IPv4 alone "
+        "(default: 127.0.0.1)",
     )
     where.add_argument(
         "--port", type=_port, help="port; 0 picks one that is free and prints it (default: 8000)"
     )
-    where.add_argument("--uds", metavar="PATH", help="listen on this Unix socket instead")
+    where.add_argument(
+        "--uds",
+        metavar="PATH",
+        type=_path,
+        help="listen on this Unix socket instead; its file goes with the server",
+    )
     where.add_argument("--ssl-certfile", metavar="FILE", help="serve TLS with this certificate chain (PEM)")
     where.add_argument(
-        "--ssl-keyfile", metavar="FILE", help="and this private key, where it is not in the same file"
+        "--ssl-keyfile",
+        metavar="FILE",
+        help="and this private key, where it is not in the same file; the password of one that is encrypted is taken "
+        f"from the environment variable {PASSWORD_VARIABLE}, or asked for at the terminal",
+    )
+    front = parser.add_argument_group("behind a proxy")
+    front.add_argument(
+        "--forwarded-allow-ips",
+        metavar="LIST",
+        type=_list,
+        default=(),
+        help="believe what these proxies say of their clients (Forwarded; X-Forwarded-For, -Proto, -Host): addresses "
+        "and networks, unix, or *, with commas between them (default: none)",
+    )
+    front.add_argument(
+        "--proxy-protocol",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="each connection begins with a header of the PROXY protocol, version 1 or 2 (default: no)",
+    )
+    front.add_argument(
+        "--root-path",
+        metavar="PATH",
+        default="",
+        help="the path below which a proxy serves this, such as /chat; consumers see paths without it (default: none)",
+    )
+    front.add_argument(
+        "--health-path",
+        metavar="PATH",
+        help="say here whether the server takes requests: 200, or 503 during a shutdown (default: nowhere)",
+    )
+    front.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        help="answer requests under this name alone, example.com, or .example.com for all below it too; again for more "
+        "(default: under any)",
+    )
+    front.add_argument(
+        "--allowed-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="let pages of this origin open WebSockets with sessions, https://example.com, null, file://; again for "
+        "more (default: the server's own pages)",
     )
     sessions = parser.add_argument_group("sessions")
     sessions.add_argument(
@@ -144,6 +210,17 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"log this and worse on stderr: {', '.join(LEVELS)} (default: info)",
     )
     other.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="text|json",
+        help="lines for people, or JSON objects (default: text)",
+    )
+    other.add_argument(
+        "--log-config",
+        metavar="FILE",
+        help="log as this file says: TOML or JSON for logging.config.dictConfig, or an INI file",
+    )
+    other.add_argument(
         "--version",
         action="version",
         version=f"triochan {__version__} (Python {platform.python_version()}, trio {trio.__version__})",
@@ -158,7 +235,7 @@ def _help_width() -> int:
     """The terminal's, within what is pleasant to read."""
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # no stdout; no terminal; one that is closed
         columns = 100
     return max(60, min(columns - 2, 110))
 
@@ -286,6 +363,24 @@ def _one_of(names: Sequence[str], text: str) -> str:
 
 def _level(text: str) -> str:
     return _one_of(LEVELS, text.lower())
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
+def _host(text: str) -> str:
+    if not text:  # a variable of a shell's that is not set
+        raise argparse.ArgumentTypeError("takes an address or a name; 0.0.0.0 and :: are every interface")
+    if text.startswith("[") and text.endswith("]") and ":" in text:
+        return text[1:-1]
+    return text
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("takes a path, not an empty one")
+    return text
 
 
 def _port(text: str) -> int:

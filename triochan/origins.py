@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 from .exceptions import ImproperlyConfigured
 
 _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?"
-_AUTHORITY = re.compile(_HOST + r"\Z")
+AUTHORITY = re.compile(_HOST + r"\Z")
+"""What a ``Host`` header may say: a name or an address, and a port."""
 _ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://" + _HOST + r"\Z")
 _PATTERN = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<host>\*\.[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?\Z"
 )
+OPAQUE = ("null", "file://")
+"""What pages without an origin of their own say (RFC 6454 section 7.3)."""
 PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -78,7 +81,8 @@ class AllowedOrigins:
 
     Args:
         patterns: ``"https://example.com"``, ``"https://*.example.com"`` for the hosts below it, ``"*"`` for any page
-            at all. A port other than the scheme's usual one is part of it.
+            at all. A port other than the scheme's usual one is part of it. ``"null"`` and ``"file://"`` for pages that
+            say so: those of a sandbox or a file, which anybody may have made.
 
     Raises:
         ImproperlyConfigured: something that is no origin.
@@ -90,20 +94,28 @@ class AllowedOrigins:
                 f"allowed_origins is a list of origins, not one string; write [{patterns!r}]"
             )
         self.any = False
+        self._opaque: set[str] = set()
         self._exact: set[Origin] = set()
         self._below: set[Origin] = set()
         for pattern in patterns:
             if pattern == "*":
                 self.any = True
+            elif pattern in OPAQUE:
+                self._opaque.add(pattern)
             elif exact := Origin.parse(pattern):
                 self._exact.add(exact)
             elif below := Origin.parse(pattern, _PATTERN):
                 self._below.add(below)
             else:
                 raise ImproperlyConfigured(
-                    f"allowed_origins takes origins such as 'https://example.com', 'https://*.example.com:8443' or "
-                    f"'*', not {pattern!r}"
+                    f"allowed_origins takes origins such as 'https://example.com', 'https://*.example.com:8443', "
+                    f"'null' or '*', not {pattern!r}"
                 )
+
+    def allows_text(self, text: str) -> bool:
+        """Whether the page is one of them whose ``Origin`` is ``text``; what is no origin is one only by name."""
+        origin = Origin.parse(text)
+        return self.any or text in self._opaque or (origin is not None and self.allows(origin))
 
     def allows(self, origin: Origin) -> bool:
         if self.any or origin in self._exact:
@@ -128,7 +140,7 @@ def values_of(headers: Iterable[Any], name: bytes) -> list[bytes]:
 def host_and_port(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int | None]:
     """What the one ``Host`` field of ``headers`` says; None where there is not one, or it says something else."""
     values = values_of(headers, b"host")
-    found = _AUTHORITY.match(values[0].decode("latin-1")) if len(values) == 1 else None
+    found = AUTHORITY.match(values[0].decode("latin-1")) if len(values) == 1 else None
     if found is None:
         return None, None
     return found["host"].lower().rstrip("."), int(found["port"]) if found["port"] else None

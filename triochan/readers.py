@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from .handlers import Held
+from .handlers import Held, LeftOpen, left_open, report
 from .wire.outbox import Flush
 from .wire.poller import ENDED, READABLE, WRITABLE, Poller, has_epoll
 
@@ -46,7 +46,7 @@ class Runnable(Protocol):
         """Do what can be done now, until something waits."""
 
     def internal_error(self, error: Exception) -> None:
-        """Something of ours raised: end, and touch nobody else."""
+        """Something of ours raised: end, and touch nobody else. A LeftOpen is a handler's, and still to be logged."""
 
 
 class Source(Runnable, Protocol):
@@ -161,6 +161,10 @@ class Readers:
 
     def _step(self) -> Held | None:
         """Look at what has happened, socket after socket, until a handler waits or nothing is left."""
+        task = trio.lowlevel.current_task()
+        place = task._cancel_status
+        if task._child_nurseries:  # of a handler that has left a scope around them, and was told so by Trio
+            left_open(task, place)
         poller, flush, ready = self.poller, self._flush, self._ready
         flush.stepping = True
         asked: Runnable | None = None
@@ -185,25 +189,31 @@ class Readers:
                     held = source.readable()
                     if held is not None:
                         return held
+                    if task._cancel_status is not place:  # nesting(), without the call
+                        raise left_open(task, place)
                 if self._leads:  # another one looks at the sockets: this one was called for what is ready
                     while ready:
                         asked = ready.popleft()
                         held = asked.proceed()
                         if held is not None:
                             return held
+                        if task._cancel_status is not place:  # nesting(), without the call
+                            raise left_open(task, place)
                     flush.flush()
                     return None
                 # What is put there meanwhile has its turn after a checkpoint.
                 waiting = 0
                 for _ in range(len(ready)):
                     asked = ready.popleft()
-                    if asked.waits:
+                    if asked.waits and poller is not None:  # without one, nobody leads who would have to be replaced
                         waiting += 1
                         ready.append(asked)
                         continue
                     held = asked.proceed()
                     if held is not None:
                         return held
+                    if task._cancel_status is not place:  # nesting(), without the call
+                        raise left_open(task, place)
                 flush.flush()
                 if waiting:
                     self._call(min(waiting, _CALLED_AT_ONCE))
@@ -222,7 +232,8 @@ class Readers:
         return None
 
     def _failed(self, source: Runnable | None, error: Exception) -> None:
-        logger.error("internal error; the connection is ended", exc_info=error)
+        if not isinstance(error, LeftOpen):
+            report(logger, "internal error; the connection is ended", error=error)
         if source is not None:
             source.internal_error(error)
 

@@ -7,7 +7,8 @@ request ``{"status", "headers", "content", "more_content"}`` (Channels 1: "ASGI 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
 from .headers import Headers, check_headers, is_token
 
@@ -15,6 +16,17 @@ _WEBSOCKET_KEYS = frozenset({"accept", "bytes", "close", "headers", "reason", "s
 _HTTP_KEYS = frozenset({"content", "headers", "more_content", "status"})
 MAX_REASON = 123
 """Bytes of UTF-8 in a close frame's reason: 125 less the code (RFC 6455 section 5.5)."""
+
+
+class _Later(Enum):
+    LATER = "LATER"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+LATER: Final = _Later.LATER
+"""Returned by a consumer of ``http.request``: somebody else answers, within ``response_timeout``."""
 
 
 class WebsocketReply(NamedTuple):

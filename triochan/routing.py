@@ -11,10 +11,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from . import near_misses
 from .exceptions import ImproperlyConfigured
 from .message import Message, check_name
+from .porting import ABSENT_CHANNELS, ROUTER_ATTRIBUTES, attribute_lookup, lookup
 
 Consumer: TypeAlias = Callable[..., Any]
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
@@ -42,7 +44,8 @@ class route(Routable):
 
     Raises:
         ValueError: a filter with a positional group, or one that is not a regular expression.
-        ImproperlyConfigured: a dotted name that leads nowhere, or a handler that is not ``async def``.
+        ImproperlyConfigured: a dotted name that leads nowhere, a handler that is not ``async def``, or a channel of
+            Channels' on which nothing comes here.
     """
 
     def __init__(self, channels: str | Iterable[str], consumer: Consumer | str, **filters: str) -> None:
@@ -50,6 +53,12 @@ class route(Routable):
         self.channels = frozenset(check_name("channel", name) for name in names)
         self.consumer: Consumer = import_dotted(consumer) if isinstance(consumer, str) else consumer
         self.filters = {key: _compile(key, pattern) for key, pattern in filters.items()}
+        for name in sorted(self.channels & ABSENT_CHANNELS.keys()):
+            raise ImproperlyConfigured(f"{self}: nothing comes on channel {name!r}: {ABSENT_CHANNELS[name]}")
+        for name in self.channels:
+            near_misses.check_channel(name, str(self))
+        for key, pattern in filters.items():
+            near_misses.check_filter(self.channels, key, pattern, str(self))
         check_consumer(self.consumer, str(self))
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
@@ -111,33 +120,52 @@ class include(Routable):
         self.routing = resolve_routing(routing)
         self.prefixes = {key: _compile(key, pattern) for key, pattern in prefixes.items()}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match of its routes, which see the message without what the prefixes matched; ``partly`` as in
-        :meth:`route.match`."""
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match of its routes, which see the message without what the prefixes matched.
+
+        Args:
+            partly: as in :meth:`route.match`.
+            opening: the content of ``websocket.connect``, where the message is a later one of that connection. Routes
+                that are not of this module's making see it below the message's own.
+
+        Raises:
+            ImproperlyConfigured: such a route gave something that is no match. What it raises goes through.
+        """
         arguments: dict[str, Any] = {}
         if self.prefixes:
-            content = dict(message.content)
-            for key, pattern in self.prefixes.items():
-                found = _search(pattern, message, key)
-                if found is None:
-                    return None
-                arguments.update(found.groupdict())
-                content[key] = found.string[found.end() :]
-            message = Message(content, message.channel, message.reply_channel, message.connection)
+            stripped = self.strip(message)
+            if stripped is None:
+                return None
+            message, arguments = stripped
         for entry in self.routing:
-            found_route = (
-                entry.match(message, partly=partly)
-                if isinstance(entry, (route, include))
-                else entry.match(message)
-            )
+            found_route: Match | None
+            if not _is_own(entry):
+                found_route = _match_custom(entry, message, opening)
+            elif isinstance(entry, include):
+                found_route = entry.match(message, partly=partly, opening=opening)
+            else:
+                found_route = entry.match(message, partly=partly)  # type: ignore[call-arg]
             if found_route is not None:
                 consumer, own = found_route
                 return consumer, {**arguments, **own}
         return None
 
+    def strip(self, message: Message) -> tuple[Message, dict[str, Any]] | None:
+        """``message`` without what the prefixes match, and their named groups; None where one does not match."""
+        content, arguments = dict(message.own), {}
+        for key, pattern in self.prefixes.items():
+            found = _search(pattern, message, key)
+            if found is None:
+                return None
+            arguments.update(found.groupdict())
+            content[key] = found.string[found.end() :]
+        return Message(content, message.channel, message.reply_channel, message.connection), arguments
+
     def channel_names(self) -> set[str]:
         """The channels of all its routes."""
-        return set().union(*(entry.channel_names() for entry in self.routing))
+        return set().union(*map(_channels_of, self.routing))
 
     def __str__(self) -> str:
         prefixes = " ".join(f"{key}={pattern.pattern}" for key, pattern in self.prefixes.items())
@@ -158,11 +186,17 @@ class Router:
         self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
+        _check_order(self.root, top=True)
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
 
-    def match(self, message: Message, *, partly: bool = False) -> Match | None:
-        """The first match, None where there is none; see :meth:`route.match` for ``partly``."""
-        return self.root.match(message, partly=partly)
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(ROUTER_ATTRIBUTES)
+
+    def match(
+        self, message: Message, *, partly: bool = False, opening: Mapping[str, Any] | None = None
+    ) -> Match | None:
+        """The first match, None where there is none; see :meth:`include.match` for the arguments."""
+        return self.root.match(message, partly=partly, opening=opening)
 
     def keys_matched(self, channel: str) -> frozenset[str] | None:
         """The message keys that decide where a message on ``channel`` goes; None where a route may ask anything.
@@ -174,10 +208,10 @@ class Router:
     def _keys_of(self, entry: Any, channel: str) -> frozenset[str] | None:
         if channel not in entry.channel_names():
             return frozenset()
-        if type(entry) in (route, route_class):
-            return frozenset(entry.filters)
-        if type(entry) is not include:
+        if not _is_own(entry):
             return None
+        if isinstance(entry, route):
+            return frozenset(entry.filters)
         keys = set(entry.prefixes)
         for each in entry.routing:
             more = self._keys_of(each, channel)
@@ -196,9 +230,107 @@ class Router:
             elif isinstance(entry, route):
                 yield entry.consumer
 
+    def explain(self, message: Message) -> list[str]:
+        """Why no route takes ``message``: a line for each one that listens on its channel."""
+        return _explain(self.root, message, "")
+
     def describe(self) -> list[str]:
         """The routes, a line each, includes unfolded."""
         return _describe(self.root, "")
+
+
+def _check_order(entry: include, *, top: bool) -> None:
+    """Warn of routes that are never asked, because an earlier one takes all that they would."""
+    seen: list[route] = []
+    for each in entry.routing:
+        if isinstance(each, include) and _is_own(each):
+            _check_order(each, top=top and not each.prefixes)
+        elif isinstance(each, route) and _is_own(each):
+            if top and "path" in each.filters:
+                near_misses.check_path(each.filters["path"].pattern, str(each))
+            for earlier in seen:
+                if each.channels <= earlier.channels and near_misses.shadows(earlier.filters, each.filters):
+                    near_misses.warn(f"{each} is never asked: {earlier} stands before it and takes all of it")
+                    break
+            seen.append(each)
+
+
+def _explain(entry: include, message: Message, prefix: str) -> list[str]:
+    lines = []
+    for each in entry.routing:
+        if message.channel.name not in each.channel_names():
+            continue
+        what = f"{prefix}{each}"
+        filters = {} if not _is_own(each) else each.filters if isinstance(each, route) else each.prefixes  # type: ignore[attr-defined]
+        failed = [key for key, pattern in filters.items() if _search(pattern, message, key) is None]
+        if failed:
+            said = [f"{key} is {message.get(key)!r:.100}" for key in failed]
+            lines.append(f"{what}: {', '.join(said)}")
+        elif isinstance(each, include) and _is_own(each):
+            stripped = each.strip(message)
+            assert stripped is not None
+            lines.extend(_explain(each, stripped[0], f"{what}: "))
+        else:
+            lines.append(f"{what}: it says no")
+    return lines
+
+
+def _is_own(entry: Any) -> bool:
+    """A route or an include that matches as it is written here."""
+    return (
+        isinstance(entry, (route, include))
+        and type(entry).match in (route.match, include.match)
+        and "match" not in vars(entry)
+    )
+
+
+def _channels_of(entry: Routable) -> set[str]:
+    names: Any = entry.channel_names()
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.channel_names() gives a set of names, not {names!r:.100}"
+        )
+    return {check_name("channel", name) for name in names}
+
+
+def _match_custom(entry: Routable, message: Message, opening: Mapping[str, Any] | None) -> Match | None:
+    """What a route of the program's own says of ``message``."""
+    if message.channel.name not in entry.channel_names():
+        return None
+    if opening is not None:
+        content = {**opening, **message.own}
+        message = Message(content, message.channel, message.reply_channel, message.connection)
+    return _check_match(entry, entry.match(message))
+
+
+def _check_match(entry: Any, found: Any) -> Match | None:
+    """What a route of the program's own gave, where it can be used.
+
+    Raises:
+        ImproperlyConfigured: it can't.
+    """
+    if found is None:
+        return None
+    if inspect.iscoroutine(found):
+        found.close()
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match is 'async def'; it has to be a plain 'def'"
+        )
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives (consumer, keyword arguments), or None, not {found!r:.200}"
+        )
+    consumer, kwargs = found
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ImproperlyConfigured(
+            f"{_name_of_route(entry)}.match gives a dict of keyword arguments, strings for keys, not {kwargs!r:.200}"
+        )
+    check_consumer(consumer, f"what {_name_of_route(entry)}.match gives")
+    return consumer, dict(kwargs)
+
+
+def _name_of_route(entry: Any) -> str:
+    return name_of(entry if hasattr(entry, "__qualname__") else type(entry))
 
 
 def _describe(entry: Any, indent: str) -> list[str]:
@@ -280,6 +412,8 @@ def check_consumer(consumer: Any, place: str) -> None:
             _check_async(method, f"{place}: {name_of(consumer)}.{method_name}")
         for method_name in getattr(consumer, "handler_names", ()):
             _check_async(getattr(consumer, method_name), f"{place}: {name_of(consumer)}.{method_name}")
+        handlers = getattr(consumer, "handler_names", None) or mapping.values()
+        near_misses.check_class(consumer, handlers, place)
         check_definition = getattr(consumer, "check_definition", None)
         if check_definition is not None:
             check_definition()
@@ -295,11 +429,21 @@ def _check_async(function: Any, place: str) -> None:
             f"{place} is not callable; a consumer is an 'async def' or a consumer class"
         )
     inner = function.func if isinstance(function, partial) else function
-    if not any(
+    if inspect.isasyncgenfunction(inspect.unwrap(inner)):
+        raise ImproperlyConfigured(
+            f"{place} is not 'async def' alone: its 'yield' makes a generator of it; write await self.send(...) instead"
+        )
+    if not is_async(function):
+        raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
+
+
+def is_async(function: Any) -> bool:
+    """``function`` is an ``async def``, decorated or in a partial, or an object whose ``__call__`` is one."""
+    inner = function.func if isinstance(function, partial) else function
+    return any(
         inspect.iscoroutinefunction(each)
         for each in (inner, inspect.unwrap(inner), getattr(type(inner), "__call__", None))  # noqa: B004
-    ):
-        raise ImproperlyConfigured(f"{place} is not 'async def'; triochan awaits every handler")
+    )
 
 
 def name_of(thing: Any) -> str:
@@ -327,9 +471,13 @@ def _compile(key: str, pattern: str) -> re.Pattern[str]:
 
 
 def _search(pattern: re.Pattern[str], message: Message, key: str) -> re.Match[str] | None:
-    value = message.content.get(key)
+    value = message.get(key)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     elif isinstance(value, int):
         value = str(value)
     return pattern.match(value) if isinstance(value, str) else None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

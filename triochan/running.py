@@ -1,11 +1,11 @@
-"""What runs here: one place that holds what belongs to this Trio run, and which application's code is running."""
+"""What runs here: what belongs to this Trio run or is shared in it, and which application's code is running."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar, copy_context
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -21,10 +21,11 @@ class Local:
     A class is its own name: what one room keeps, no other room can take for its own.
     """
 
-    __slots__ = ("_objects",)
+    __slots__ = ("_ends", "_objects")
 
     def __init__(self) -> None:
         self._objects: dict[type, Any] = {}
+        self._ends: list[Callable[[], None]] = []
 
     def of(self, kind: type[T]) -> T:
         """The object of the class ``kind``; made by ``kind()`` when it is first asked for."""
@@ -32,6 +33,16 @@ class Local:
         if found is None:
             found = self._objects[kind] = kind()
         return found
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the connection has ended: what would outlive it, as a timer does, is let go of."""
+        self._ends.append(callback)
+
+    def end(self) -> None:
+        """Told by the connection when it has ended; again is no error."""
+        ends, self._ends = self._ends, []
+        for callback in ends:
+            callback()
 
 
 _run: trio.lowlevel.RunVar[Local] = trio.lowlevel.RunVar("triochan")
@@ -49,6 +60,72 @@ def run_local() -> Local:
         local = Local()
         _run.set(local)
         return local
+
+
+@attrs.define(eq=False)
+class SharedBlock(Generic[T]):
+    """One async context manager for several servers of a Trio run, in a task of the run's: the first that holds it
+    enters it, and it is left when the last one has let go, whichever that is.
+
+    When it breaks off by itself, all that hold it are cancelled, and raise what it raised.
+
+    Args:
+        open: makes the context manager.
+        left: called when it has been left.
+    """
+
+    _open: Callable[[], AbstractAsyncContextManager[T]]
+    _left: Callable[[], None]
+    _value: T | None = None
+    _holding: set[trio.CancelScope] = attrs.field(factory=set)
+    _begun: trio.Event = attrs.field(factory=trio.Event)
+    _released: trio.Event = attrs.field(factory=trio.Event)
+    _ended: trio.Event = attrs.field(factory=trio.Event)
+    _error: Exception | None = None
+
+    def start(self) -> None:
+        """Begin, in this task's context; it has to be held then, before anything is awaited."""
+        trio.lowlevel.spawn_system_task(self._run, name=self._open, context=copy_context())
+
+    async def ending(self) -> bool:
+        """Whether nobody holds it any more; then it has ended when this returns."""
+        if not self._released.is_set():
+            return False
+        await self._ended.wait()
+        return True
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[T]:
+        """What the context manager gave, for as long as the block lasts."""
+        scope = trio.CancelScope()
+        self._holding.add(scope)
+        try:
+            with scope:
+                await self._begun.wait()
+                if not self._ended.is_set():
+                    yield self._value  # type: ignore[misc]
+        finally:
+            self._holding.discard(scope)
+            if not self._holding:
+                self._released.set()
+                with trio.CancelScope(shield=True):
+                    await self._ended.wait()  # noqa: ASYNC102 - leaving is the block's, which bounds it itself
+        if self._error is not None:
+            raise self._error
+
+    async def _run(self) -> None:
+        try:
+            async with self._open() as self._value:
+                self._begun.set()
+                await self._released.wait()
+        except Exception as error:  # noqa: BLE001 - raised where it is held: here it would end the whole run
+            self._error = error
+        finally:
+            self._left()
+            self._begun.set()
+            self._ended.set()
+            for scope in self._holding:
+                scope.cancel()
 
 
 @attrs.define(eq=False)

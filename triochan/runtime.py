@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import attrs
 import trio
 
+from .answers import answered
 from .application import Application
-from .handlers import Bound, bind
+from .exceptions import NobodyListens
+from .handlers import Bound
+from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
-from .message import Message
+from .message import Message, SendsReplies
+from .middleware import bind
+from .near_misses import SOCKET_CHANNELS
+from .proxies import Front
 from .readers import Readers
-from .routing import Consumer, Match, Routing
+from .replies import Refusal
+from .routing import Consumer, Match, Router, Routing, name_of
 from .running import run_local
 from .settings import Overflow, Settings
 from .timers import Timers
@@ -27,6 +35,8 @@ CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
 )
 logger = logging.getLogger("triochan.server")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+"""What a request that no consumer takes is tried with instead."""
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
 
@@ -51,26 +61,20 @@ class Policy(NamedTuple):
     overflow: Overflow
     outbox_limit: int
     compression: bool
+    state: Callable[[], Any]
 
 
 class Matches(NamedTuple):
     """Where the messages of one path go.
 
-    ``receive`` and ``disconnect`` are None where each message has to be matched by itself.
+    Nobody for ``connect`` means that the handshake is refused. ``receive`` and ``disconnect`` are None where each
+    message has to be matched by itself.
     """
 
     connect: Match | None
     receive: Match | None
     disconnect: Match | None
     policy: Policy
-
-    def bind_connect(self) -> Bound | None:
-        """Who takes ``connect``, if anybody: nobody means that the handshake is refused."""
-        return None if self.connect is None else bind(self.connect, CONNECT.name)
-
-    def bind_receive(self) -> Bound | None:
-        """Who takes every message; None where each has to be matched by itself."""
-        return None if self.receive is None else bind(self.receive, RECEIVE.name)
 
 
 async def nothing(message: Message, **kwargs: Any) -> None:
@@ -82,6 +86,7 @@ class Runtime:
 
     Attributes:
         readers: the tasks that read and run handlers.
+        front: what stands in front of the server, where that has to see requests.
         timers: what is due later.
         flush: what the current turn has gathered.
         sockets: TCP connections held now.
@@ -93,7 +98,10 @@ class Runtime:
         cut_short: the shutdown has cancelled a handler.
     """
 
-    def __init__(self, application: Application, settings: Settings, layer: ChannelLayer) -> None:
+    def __init__(
+        self, application: Application, settings: Settings, layer: ChannelLayer, front: Front | None = None
+    ) -> None:
+        self.front = front if front is not None and front.looks else None
         self.application = application
         self.router = application.router
         self.settings = settings
@@ -122,11 +130,19 @@ class Runtime:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, application: Application, settings: Settings, layer: ChannelLayer | None
+        cls,
+        application: Application,
+        settings: Settings,
+        layer: ChannelLayer | None,
+        front: Front | None = None,
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
-        async with application.running(), share_layer(layer, lambda: MemoryLayer(settings)) as shared:
-            yield cls(application, settings, shared)
+        async with (
+            application.running(),
+            _serving_on(layer, application, settings) as shared,
+            application.living(),
+        ):
+            yield cls(application, settings, shared, front)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:
@@ -195,24 +211,30 @@ class Runtime:
 
         Where messages are routed but ``connect`` is not, the handshake is accepted, as in Channels 1.
         """
-        path = connect.content["path"]
+        path = connect.own["path"]
         found = self._matches.get(path)
         if found is not None:
             return found
         router = self.router
-        probe = {"path": path}
-        matches = [
-            router.match(connect),
-            router.match(Message(probe, RECEIVE), partly=True),
-            router.match(Message(probe, DISCONNECT), partly=True),
-        ]
+        matches = [router.match(connect)]
+        for channel in (RECEIVE, DISCONNECT):
+            probe = Message({"path": path}, channel)
+            try:
+                matches.append(router.match(probe, partly=True, opening=connect.own))
+            except Exception:  # noqa: BLE001
+                matches.append(
+                    None
+                )  # a route of the program's own that needs more: it is asked for each message
         policy = self.policy(tuple(match[0] if match else None for match in matches))
         if any(matches):
             # What has no consumer need not be refused, nor be called.
             matches = [match or (nothing, {}) for match in matches]
         alike = list(self._by_path.values())
         found = Matches(
-            matches[0], matches[1] if alike[1] else None, matches[2] if alike[2] else None, policy
+            matches[0],
+            matches[1] if alike[1] else None,
+            matches[2] if alike[2] else None,
+            policy,
         )
         if all(self._by_path.values()):
             if len(self._matches) >= _MATCHES:
@@ -220,24 +242,73 @@ class Runtime:
             self._matches[path] = found
         return found
 
+    def bind(self, match: Match, channel: SendsReplies) -> Bound:
+        """``match`` with the function that begins its handler, in the application's middleware; see
+        :func:`triochan.middleware.bind`."""
+        bound = bind(match, channel.name, self.application.middleware)
+        if channel is REQUEST and bound.begin is not None:
+            return bound._replace(begin=answered(bound.begin))
+        return bound
+
     def match_request(self, message: Message) -> Bound | None:
-        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else."""
+        """Who takes an ``http.request``; by its path alone where the routing looks at nothing else.
+
+        HEAD is for who takes GET, where nobody takes HEAD itself (RFC 9110 section 9.3.2).
+        """
         if not self._by_request_path:
             match = self.router.match(message)
-            return None if match is None else bind(match, REQUEST.name)
-        path = message.content["path"]
+            if match is None and message.own["method"] == "HEAD":
+                match = self.router.match(_as_method(message, "GET"))
+            return None if match is None else self.bind(match, REQUEST)
+        path = message.own["path"]
         found = self._requests.get(path)
         if found is None:
             match = self.router.match(message)
             if match is None:
                 return None
-            found = bind(match, REQUEST.name)
+            found = self.bind(match, REQUEST)
             if len(self._requests) >= _MATCHES:
                 self._requests.clear()
             self._requests[path] = found
         elif isinstance(found.consumer, type):  # what is patched by now is called
-            return bind((found.consumer, found.kwargs), REQUEST.name)
+            return self.bind((found.consumer, found.kwargs), REQUEST)
         return found
+
+    def unrouted(self, message: Message) -> Refusal | Bound:
+        """The answer to an ``http.request`` that no consumer takes; in the middleware, where there is any.
+
+        404; or 405, where one takes another method (RFC 9110 section 15.5.6); OPTIONS is told which (section 9.3.7).
+        """
+        refusal = self._refusal(message)
+        if not self.application.middleware:
+            return refusal
+
+        async def unrouted(message: Message) -> dict[str, Any]:
+            return text(refusal.text + "\n", refusal.status, refusal.headers)
+
+        return self.bind((unrouted, {}), REQUEST)
+
+    def _refusal(self, message: Message) -> Refusal:
+        router = self.router
+        keys = router.keys_matched(REQUEST.name)
+        methods = []
+        if keys is None or "method" in keys:
+            methods = [each for each in METHODS if router.match(_as_method(message, each)) is not None]
+        if not methods:
+            _log_why("404", message, router)
+            return Refusal(404, "Not Found")
+        if "GET" in methods and "HEAD" not in methods:
+            methods.insert(1, "HEAD")
+        allow = ", ".join([*methods, "OPTIONS"])
+        headers = [(b"Allow", allow.encode())]
+        if message.own["method"] == "OPTIONS":
+            return Refusal(200, allow, headers)
+        _log_why("405", message, router)
+        return Refusal(405, f"Method Not Allowed; it may be one of {allow}", headers)
+
+    def refused_handshake(self, message: Message) -> None:
+        """Log why nobody takes a ``websocket.connect``."""
+        _log_why("403", message, self.router)
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:
         """The strictest ordering that any of a path's consumers asks for, and their limits."""
@@ -250,14 +321,44 @@ class Runtime:
 
             strict = any(asked("strict_ordering"))
             policy = self._policies[consumers] = Policy(
-                limit=1 if strict else min([settings.max_overlap, *asked("max_overlap")]),
+                limit=1 if strict else min(asked("max_overlap"), default=settings.max_overlap),
                 gated=strict or any(asked("slight_ordering")),
                 cancel_on_disconnect=any(asked("cancel_on_disconnect")),
                 overflow=next(iter(asked("overflow")), settings.overflow),
                 outbox_limit=next(iter(asked("outbox_limit")), settings.outbox_limit),
                 compression=next(iter(asked("compression")), settings.compression),
+                state=next((each for each in asked("State") if each is not SimpleNamespace), SimpleNamespace),
             )
         return policy
+
+
+@asynccontextmanager
+async def _serving_on(
+    layer: ChannelLayer | None, application: Application, settings: Settings
+) -> AsyncIterator[ChannelLayer]:
+    """The layer, which knows by then what the application's consumers take from."""
+    async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
+        shared.serve(application.router.channels - SOCKET_CHANNELS.keys())
+        for consumer in application.router.consumers():
+            for stream, channel in getattr(consumer, "mapping", {}).items():
+                try:
+                    shared.require_listener(channel)
+                except NobodyListens as error:
+                    logger.warning("stream %r of %s: %s", stream, name_of(consumer), error)
+        yield shared
+
+
+def _as_method(message: Message, method: str) -> Message:
+    return Message({**message.own, "method": method}, message.channel, message.reply_channel)
+
+
+def _log_why(status: str, message: Message, router: Router) -> None:
+    """Say which routes were asked, and what of the message did not suit them: where debugging is on, for anybody may
+    ask for anything."""
+    if logger.isEnabledFor(logging.DEBUG):
+        tried = router.explain(message) or ["there are no routes for it"]
+        what = " ".join(str(message.own[key]) for key in ("method", "path") if key in message)
+        logger.debug("%s for %s on %s: %s", status, what, message.channel.name, "; ".join(tried))
 
 
 @attrs.define(eq=False)

@@ -8,21 +8,26 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from .application import Application
+from .handlers import report
 from .http1.protocol import serve_connection, serve_stream
 from .layers import ChannelLayer
+from .proxies import Front
 from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
+from .stalls import watched
+from .standard_streams import hold_open
+from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.listeners import Address, open_listeners, start_tls
+from .wire.listeners import Address, open_listeners, receive_proxy_header, start_tls
+from .wire.proxy_protocol import ProxyProtocolError
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
 
@@ -31,6 +36,8 @@ logger = logging.getLogger("triochan.server")
 _ACCEPT_BATCH = 64
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_ACCEPT = 0.1
+_SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""Windows has none."""
 
 
 class Server:
@@ -41,6 +48,7 @@ class Server:
         listeners: as :func:`triochan.wire.listeners.open_listeners` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
+        proxy_protocol: each connection begins with a header of the PROXY protocol.
     """
 
     def __init__(
@@ -49,8 +57,11 @@ class Server:
         listeners: list[tuple[socket.socket, Address]],
         ssl_context: ssl.SSLContext | None = None,
         watchdog: Watchdog | None = None,
+        *,
+        proxy_protocol: bool = False,
     ) -> None:
         self.runtime = runtime
+        self._proxy_protocol = proxy_protocol
         self._watchdog = watchdog
         self.addresses = [address for _, address in listeners]
         self._listeners = [listener for listener, _ in listeners]
@@ -85,7 +96,7 @@ class Server:
         """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
         runtime = self.runtime
         workers = Workers(runtime)
-        with self._hard:
+        with self._hard, watched(runtime.settings.block_warning):
             async with runtime.serving() as services:
                 services.start_soon(workers.run)
                 async with trio.open_nursery() as connections:
@@ -121,15 +132,23 @@ class Server:
         return f"{what}, in threads: {', '.join(threads)}" if threads else what
 
     async def stop_at_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stop at the first SIGINT or SIGTERM, abort at the second; runs until cancelled."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        """Stop at the first SIGINT, SIGTERM or SIGHUP, abort at a second one of the first two; runs until cancelled.
+
+        A SIGHUP that is ignored by now stays ignored: ``nohup`` asks for that. One during the shutdown changes nothing,
+        for a terminal that goes may send several.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
+            numbers.append(_SIGHUP)
+        with trio.open_signal_receiver(*numbers) as received:
             task_status.started()
             async for number in received:
-                if self._stop.is_set():
-                    self.abort()
-                else:
-                    logger.info("%s: shutting down; once more to stop at once", signal.Signals(number).name)
+                if not self._stop.is_set():
+                    again = "SIGTERM" if number == _SIGHUP else "once more"
+                    logger.info("%s: shutting down; %s to stop at once", signal.Signals(number).name, again)
                     self.stop()
+                elif number != _SIGHUP:
+                    self.abort()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -164,13 +183,20 @@ class Server:
             sock.setblocking(False)
             if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._ssl_context is not None:
+            client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+            if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
-                with trio.CancelScope(deadline=deadline) as scope:
+                with trio.CancelScope() as scope:
+                    timer = runtime.timers.at(deadline, partial(self._no_handshake, scope, deadline))
                     self._handshakes.add(scope)
                     try:
-                        sock = await start_tls(sock, self._ssl_context)
+                        if self._proxy_protocol:
+                            header = await receive_proxy_header(sock)
+                            client, server = header.client or client, header.server or server
+                        if self._ssl_context is not None:
+                            sock = await start_tls(sock, self._ssl_context)
                     finally:
+                        timer.cancel()
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught or self.stopping:
                     return
@@ -178,17 +204,26 @@ class Server:
             await self._serve(
                 sock,
                 scheme="http" if self._ssl_context is None else "https",
-                client=_host_and_port(address),
-                server=_host_and_port(sock.getsockname()),
+                client=client,
+                server=server,
                 full=limit is not None and runtime.sockets > limit,
             )
+        except ProxyProtocolError as error:
+            logger.warning("connection from %s: %s; it is closed", address, error)
         except OSError as error:
             logger.debug("connection from %s: %s", address, error)
-        except Exception:
-            logger.exception("internal error on the connection from %s", address)
+        except Exception as error:  # noqa: BLE001 - the barrier around a connection
+            report(logger, "internal error on the connection from %s", address, error=error)
         finally:
             runtime.sockets -= 1
             sock.close()
+
+    def _no_handshake(self, scope: trio.CancelScope, deadline: float) -> None:
+        """A client has not said in time what comes before its first request. Where something has kept the loop, it gets
+        that time once more."""
+        now = trio.current_time()
+        late = now - deadline
+        scope.deadline = now + min(late, self.runtime.settings.head_timeout) if late > LATE_SECONDS else now
 
     def _serve(self, sock: socket.socket, **about: Any) -> Awaitable[None]:
         runtime = self.runtime
@@ -204,7 +239,11 @@ class Server:
 
 
 def _host_and_port(address: Any) -> list[Any] | None:
-    return list(address[:2]) if isinstance(address, tuple) else None
+    if not isinstance(address, tuple):
+        return None
+    host: str = address[0]
+    # An IPv4 address as a socket for both families has it (RFC 4291 section 2.5.5.2).
+    return [host[7:] if host.startswith("::ffff:") and "." in host else host, address[1]]
 
 
 async def serve(
@@ -218,6 +257,10 @@ async def serve(
     layer: ChannelLayer | None = None,
     signals: bool = False,
     watchdog: Watchdog | None = None,
+    trusted_proxies: Iterable[str] = (),
+    proxy_protocol: bool = False,
+    root_path: str = "",
+    health_path: str | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -227,28 +270,43 @@ async def serve(
 
     Args:
         routing: a list of routes, the dotted name of one, or an :class:`Application`.
-        host, port: where to listen; host None: on all interfaces; port 0: a free one.
-        uds: listen on this Unix socket instead.
+        host, port: where to listen; host None or ``"::"``: on all interfaces, by IPv4 and IPv6; port 0: a free one.
+        uds: listen on this Unix socket instead. Its file is removed when the shutdown begins, so that a successor can
+            take its place at once; a file that is another server's by then is left.
         ssl_context: serve TLS with it.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
-        signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short.
+        signals: stop at SIGINT, SIGTERM and SIGHUP too, and return then; a second SIGINT or SIGTERM cuts the shutdown
+            short. A SIGHUP that is ignored when the server starts stays ignored.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
+        trusted_proxies: addresses (``"10.0.0.1"``, ``"10.0.0.0/8"``, ``"unix"``, ``"*"``) of proxies whose
+            ``Forwarded`` or ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed: messages have their client,
+            scheme and host then.
+        proxy_protocol: each connection begins with a header of the PROXY protocol, version 1 or 2; one without is
+            closed.
+        root_path: the path below which a proxy serves the application, such as ``"/chat"``: consumers see paths
+            without it, and have it at ``message["root_path"]``.
+        health_path: where the server itself says whether it takes requests, such as ``"/healthz"``: 200, or 503 during
+            a shutdown; under any host's name.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
         Whether all had ended of itself; False: the shutdown cut something off.
 
     Raises:
-        ImproperlyConfigured: the routing is wrong.
+        ImproperlyConfigured: the routing is wrong, or the host or port is none.
         OSError: an address can't be had.
     """
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
-    async with Runtime.open(application, settings or Settings(), layer) as runtime:
-        server = Server(runtime, await open_listeners(host, port, uds, scheme), ssl_context, watchdog)
+    front = Front(
+        trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
+    )
+    async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
+        listeners = await open_listeners(host, port, uds, scheme)
         try:
+            server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
                 if signals:
@@ -260,13 +318,13 @@ async def serve(
                     server.stop()
                 nursery.cancel_scope.cancel()
         finally:
-            if uds is not None:
-                Path(uds).unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, at the very end
+            for listener, _ in listeners:  # where it never came to accept on them
+                listener.close()
     return not server.cut_short
 
 
 def run_process(routing: Routing | Application, **options: Any) -> int:
-    """Serve until SIGINT or SIGTERM, in a Trio run of its own and a process that is nothing else.
+    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own and a process that is nothing else.
 
     Args:
         options: as :func:`serve` takes them.
@@ -275,6 +333,7 @@ def run_process(routing: Routing | Application, **options: Any) -> int:
         The exit status: 0, or 1 where the shutdown cut something off. Where even that does not end it, because a
         handler sits in a thread, the process ends a second after the shutdown's deadline.
     """
+    hold_open()
     watchdog = Watchdog()
     try:
         ended = trio.run(partial(serve, routing, signals=True, watchdog=watchdog, **options))
@@ -291,7 +350,7 @@ class _Announcement:
 
 
 def run(routing: Routing | Application, **options: Any) -> None:
-    """Serve until SIGINT or SIGTERM, in a Trio run of its own; ``options`` as :func:`serve` takes them.
+    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own; ``options`` as :func:`serve` takes them.
 
     It returns when everything has ended. The process is taken to be the server's: where a handler sits in a thread
     for longer than ``settings.shutdown_timeout``, the process ends a second later, with exit status 1.

@@ -101,6 +101,11 @@ class Settings:
     handler_timeout: float | None = _limit(
         None, "time a handler may take; then 1011 (none: no limit)", unit="s", optional=True
     )
+    block_warning: float = _limit(
+        0.5,
+        "time the event loop may be blocked by a handler until that is logged, with its stack (0: not)",
+        unit="s",
+    )
     disconnect_timeout: float = _limit(
         10.0, "time for running handlers to finish once the peer is gone, and again for disconnect", unit="s"
     )
@@ -123,6 +128,12 @@ class Settings:
     channel_bytes: int | Mapping[str, int] = attrs.field(
         default=CHANNEL_BYTES,
         metadata={"help": "and their size together; then it is full, or a mapping of globs", "unit": "bytes"},
+    )
+    channel_share: int | None = _limit(
+        None,
+        "messages of one connection that may wait in one named channel (none: as many as it holds)",
+        least=1,
+        optional=True,
     )
     channel_expiry: float | Mapping[str, float] = attrs.field(
         default=60.0,

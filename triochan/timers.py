@@ -10,8 +10,12 @@ from collections.abc import Callable
 
 import trio
 
+from .handlers import report
+
 logger = logging.getLogger("triochan.server")
 
+LATE_SECONDS = 0.05
+"""By which a timer fires too late only where something has kept the loop."""
 _SWEEP = 256
 """Timers that were called off may stay in the heap, at the least."""
 
@@ -93,8 +97,8 @@ class Timers:
                     continue
                 try:
                     timer.fire()
-                except Exception:
-                    logger.exception("internal error in a timer")
+                except Exception as error:  # noqa: BLE001 - the others' timers go on
+                    report(logger, "internal error in a timer", error=error)
             with trio.CancelScope(deadline=heap[0][0] if heap else math.inf) as self._sleep:
                 await trio.sleep_forever()
 

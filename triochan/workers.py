@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .exceptions import LayerUnavailable
-from .handlers import Barrier, begin_of, call
+from .handlers import Barrier, call, report
 from .layers import Channel
 from .message import Message
 from .routing import name_of
@@ -78,15 +78,16 @@ class Workers:
     async def _handle(self, channel: Channel, content: dict[str, Any]) -> None:
         """Run one message's consumer. What it raises is logged with the message, and goes no further."""
         runtime = self._runtime
-        consumer: Any = None
+        who = "triochan"
 
         def raised(error: Exception) -> None:
-            logger.error(
+            report(
+                logger,
                 "%s raised while handling a message on channel %s: %.500r",
-                name_of(consumer) if consumer is not None else "triochan",
+                who,
                 channel.name,
                 content,
-                exc_info=error,
+                error=error,
             )
 
         with Barrier(raised):
@@ -94,12 +95,12 @@ class Workers:
             reply_channel = runtime.layer.reply_channel(reply) if isinstance(reply, str) else None
             message = Message(content, channel, reply_channel)
             message.application = runtime.application
+            who = "a route"
             match = runtime.router.match(message)
             if match is None:
                 logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
                 return
-            consumer, kwargs = match
-            begin = begin_of(consumer, channel.name)
-            if begin is None:
-                return
-            await call(begin, message, kwargs, runtime.settings.handler_timeout)
+            bound = runtime.bind(match, channel)
+            who = name_of(bound.consumer)
+            if bound.begin is not None:
+                await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)

@@ -62,8 +62,8 @@ class Accounts:
         Raises:
             Refused: the name or the password won't do, or the name is taken.
         """
-        name = " ".join(name.split())
-        if not (0 < len(name) <= MAX_NAME and name.isprintable()):
+        name = _spelled(name)
+        if not (name and name.isprintable()):
             raise Refused(f"A name has 1 to {MAX_NAME} characters.")
         if not LEAST_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise Refused(f"A password has at least {LEAST_PASSWORD} characters.")
@@ -82,11 +82,11 @@ class Accounts:
         Raises:
             Refused: there is none; it is not said which of the two is wrong.
         """
-        rows = await self._run("SELECT id, name, hash FROM accounts WHERE key = ?", _key(name))
+        # No account has a longer one; such text goes nowhere but to the hash that is checked in any case.
+        name, password = _spelled(name), password[:MAX_PASSWORD]
+        rows = name and await self._run("SELECT id, name, hash FROM accounts WHERE key = ?", _key(name))
         id, name, hash = rows[0] if rows else (None, "", self._nobodys)
-        right = await trio.to_thread.run_sync(
-            self._is_right, hash, password[:MAX_PASSWORD], limiter=self._hashing
-        )
+        right = await trio.to_thread.run_sync(self._is_right, hash, password, limiter=self._hashing)
         if id is None or not right:
             raise Refused("There is no account with this name and this password.")
         if self._hasher.check_needs_rehash(hash):  # from before the parameters were raised
@@ -122,6 +122,18 @@ class Accounts:
         return await trio.to_thread.run_sync(run, limiter=self._one)
 
 
+def _spelled(name: str) -> str:
+    """A name with single spaces; none where it is longer than names are.
+
+    Its length is looked at before anything else is: Unicode's normal form takes time by the square of a run of
+    combining marks, so what a client sends must not get there as it is.
+    """
+    if len(name) > 2 * MAX_NAME:
+        return ""
+    name = " ".join(name.split())
+    return name if len(name) <= MAX_NAME else ""
+
+
 def _key(name: str) -> str:
-    """What two spellings of one name have in common."""
-    return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+    """What two spellings of one name have in common; ``name`` is one that :func:`_spelled` has let pass."""
+    return unicodedata.normalize("NFKC", name).casefold()

@@ -28,6 +28,8 @@ SEGMENT = 40
 """Bytes of the headers of IP and TCP."""
 LONGEST = 5.0
 """Seconds that one kind may take."""
+ATTEMPTS = 4
+"""How often a kind is measured before it counts as too dear."""
 IDLE = 0.02
 """Seconds without work, after which the server has done all there was."""
 
@@ -123,22 +125,39 @@ class Costs:
         self._violations = violations
 
     async def measure(self) -> None:
-        echo = 0.0
-        for kind in kinds():
-            try:
-                with trio.fail_after(4 * LONGEST):
-                    cost = await self._cost(kind)
-            except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError, AssertionError) as error:
-                self._violations.append(f"the cost of {kind.name} could not be measured: {error!r}")
+        """Measure each kind; one that seems to cost too much is measured anew beside the echo, for what else runs on
+        the machine can make either of them slower, but not cheaper."""
+        first, *others = kinds()
+        echo = await self._measured(first)
+        if echo is None:
+            return
+        self._counts["cost of an echo, ms of processor per MB"] = round(1000 * echo)
+        for kind in others:
+            cost = await self._measured(kind)
+            if cost is None:
                 continue
-            if not echo:
-                echo = cost
-                self._counts["cost of an echo, ms of processor per MB"] = round(1000 * cost)
-                continue
-            self._counts[f"cost of {kind.name}, % of an echo's"] = round(100 * cost / echo)
-            if cost > MOST * echo:
-                times = f"{cost / echo:.0f} times an echo's, and may cost {MOST:.0f} times"
-                self._violations.append(f"{kind.name} cost {cost:.2f} s of processor per MB: {times}")
+            times = cost / echo
+            for _ in range(ATTEMPTS - 1):
+                if times <= MOST:
+                    break
+                again, beside = await self._measured(kind), await self._measured(first)
+                if again is not None and beside is not None:
+                    times = min(times, again / beside)
+            self._counts[f"cost of {kind.name}, % of an echo's"] = round(100 * times)
+            if times > MOST:
+                self._violations.append(
+                    f"{kind.name} cost {cost:.2f} s of processor per MB: {times:.0f} times an echo's, "
+                    f"and may cost {MOST:.0f} times"
+                )
+
+    async def _measured(self, kind: Kind) -> float | None:
+        """What it costs; None where that is a violation already: it can't be measured."""
+        try:
+            with trio.fail_after(4 * LONGEST):
+                return await self._cost(kind)
+        except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError, AssertionError) as error:
+            self._violations.append(f"the cost of {kind.name} could not be measured: {error!r}")
+            return None
 
     async def _cost(self, kind: Kind) -> float:
         """Seconds of the server's processor per MB."""

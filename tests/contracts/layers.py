@@ -320,6 +320,39 @@ class LayerContract:
         for each in (*members, stranger):
             layer.detach(each)
 
+    async def test_one_member_may_be_left_out(self, layer: ChannelLayer) -> None:
+        members = [FakeEndpoint(layer) for _ in range(3)]
+        stranger = FakeEndpoint(layer)
+        for each in members:
+            await Group("room").add(each.channel)
+        await Group("room").send({"text": "a"}, exclude=members[1].channel)
+        await Group("room").send({"text": "b"}, exclude=members[2].channel.name)
+        await Group("room").send({"text": "c"}, exclude=stranger.channel)
+        await Group("room").send({"text": "d"})
+        await settled(layer)
+        heard = ["abcd", "bcd", "acd"]
+        for each, letters in zip(members, heard, strict=True):
+            assert each.frames == [encode(letter) for letter in letters]
+        for each in (*members, stranger):
+            layer.detach(each)
+        await Group("room").send({"text": "e"}, exclude=members[1].channel.name)  # gone by now
+
+    async def test_a_named_channel_may_be_left_out(self, layer: ChannelLayer) -> None:
+        await Group("work").add("jobs")
+        await Group("work").add("others")
+        await Group("work").send({"number": 1}, exclude="jobs")
+        await Group("work").send({"number": 2})
+        await settled(layer)
+        assert await layer.receive("jobs") == {"number": 2}
+        assert await layer.receive("others") == {"number": 1}
+        for name in ("jobs", "others"):
+            await Group("work").discard(name)
+
+    @pytest.mark.parametrize("exclude", ["", "a b", 5])
+    async def test_what_is_left_out_is_a_channel(self, layer: ChannelLayer, exclude: Any) -> None:
+        with pytest.raises((TypeError, ValueError), match="channel name"):
+            await Group("room").send({"text": "a"}, exclude=exclude)
+
     async def test_the_frame_is_made_once(self, layer: ChannelLayer) -> None:
         members = [FakeEndpoint(layer) for _ in range(3)]
         for each in members:

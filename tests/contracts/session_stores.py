@@ -9,10 +9,14 @@ A store's own suite makes a class with a ``store`` fixture (and a ``clock`` that
 
 from __future__ import annotations
 
+import functools
+import json
+
 import attrs
 import trio
 
-from triochan.sessions import SessionStore
+from triochan.sessions import Session, SessionStore
+from triochan.sessions.store import LOOK_AGAIN_SECONDS
 
 
 @attrs.define
@@ -42,6 +46,78 @@ class SessionStoreContract:
         assert await store.load("key") == "2"
         assert await store.save("key", "3", 60, new=True)
         assert await store.load("key") == "3"
+
+    async def test_it_replaces_only_what_was_loaded(self, store: SessionStore, clock: Clock) -> None:
+        assert not await store.replace("key", "1", "2", 60)
+        assert await store.load("key") is None
+        assert await store.replace("key", None, "1", 60)
+        assert not await store.replace("key", None, "2", 60)
+        assert not await store.replace("key", "2", "3", 60)
+        assert await store.load("key") == "1"
+        assert await store.replace("key", "1", "é\u0000'", 60)
+        assert await store.replace("key", "é\u0000'", "3", 60)
+        clock.now += 59
+        assert await store.replace("key", "3", "3", 60)  # its lifetime begins anew
+        clock.now += 59
+        assert await store.load("key") == "3"
+        clock.now += 1
+        assert not await store.replace("key", "3", "4", 60)
+        assert await store.replace("key", None, "5", 60)
+        await store.delete("key")
+        assert not await store.replace("key", "5", "6", 60)
+        assert await store.load("key") is None
+
+    async def test_one_of_many_that_replace_the_same_wins(self, store: SessionStore) -> None:
+        await store.save("key", "old", 60, new=True)
+        won = []
+
+        async def replace(index: int) -> None:
+            if await store.replace("key", "old", str(index), 60):
+                won.append(str(index))
+
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(replace, index)
+        assert len(won) == 1
+        assert await store.load("key") == won[0]
+
+    async def test_concurrent_changes_of_one_session_are_all_kept(self, store: SessionStore) -> None:
+        await store.save("key", '{"first":1}', 60, new=True)
+
+        async def change(index: int) -> None:
+            session = Session(store, 60, "key", await store.load("key"))
+            await trio.lowlevel.checkpoint()
+            session[f"name{index}"] = index
+            await session.save()
+
+        async with trio.open_nursery() as nursery:
+            for index in range(20):
+                nursery.start_soon(change, index)
+        text = await store.load("key")
+        assert text is not None
+        assert json.loads(text) == {"first": 1} | {f"name{index}": index for index in range(20)}
+
+    async def test_a_load_that_begins_after_a_save_knows_of_it(self, store: SessionStore) -> None:
+        await store.save("key", "0", 60, new=True)
+        for index in range(1, 30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(functools.partial(store.save, "key", str(index), 60, new=False))
+                nursery.start_soon(self._read, store, str(index))
+
+    async def _read(self, store: SessionStore, text: str) -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()  # the save has begun by then, whichever task was the first
+        assert await store.load("key") == text
+
+    async def test_it_says_when_a_session_is_over(self, store: SessionStore, clock: Clock) -> None:
+        assert await store.expires_in("key") is None
+        await store.save("key", "1", 60, new=True)
+        clock.now += 50
+        left = await store.expires_in("key")
+        assert left is not None
+        assert left == LOOK_AGAIN_SECONDS or 9 < left <= 10
+        clock.now += 10
+        assert await store.expires_in("key") is None
 
     async def test_a_session_that_was_deleted_does_not_come_back(self, store: SessionStore) -> None:
         await store.save("key", "1", 60, new=True)

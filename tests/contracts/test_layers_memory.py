@@ -154,3 +154,40 @@ async def test_one_given_by_hand_needs_not_run() -> None:
     await Group("room", one).add(member.channel)
     assert await Group("room", one).members() == [member.channel.name]
     assert await Group("room", two).members() == []
+
+
+async def test_one_connection_has_its_share_of_a_channel(autojump_clock: MockClock) -> None:
+    layer = MemoryLayer(Settings(channel_capacity=5, channel_share=2))
+    async with layer.running():
+        one, two = "websocket.send.a!1", "websocket.send.a!2"
+        for number in range(2):
+            await layer.send("jobs", {"reply_channel": one, "number": number})
+        for _ in range(2):
+            with pytest.raises(
+                ChannelFull, match=r"2 messages of this connection wait in it.*Settings\.channel_share"
+            ) as error:
+                await layer.send("jobs", {"reply_channel": one})
+        assert error.value.share == 2
+        await layer.send("others", {"reply_channel": one})  # a channel's share is of that channel
+        for number in range(2):
+            await layer.send("jobs", {"reply_channel": two, "number": number})
+        await layer.send("jobs", {"number": 4})  # who names none has no share
+        assert (await layer.receive("jobs"))["reply_channel"] == one
+        await layer.send("jobs", {"reply_channel": one})
+        with pytest.raises(ChannelFull, match="channel_capacity"):
+            await layer.send("jobs", {})
+        await trio.sleep(100)  # what has expired counts no more
+        for _ in range(2):
+            await layer.send("jobs", {"reply_channel": one})
+
+
+async def test_nothing_is_kept_for_groups_that_nobody_is_in() -> None:
+    layer = MemoryLayer()
+    async with layer.running():
+        for index in range(100):
+            await layer.group_send(f"room-{index}", {"text": "to nobody"})
+            await layer.group_add(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"key": index})
+            await layer.group_discard(f"left-{index}", "named")
+            await layer.group_send(f"left-{index}", {"text": "to nobody any more"})
+        assert (len(layer._fans), len(layer.groups)) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -10,16 +11,18 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from session_stores import Clock, SessionStoreContract
 
-from triochan.exceptions import SessionStoreUnavailable
-from triochan.sessions import MemorySessionStore, SqliteSessionStore, sqlite
+from triochan.exceptions import ImproperlyConfigured, SessionStoreUnavailable
+from triochan.sessions import MemorySessionStore, SessionStore, SqliteSessionStore, sqlite
 
 
 @pytest.fixture
@@ -38,6 +41,93 @@ class TestMemory(SessionStoreContract):
             clock.now += 1
             await store.save(str(index), "1", 10, new=True)
         assert len(store) < 300
+
+    async def test_what_is_over_goes_first_and_then_what_was_not_used(
+        self, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = MemorySessionStore(clock=clock, max_sessions=4)
+        await store.save("a", "1", 1000, new=True)
+        await store.save("short", "1", 10, new=True)
+        for key in "bc":
+            await store.save(key, "1", 1000, new=True)
+        clock.now += 10
+        await store.save("d", "1", 1000, new=True)
+        assert not caplog.records
+        assert await store.load("a") == "1"  # so that b is the one that was not used for the longest time
+        await store.save("e", "1", 1000, new=True)
+        await store.save("f", "1", 1000, new=True)
+        assert [key for key in "abcdef" if await store.load(key)] == ["a", "d", "e", "f"]
+        [record] = caplog.records
+        assert "the store of sessions in memory is full (max_sessions=4, " in record.getMessage()
+        assert not await store.replace("b", "1", "2", 1000)
+        assert await store.replace("e", "1", "2", 1000)
+
+    async def test_it_is_bounded_in_bytes(self, clock: Clock) -> None:
+        store = MemorySessionStore(clock=clock, max_bytes=10_000)
+        for index in range(100):
+            await store.save(str(index), "x" * 500, 60, new=True)
+        assert len(store) == 10
+        with pytest.raises(SessionStoreUnavailable, match="larger than all that this store may hold"):
+            await store.save("large", "é" * 5000, 60, new=True)
+        assert len(store) == 10
+        await store.save("0", "x" * 9000, 60, new=True)
+        assert len(store) == 1
+
+    async def test_a_session_that_is_saved_again_and_again_takes_no_more(self, clock: Clock) -> None:
+        store = MemorySessionStore(clock=clock)
+        for index in range(3000):
+            await store.save("key", str(index), 60, new=True)
+        assert len(store._ends) < 600
+        await store.delete("key")
+        assert store._bytes == 0
+
+    async def test_full_of_what_is_replaced_it_is_fast(self, clock: Clock) -> None:
+        store = MemorySessionStore(clock=clock, max_sessions=20_000)
+        before = time.process_time()
+        for index in range(60_000):
+            clock.now += 0.001
+            await store.save(str(index), "1", 15, new=True)
+        assert len(store) <= 20_000
+        assert time.process_time() - before < 6
+
+    @pytest.mark.parametrize("bound", [0, -1, True, 1.5, "9", None])
+    @pytest.mark.parametrize("name", ["max_sessions", "max_bytes"])
+    def test_a_bound_that_is_none(self, name: str, bound: Any) -> None:
+        with pytest.raises(ImproperlyConfigured, match=f"{name} is a whole number from 1 up"):
+            MemorySessionStore(**{name: bound})
+
+
+class Own(SessionStore):
+    """A store with what a store has to have, and no more; each call takes a while."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._inner = MemorySessionStore(clock=clock)
+
+    async def load(self, key: str) -> str | None:
+        text = await self._inner.load(key)
+        await trio.lowlevel.checkpoint()
+        return text
+
+    async def save(self, key: str, text: str, lifetime: float, *, new: bool) -> bool:
+        await trio.lowlevel.checkpoint()
+        return await self._inner.save(key, text, lifetime, new=new)
+
+    async def delete(self, key: str) -> None:
+        await self._inner.delete(key)
+
+    async def delete_expired(self) -> int:
+        return await self._inner.delete_expired()
+
+
+class TestOwn(SessionStoreContract):
+    @pytest.fixture
+    def store(self, clock: Clock) -> Own:
+        store = Own(clock)
+        SessionStore.__init__(store)
+        return store
+
+    async def test_it_need_not_call_its_bases_init_to_be_merged(self, clock: Clock) -> None:
+        await self.test_concurrent_changes_of_one_session_are_all_kept(Own(clock))
 
 
 class TestSqlite(SessionStoreContract):
@@ -155,6 +245,211 @@ class TestSqlite(SessionStoreContract):
         assert await store.load("7") is None
         await store.save("7", "1", 60, new=True)
 
+    @pytest.mark.parametrize("sidecars", [True, False])
+    @pytest.mark.parametrize("first", ["load", "save"])
+    async def test_a_file_that_is_deleted_while_it_is_open(
+        self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture, sidecars: bool, first: str
+    ) -> None:
+        await store.save("old", "1", 60, new=True)
+        assert await store.load("old") == "1"
+        store.path.unlink()
+        if sidecars:
+            _wal_of(store).unlink()
+        if first == "load":
+            assert await store.load("old") is None
+        assert await store.save("new", "1", 60, new=True)
+        assert not await store.save("old", "2", 60, new=False)
+        _is_in_the_file(store, {"new": "1"})
+        assert await store.load("new") == "1"
+        [record] = caplog.records
+        assert "was deleted or moved away" in record.getMessage()
+
+    async def test_a_file_that_is_moved_away_has_all_that_was_acknowledged(
+        self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.save("old", "1", 60, new=True)
+        moved = store.path.rename(store.path.with_name("moved"))
+        assert await store.load("old") is None
+        await store.save("new", "1", 60, new=True)
+        _is_in_the_file(store, {"new": "1"})
+        with closing(sqlite3.connect(moved)) as other:
+            assert other.execute("SELECT key FROM triochan_sessions").fetchall() == [("old",)]
+
+    async def test_a_file_that_is_replaced_is_used(
+        self, store: SqliteSessionStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        other = SqliteSessionStore(tmp_path / "other", clock=store._clock)
+        for index in range(50):
+            await other.save(f"other{index}", "x" * 500, 60, new=True)
+        await other.close()
+        for index in range(50):
+            await store.save(f"old{index}", "y" * 500, 60, new=True)
+        await store.load("old1")
+        other.path.rename(store.path)
+        assert await store.load("old1") is None
+        assert await store.load("other7") == "x" * 500
+        assert await store.replace("other7", "x" * 500, "changed", 60)
+        with closing(sqlite3.connect(store.path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            [count] = connection.execute("SELECT count(*) FROM triochan_sessions").fetchone()
+            assert count == 50
+        assert ["it was replaced" in record.getMessage() for record in caplog.records] == [True]
+
+    @pytest.mark.parametrize("first", ["load", "save"])
+    async def test_a_file_that_is_emptied_while_it_is_open(
+        self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture, first: str
+    ) -> None:
+        await store.save("old", "1", 60, new=True)
+        await store.load("old")
+        os.truncate(store.path, 0)
+        if first == "load":
+            assert await store.load("old") is None
+        await store.save("new", "1", 60, new=True)
+        _is_in_the_file(store, {"new": "1"})
+        assert ["it was emptied" in record.getMessage() for record in caplog.records] == [True]
+
+    async def test_a_file_that_is_overwritten_while_it_is_open(
+        self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for index in range(300):
+            await store.save(str(index), "x" * 500, 60, new=True)
+        await store.close()
+        await store.save("one", "1", 60, new=True)
+        await store.load("one")
+        with store.path.open("r+b") as file:
+            file.write(b"garbage!" * (store.path.stat().st_size // 8))
+        for _ in range(2):
+            with pytest.raises(SessionStoreUnavailable, match="move the file away"):
+                await store.load("7")
+            with pytest.raises(SessionStoreUnavailable, match="move the file away"):
+                await store.save("7", "1", 60, new=True)
+        store.path.rename(store.path.with_name("damaged"))  # as the error says
+        assert await store.load("7") is None
+        await store.save("7", "1", 60, new=True)
+        _is_in_the_file(store, {"7": "1"})
+        assert "it was overwritten" in caplog.records[0].getMessage()
+
+    async def test_a_write_ahead_log_that_is_deleted_takes_nothing_with_it(
+        self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.save("old", "1", 60, new=True)
+        await store.load("old")
+        _wal_of(store).unlink()
+        await store.save("new", "1", 60, new=True)
+        assert await store.load("old") == "1"
+        _is_in_the_file(store, {"new": "1", "old": "1"})
+        assert ["-wal was deleted or replaced" in record.getMessage() for record in caplog.records] == [True]
+
+    async def test_a_file_that_goes_while_it_is_written_to_is_written_to_again(
+        self, store: SqliteSessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await store.save("old", "1", 60, new=True)
+        transact = sqlite._transact
+        times = 0
+
+        def transact_and_delete(*args: Any) -> None:
+            nonlocal times
+            times += 1
+            transact(*args)
+            if times == 1:
+                store.path.unlink()
+
+        monkeypatch.setattr(sqlite, "_transact", transact_and_delete)
+        assert await store.save("new", "1", 60, new=True)
+        assert times == 2
+        _is_in_the_file(store, {"new": "1"})
+
+    async def test_a_file_that_goes_again_and_again_is_an_error(
+        self, store: SqliteSessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        transact = sqlite._transact
+
+        def transact_and_delete(*args: Any) -> None:
+            transact(*args)
+            store.path.unlink()
+
+        monkeypatch.setattr(sqlite, "_transact", transact_and_delete)
+        with pytest.raises(SessionStoreUnavailable, match="again and again"):
+            await store.save("new", "1", 60, new=True)
+
+    async def test_a_folder_that_moves_and_comes_back(self, tmp_path: Path) -> None:
+        folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+        await trio.Path(folder).mkdir()
+        store = SqliteSessionStore(folder / "s")
+        await store.save("key", "1", 60, new=True)
+        await store.load("key")
+        await trio.Path(folder).rename(elsewhere)
+        for _ in range(2):
+            with pytest.raises(SessionStoreUnavailable, match="no folder"):
+                await store.load("key")
+            with pytest.raises(SessionStoreUnavailable, match="see that this process may write it"):
+                await store.save("key", "2", 60, new=True)
+        await trio.Path(elsewhere).rename(folder)
+        assert await store.load("key") == "1"
+        assert await store.save("key", "2", 60, new=False)
+        await store.close()
+
+    async def test_a_full_disk_is_an_error_that_passes(self, store: SqliteSessionStore) -> None:
+        await store.save("key", "1", 60, new=True)
+        assert store._writer is not None
+        store._writer.sqlite.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(SessionStoreUnavailable, match=r"full; see that .* the disk has room"):
+            await store.save("large", "x" * 100_000, 60, new=True)
+        assert await store.load("large") is None
+        await store.save("large", "x" * 100_000, 60, new=True)  # opened anew, without the limit
+        assert await store.load("key") == "1"
+
+    async def test_no_descriptor_is_left(self, store: SqliteSessionStore) -> None:
+        def opened() -> int:
+            return sum(
+                "sessions.sqlite3" in os.path.realpath(f"/proc/self/fd/{name}")
+                for name in os.listdir("/proc/self/fd")
+            )
+
+        for _ in range(5):
+            await store.save("key", "1", 60, new=True)
+            await store.load("key")
+            assert (
+                opened() <= 6
+            )  # two connections, each with its file and log; the shared index; the header's
+            store.path.unlink()
+        await store.load("key")
+        await store.close()
+        assert opened() == 0
+
+    async def test_another_process_that_ends_leaves_the_log_of_this_one(
+        self, store: SqliteSessionStore
+    ) -> None:
+        """The locks that say that this process is there: closing any descriptor of the file would drop them."""
+        await store.save("key", "1", 60, new=True)
+        await store.load("key")  # opens a second connection
+        code = (
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+            "c.execute('SELECT * FROM triochan_sessions').fetchall(); c.close()"
+        )
+        wal = _wal_of(store).stat().st_ino
+        await trio.run_process([sys.executable, "-c", code, str(store.path)])
+        assert _wal_of(store).stat().st_ino == wal
+        await store.save("key", "2", 60, new=False)
+        _is_in_the_file(store, {"key": "2"})
+
+    async def test_two_processes_that_change_one_session_keep_both_changes(self, tmp_path: Path) -> None:
+        path = tmp_path / "s"
+        store = SqliteSessionStore(path)
+        await store.save("key", "{}", 600, new=True)
+
+        async def changes(name: str) -> None:
+            await trio.run_process([sys.executable, "-c", CHANGER, str(path), name])
+
+        with trio.fail_after(60):
+            async with store.running(), trio.open_nursery() as nursery:
+                nursery.start_soon(changes, "a")
+                nursery.start_soon(changes, "b")
+        text = await store.load("key")
+        assert text is not None
+        assert set(json.loads(text)) == {f"{name}{index}" for name in "ab" for index in range(40)}
+        await store.close()
+
     @pytest.mark.parametrize("damage", ["CAST(x'ff41' AS TEXT)", "x'ff'", "7"])
     async def test_a_damaged_row_is_one_session_lost(
         self, store: SqliteSessionStore, caplog: pytest.LogCaptureFixture, damage: str
@@ -223,6 +518,33 @@ class TestSqlite(SessionStoreContract):
         with pytest.raises(ValueError, match="MemorySessionStore"):
             SqliteSessionStore(":memory:")
 
+
+def _wal_of(store: SqliteSessionStore) -> Path:
+    return store.path.with_name(f"{store.path.name}-wal")
+
+
+def _is_in_the_file(store: SqliteSessionStore, texts: dict[str, str]) -> None:
+    """Another program sees it there."""
+    with closing(sqlite3.connect(store.path)) as other:
+        assert dict(other.execute("SELECT key, data FROM triochan_sessions").fetchall()) == texts
+
+
+CHANGER = """
+import sys
+import trio
+from triochan.sessions import Session, SqliteSessionStore
+
+async def main():
+    store = SqliteSessionStore(sys.argv[1])
+    async with store.running():
+        for index in range(40):
+            session = Session(store, 600, "key", await store.load("key"))
+            await trio.sleep(0.002)
+            session[f"{sys.argv[2]}{index}"] = index
+            await session.save()
+
+trio.run(main)
+"""
 
 WRITER = """
 import sys

@@ -163,6 +163,11 @@ async def silent(message: Message) -> None:
     """Answers nothing."""
 
 
+async def later(message: Message) -> object:
+    """Says that somebody else answers, and nobody does."""
+    return triochan.http.LATER
+
+
 async def echo_header(message: Message) -> None:
     await message.reply_channel.send({"status": 200, "headers": [("X-Echo", query(message))]})
 
@@ -200,6 +205,7 @@ def make_routing(folder: Path) -> list[Any]:
         http("/raise", raising),
         http("/raise-late", raising_late),
         http("/silent", silent),
+        http("/later", later),
         http("/header", echo_header),
         http("/redirect", redirect),
         http("/wrong-length", wrong_length),
@@ -1109,7 +1115,8 @@ async def test_a_request_whose_consumer_raises_in_the_middle(
 
 
 async def test_a_request_that_nobody_answers(server: Address) -> None:
-    assert (await get(server, "/silent")).status == 503
+    assert (await get(server, "/silent")).status == 500
+    assert (await get(server, "/later")).status == 503
     await still_serves(server)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import http.client
+import json
 import logging
 import os
 import re
@@ -12,18 +15,29 @@ import ssl
 import stat
 import subprocess
 import sys
+import termios
 import textwrap
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from websockets.sync.client import connect
 
 import triochan
 from triochan import cli, options
 from triochan.settings import Settings
+from triochan.wire import listeners
 
 APP = """
     import logging
@@ -127,6 +141,13 @@ def fails(
             "can't listen on the Unix socket absent/socket: No such file",
         ),
         (["hello:routing", "--uds", "x" * 200], "AF_UNIX path too long"),
+        (["hello:routing", "--uds", "x" * 300], "File name too long"),
+        (["hello:routing", "--uds", "hello.py"], "hello.py: a file that is no socket is there; remove it"),
+        (["hello:routing", "--uds", "."], "the Unix socket .: a folder is there"),
+        (["hello:routing", "--host", "a..b"], "the name 'a..b' does not resolve"),
+        (["hello:routing", "--host", "x" * 70], "does not resolve"),
+        (["hello:routing", "--host", "127.0.0.1:80"], "the name '127.0.0.1:80' does not resolve"),
+        (["hello:routing", "--host", "2001:db8::1"], "can't listen on [2001:db8::1]:8000: "),
     ],
 )
 def test_one_line_says_what_cannot_be_served(
@@ -147,6 +168,13 @@ def test_one_line_says_what_cannot_be_served(
         (["a:b", "--port", "65536"], "argument --port: takes a number from 0 to 65535, not '65536'"),
         (["a:b", "--port", "-1"], "argument --port: takes a number from 0 to 65535, not '-1'"),
         (["a:b", "--port", "http"], "argument --port: takes a number from 0 to 65535, not 'http'"),
+        (["a:b", "--port", ""], "argument --port: takes a number from 0 to 65535, not ''"),
+        (["a:b", "--port", "٣"], "argument --port: takes a number from 0 to 65535, not '٣'"),
+        (
+            ["a:b", "--host", ""],
+            "argument --host: takes an address or a name; 0.0.0.0 and :: are every interface",
+        ),
+        (["a:b", "--uds", ""], "argument --uds: takes a path, not an empty one"),
         (["a:b", "--uds", "s", "--port", "1"], "--uds takes the place of --host and --port"),
         (["a:b", "--ssl-keyfile", "k"], "--ssl-keyfile goes with --ssl-certfile"),
         (["a:b", "--log-level", "loud"], "takes one of debug, info, warning, error, critical, not 'loud'"),
@@ -225,6 +253,30 @@ def test_a_busy_unix_socket(fails: Callable[..., str]) -> None:
         assert "the Unix socket taken: another program listens on it" in fails(
             "hello:routing", "--uds", "taken"
         )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "127.0.0.1:80"),
+            "can't listen on 127.0.0.1:80: permission denied; ports below 1024 are reserved, give another --port",
+        ),
+        (
+            OSError(errno.EADDRINUSE, "Address already in use", "[::1]:80"),
+            "can't listen on [::1]:80 (127.0.0.1:80): the port is in use; ",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "can't listen on 127.0.0.1:80: Too many open files"),
+    ],
+)
+def test_an_address_that_can_not_be_had(
+    fails: Callable[..., str], error: OSError, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> list[socket.socket]:
+        raise error
+
+    monkeypatch.setattr(listeners, "_open_all", fail)
+    assert said in fails("hello:routing", "--port", "80")
 
 
 def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -> None:
@@ -323,18 +375,25 @@ class Served:
         return self.process.returncode, out, err
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(triochan.__file__).parents[1]), "PYTHONUNBUFFERED": ""}
+
+
 @pytest.fixture
 def served(folder: Path) -> Iterator[Callable[..., Served]]:
     processes = []
 
-    def serve(*arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "triochan")) -> Served:
+    def serve(
+        *arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "triochan"), **options: Any
+    ) -> Served:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(triochan.__file__).parents[1])},
+            env=environment(),
+            **options,
         )
         processes.append(process)
         assert process.stdout is not None
@@ -355,7 +414,7 @@ def get(connection: http.client.HTTPConnection) -> bytes:
     return body
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serves_until_a_signal(served: Callable[..., Served], number: int) -> None:
     server = served("hello:routing", "--port", "0")
     assert server.line == (
@@ -454,3 +513,430 @@ def test_interrupted_before_it_serves(served: Callable[..., Served], folder: Pat
     server = served("slow:routing")
     assert server.line == "importing\n"
     assert server.end() == (130, "", "")
+
+
+# -- signals
+
+
+def test_sighup_that_is_ignored_stays_ignored(served: Callable[..., Served]) -> None:
+    """As ``nohup`` starts it."""
+    server = served(
+        "hello:routing",
+        "--port",
+        "0",
+        command=("sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-m", "triochan"),
+    )
+    server.process.send_signal(signal.SIGHUP)
+    with connect(f"ws://127.0.0.1:{server.port}/echo/") as client:
+        client.send("there")
+        assert client.recv() == "there"
+        server.process.send_signal(signal.SIGHUP)
+        client.send("still there")
+        assert client.recv() == "still there"
+    status, _, err = server.end(signal.SIGTERM)
+    assert status == 0
+    assert "SIGHUP" not in err
+
+
+SLOW = """
+    import trio
+    from triochan import route
+    from triochan.http import text
+
+    async def slow(message):
+        print("begun", flush=True)
+        await trio.sleep(0.7)
+        await message.reply_channel.send(text("late"))
+
+    routing = [route("http.request", slow)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "status"),
+    [
+        (signal.SIGHUP, signal.SIGHUP, 0),
+        (signal.SIGTERM, signal.SIGHUP, 0),  # as some supervisors send them
+        (signal.SIGHUP, signal.SIGTERM, 1),
+        (signal.SIGINT, signal.SIGINT, 1),
+        (signal.SIGTERM, signal.SIGINT, 1),
+    ],
+)
+def test_a_second_signal(
+    served: Callable[..., Served], folder: Path, first: signal.Signals, then: signal.Signals, status: int
+) -> None:
+    """A terminal that goes may send several SIGHUPs: what is under way is answered all the same."""
+    (folder / "slow.py").write_text(textwrap.dedent(SLOW))
+    server = served("slow:routing", "--port", "0")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    connection.request("GET", "/")
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == "begun\n"
+    server.process.send_signal(first)
+    time.sleep(0.2)
+    server.process.send_signal(then)
+    try:
+        answer = connection.getresponse().read()
+    except (http.client.RemoteDisconnected, ConnectionError):
+        answer = b"none"
+    assert (answer == b"late") == (not status)
+    connection.close()
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == status, err
+    assert err.count("shutting down") == 1
+    assert ("cut short" in err) == bool(status)
+    assert "Traceback" not in err
+
+
+# -- standard streams
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as picked:
+        return int(picked.getsockname()[1])
+
+
+def wait_for(port: int) -> http.client.HTTPConnection:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=SECONDS).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+
+
+@pytest.mark.parametrize(
+    "redirections",
+    [
+        ">&-",
+        "2>&-",
+        "<&-",
+        "<&- >&- 2>&-",
+        ">/dev/full",
+        "2>/dev/full",
+        ">/dev/full 2>/dev/full",
+        pytest.param(">&3", id="a pipe that nobody reads"),
+        pytest.param("2>&3", id="a pipe for errors that nobody reads"),
+    ],
+)
+def test_standard_streams_that_nobody_reads(folder: Path, redirections: str) -> None:
+    """The server serves, its consumers may print, and no socket of its own stands where a stream has stood."""
+    (folder / "printing.py").write_text(
+        textwrap.dedent("""
+            import os, sys
+            from triochan import route
+            from triochan.http import json
+
+            async def tell(message):
+                for stream in (sys.stdout, sys.stderr):
+                    try:
+                        stream.write("some words")
+                        stream.flush()
+                    except OSError:
+                        pass
+                links = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+                await message.reply_channel.send(json(links))
+
+            routing = [route("http.request", tell)]
+        """)
+    )
+    port = free_port()
+    reading, nobody = os.pipe()
+    os.close(reading)
+    try:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec 3>&{nobody}; exec \"$@\" {redirections} 3>&- {nobody}>&-", "bash",
+             sys.executable, "-m", "triochan", "printing:routing", "--port", str(port)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[nobody],
+            env=environment(),
+        )  # fmt: skip
+    finally:
+        os.close(nobody)
+    try:
+        assert b"socket" not in get(wait_for(port))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, err
+    assert "Traceback" not in out + err
+    assert "Exception ignored" not in out + err
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", ">&- 2>/dev/full"])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("--help", 0), ("--version", 0), ("hello:nothing", 2), ("--nothing", 2)]
+)
+def test_what_is_said_and_nobody_reads_is_no_traceback(
+    folder: Path, arguments: str, status: int, redirections: str
+) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m triochan {arguments} {redirections}', sys.executable],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env=environment(),
+    )
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    assert not (status == 2 and ended.stdout)  # an error never takes the place of what is read by a program
+
+
+# -- an encrypted key
+
+
+@pytest.fixture
+def encrypted(folder: Path) -> list[str]:
+    """The options that serve with an encrypted key; its password is "open sesame"."""
+    issued = trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame")
+    )
+    (folder / "key.pem").write_bytes(key)
+    return ["--port", "0", "--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"]
+
+
+def test_an_encrypted_key_without_a_terminal(folder: Path, encrypted: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "triochan", "hello:routing", *encrypted],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "triochan: error: the private key in key.pem is encrypted, and there is no terminal to ask for its password; "
+        "give the password in the environment variable TRIOCHAN_SSL_KEY_PASSWORD\n"
+    )
+
+
+def test_an_encrypted_key_whose_password_is_in_the_environment(
+    served: Callable[..., Served], encrypted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIOCHAN_SSL_KEY_PASSWORD", "open sesame")
+    server = served("hello:routing", *encrypted, start_new_session=True)
+    assert server.url.startswith("https://")
+    assert server.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"), [("open sesame\n", 0), ("open barley\n", 2), ("\x04", 2), ("\x03", 130)]
+)
+def test_an_encrypted_key_is_asked_for_at_the_terminal(
+    folder: Path, encrypted: list[str], answer: str, status: int
+) -> None:
+    terminal, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "triochan", "hello:routing", *encrypted],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+    )
+    try:
+        asked = b""
+        while not asked.endswith(b"key.pem: "):
+            asked += os.read(terminal, 100)
+        os.write(terminal, answer.encode())
+        if not status:
+            assert process.stdout is not None
+            assert "https://127.0.0.1:" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(slave)
+        os.close(terminal)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    if status == 2:
+        assert "the private key in key.pem" in err
+
+
+# -- addresses
+
+
+def test_one_port_for_both_families(served: Callable[..., Served]) -> None:
+    server = served("hello:routing", "--host", "::", "--port", "0")
+    assert server.url == f"http://[::]:{server.port}"
+    for host in ("127.0.0.1", "::1"):
+        assert get(http.client.HTTPConnection(host, server.port, timeout=SECONDS)) == b"hello"
+    assert server.end()[0] == 0
+
+
+def test_brackets_around_a_host(served: Callable[..., Served]) -> None:
+    server = served("hello:routing", "--host", "[::1]", "--port", "0")
+    assert server.url == f"http://[::1]:{server.port}"
+    with urllib.request.urlopen(server.url, timeout=SECONDS) as answer:
+        assert answer.read() == b"hello"
+    assert server.end()[0] == 0
+
+
+# -- Unix sockets
+
+
+def ask(path: Path) -> bytes:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(SECONDS)
+    connection.sock.connect(str(path))
+    return get(connection)
+
+
+def test_a_successor_takes_a_unix_socket_while_the_first_drains(
+    served: Callable[..., Served], folder: Path
+) -> None:
+    (folder / "slow.py").write_text(textwrap.dedent(SLOW))
+    first = served("slow:routing", "--uds", "socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(folder / "socket"))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.process.stdout is not None
+        assert first.process.stdout.readline() == "begun\n"
+        first.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS
+        while (folder / "socket").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        second = served("hello:routing", "--uds", "socket")
+        assert b"late" in client.recv(1000)
+    _, err = first.process.communicate(timeout=SECONDS)
+    assert first.process.returncode == 0, err
+    assert ask(folder / "socket") == b"hello"
+    assert second.end()[0] == 0
+    assert not (folder / "socket").exists()
+
+
+def test_a_unix_socket_of_a_killed_server_is_taken(served: Callable[..., Served], folder: Path) -> None:
+    first = served("hello:routing", "--uds", "socket")
+    first.process.kill()
+    first.process.wait(SECONDS)
+    assert (folder / "socket").exists()
+    second = served("hello:routing", "--uds", "socket")
+    assert ask(folder / "socket") == b"hello"
+    assert second.end()[0] == 0
+
+
+# -- behind a proxy, the lifespan, the log
+
+FRONT = """
+    from triochan import route
+    from triochan.http import json
+
+    async def tell(message):
+        return json({key: message.get(key) for key in ("client", "scheme", "path", "root_path")})
+
+    routing = [route("http.request", tell)]
+"""
+
+
+def test_behind_a_proxy(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "front.py").write_text(textwrap.dedent(FRONT))
+    server = served(
+        "front:routing", "--port", "0", "--forwarded-allow-ips", "127.0.0.1, 10.0.0.0/8", "--root-path", "/chat",
+        "--health-path", "/healthz", "--allowed-host", "chat.example.com", "--log-format", "json",
+    )  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    said = {
+        "X-Forwarded-For": "203.0.113.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "chat.example.com",
+    }
+    connection.request("GET", "/chat/room", headers=said)
+    assert json.loads(connection.getresponse().read()) == {
+        "client": ["203.0.113.7", 0], "scheme": "https", "path": "/room", "root_path": "/chat",
+    }  # fmt: skip
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read() == b"ok\n"
+    connection.request("GET", "/chat/room")
+    assert connection.getresponse().status == 400  # another host's name
+    connection.close()
+    server.process.send_signal(signal.SIGTERM)
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0
+    assert [json.loads(line)["level"] for line in err.splitlines()] == ["info"]
+
+
+def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "front.py").write_text(textwrap.dedent(FRONT))
+    server = served("front:routing", "--port", "0", "--proxy-protocol")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as client:
+        client.sendall(b"PROXY TCP4 203.0.113.7 198.51.100.1 50000 443\r\nGET / HTTP/1.0\r\nHost: x\r\n\r\n")
+        answer = b""
+        while more := client.recv(4096):
+            answer += more
+    assert b'"client":["203.0.113.7",50000]' in answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--forwarded-allow-ips", "proxy.example"], "a trusted proxy is an address such as 10.0.0.1"),
+        (["--root-path", "chat/"], "root_path is a path such as '/chat'"),
+        (["--health-path", "healthz"], "health_path is a path such as '/healthz'"),
+        (["--allowed-origin", "example.com"], "allowed_origins takes origins such as"),
+        (["--allowed-host", "https://example.com"], "allowed_hosts takes names such as"),
+        (["--log-config", "none.toml"], "--log-config none.toml: No such file"),
+        (["--log-format", "xml"], "invalid choice: 'xml'"),
+        (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
+        (["--max-mesage-size=3"], "did you mean --max-message-size?"),
+        (["--xyzzy"], "unrecognized arguments: --xyzzy\n"),
+    ],
+)
+def test_options_that_are_wrong(fails: Callable[..., str], arguments: list[str], says: str) -> None:
+    assert says in fails("hello:routing", *arguments)
+
+
+def test_an_application_says_itself_which_hosts_and_origins(fails: Callable[..., str], folder: Path) -> None:
+    (folder / "an_application.py").write_text("from triochan import Application\napp = Application([])\n")
+    for option, value in (("--allowed-host", "example.com"), ("--allowed-origin", "null")):
+        assert f"itself; drop {option}" in fails("an_application:app", option, value)
+
+
+LIFESPAN = """
+    from contextlib import asynccontextmanager
+    from triochan import Application
+
+    @asynccontextmanager
+    async def lifespan(application):
+        raise {error}
+        yield
+
+    app = Application([], lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError(98, 'the database is busy')", "ValueError('no database')"])
+def test_a_lifespan_that_raises_at_the_start_is_status_3(folder: Path, error: str) -> None:
+    (folder / "living.py").write_text(textwrap.dedent(LIFESPAN.format(error=error)))
+    ended = subprocess.run(
+        [sys.executable, "-m", "triochan", "living:app", "--port", "0"],
+        cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment(),
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert "in lifespan" in ended.stderr
+    assert ended.stderr.rstrip().endswith("triochan: error: the application did not start, see above")
+    assert "can't listen" not in ended.stderr

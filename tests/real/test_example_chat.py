@@ -324,7 +324,7 @@ async def test_other_methods_and_paths(port: int) -> None:
         for method, path, status in [
             ("GET", "/", 200),
             ("HEAD", "/room/kitchen", 200),
-            ("POST", "/", 404),
+            ("POST", "/", 405),
             ("GET", "/room/Kitchen", 404),
             ("GET", "/room/", 404),
             ("GET", "/static/../chat.py", 404),

@@ -177,7 +177,7 @@ def test_the_session_file_may_be_another(folder: Path) -> None:
     [
         (
             ["counting:application", "--session-file", "x"],
-            "keeps its sessions where it says; drop --session-file",
+            "is an Application, which says session_store=… itself; drop --session-file",
         ),
         (["counting:routing", "--secret", "short"], "a secret has at least 16 characters"),
         (["counting:application", "--secret", "short"], "a secret has at least 16 characters"),

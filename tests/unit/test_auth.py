@@ -489,16 +489,163 @@ async def test_logout_over_a_websocket_ends_the_browsers_session() -> None:
         assert (await client.get("/whoami")).text == "nobody"
 
 
-async def test_with_both_sessions_a_logout_elsewhere_is_seen_at_once(client: Client) -> None:
+@pytest.mark.parametrize("path", ["/user/", "/both/"])
+async def test_a_logout_elsewhere_closes_the_sockets_of_the_session(client: Client, path: str) -> None:
     await client.get("/login/1")
-    async with client.websocket("/both/") as both, client.websocket("/user/") as user:
-        assert await both.receive() == await user.receive() == "connect Ada"
-        await client.get("/logout")
-        await both.send("?")
-        assert await both.receive() == "receive nobody"
-        # This one has the user of its handshake, as in Channels 1; disconnect_user is for such sockets.
-        await user.send("?")
-        assert await user.receive() == "receive Ada"
+    async with Client(client.application) as other, client.websocket(path) as socket:
+        await other.get("/login/1")  # the same user's, and another session
+        async with other.websocket(path) as others:
+            assert await socket.receive() == await others.receive() == "connect Ada"
+            await client.get("/logout")
+            closed = await socket.wait_closed()
+            assert (closed.code, closed.reason) == (3000, "logged out")
+            await others.send("?")
+            assert await others.receive() == "receive Ada"
+
+
+async def test_with_both_sessions_a_change_of_the_user_elsewhere_is_seen_at_once() -> None:
+    @http_session_user
+    async def change(message: Message) -> None:  # without a new key
+        message.http_session[USER_ID] = 2
+        await message.reply_channel.send(text(""))
+
+    routing = [*PAGES, route("http.request", change, path="^/change$"), route_class(HttpUserAndSession)]
+    application = Application(routing, secrets=SECRETS, user_loader=load_user)
+    async with Client(application) as client:
+        await client.get("/login/1")
+        async with client.websocket("/") as socket:
+            assert await socket.receive() == "connect Ada"
+            await client.get("/change")
+            await socket.send("?")
+            assert await socket.receive() == f"receive {USERS[2].name}"
+            await application.disconnect_user(USERS[2])
+            assert (await socket.wait_closed()).code == 3000
+
+
+class Mixed(WebsocketConsumer):
+    """Handlers that look at one session each, in function decorators."""
+
+    @http_session_user
+    async def connect(self, message: Message, **kwargs: Any) -> None: ...
+
+    async def raw_receive(self, message: Message, **kwargs: Any) -> None:
+        decorator = {
+            "http": http_session_user,
+            "channel": channel_session_user,
+            "from_http": channel_session_user_from_http,
+            "both": channel_and_http_session_user_from_http,
+        }[message["text"]]
+
+        @decorator
+        async def handler(message: Message) -> None:
+            await message.reply_channel.send({"text": name(message)})
+
+        await handler(message)
+
+
+async def _connect(message: Message) -> None: ...
+
+
+async def _receive(message: Message) -> None:
+    await message.reply_channel.send({"text": name(message)})
+
+
+@pytest.mark.parametrize("later", ["http", "channel", "from_http", "both"])
+async def test_a_handler_without_the_session_leaves_the_connection_in_its_users_group(later: str) -> None:
+    application = Application([*PAGES, route_class(Mixed)], secrets=SECRETS, user_loader=load_user)
+    async with Client(application) as client:
+        await client.get("/login/1")
+        async with client.websocket("/") as socket:
+            for _ in range(2):
+                await socket.send(later)
+                assert await socket.receive() == "nobody"
+            await application.disconnect_user(USERS[2])
+            await socket.send(later)
+            assert await socket.receive() == "nobody"
+            await application.disconnect_user(USERS[1])
+            assert (await socket.wait_closed()).code == 3000
+
+
+@pytest.mark.parametrize("connect", [http_session_user, channel_session_user_from_http])
+@pytest.mark.parametrize("receive", [http_session_user, channel_session_user, channel_session_user_from_http])
+async def test_function_consumers_stay_in_their_users_group(connect: Any, receive: Any) -> None:
+    routing = [
+        *PAGES,
+        route("websocket.connect", connect(_connect)),
+        route("websocket.receive", receive(_receive)),
+    ]
+    application = Application(routing, secrets=SECRETS, user_loader=load_user)
+    async with Client(application) as client:
+        await client.get("/login/1")
+        async with client.websocket("/") as socket:
+            await socket.send("?")
+            await socket.receive()
+            await application.disconnect_user(USERS[1])
+            assert (await socket.wait_closed()).code == 3000
+
+
+async def test_a_user_switch_in_another_tab_brings_the_first_tab_back_with_its_new_cookie(
+    client: Client,
+) -> None:
+    await client.get("/login/1")
+    async with client.websocket("/user/") as socket:
+        assert await socket.receive() == "connect Ada"
+        await client.get("/login/2")
+        closed = await socket.wait_closed()
+        assert (closed.code, closed.reason) == (1012, "the session has a new key")
+    async with client.websocket("/user/") as socket:
+        assert await socket.receive() == f"connect {USERS[2].name}"
+
+
+async def test_whoever_ends_the_session_over_its_socket_keeps_it_and_closes_the_others() -> None:
+    class Consumer(Socket):
+        http_user_and_session = True
+
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            if text == "logout":
+                await logout(self.message)
+            await super().receive(text=text)
+
+    application = Application([*PAGES, route_class(Consumer)], secrets=SECRETS, user_loader=load_user)
+    async with Client(application) as client:
+        await client.get("/login/1")
+        async with client.websocket("/") as own, client.websocket("/") as other:
+            await own.send("logout")
+            assert (await other.wait_closed()).code == 3000
+            assert await own.receive() == "connect Ada"
+            for _ in range(2):
+                assert await own.receive() == "receive nobody"
+                await own.send("?")
+
+
+async def test_a_request_that_meets_a_login_does_not_take_the_new_cookie_away() -> None:
+    """Its session has got a new key meanwhile, and its response is the later one."""
+    inside, go_on = trio.Event(), trio.Event()
+
+    @http_session_user
+    async def slow(message: Message) -> None:
+        inside.set()
+        await go_on.wait()
+        message.http_session["seen"] = 1
+        await message.reply_channel.send(text(""))
+
+    application = Application(
+        [*PAGES, route("http.request", slow, path="^/slow$")], secrets=SECRETS, user_loader=load_user
+    )
+    async with Client(application) as client:
+        await client.get("/login/1")
+        async with trio.open_nursery() as nursery:
+            responses = []
+
+            async def ask() -> None:
+                responses.append(await client.get("/slow"))
+
+            nursery.start_soon(ask)
+            await inside.wait()
+            await client.get("/login/1")
+            go_on.set()
+        assert responses[0].header("set-cookie") is None
+        assert (await client.get("/whoami")).text == "Ada"
 
 
 async def test_login_and_logout_need_a_session() -> None:

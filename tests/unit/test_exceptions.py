@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,17 @@ from triochan.exceptions import (
     ChannelFull,
     ConnectionClosed,
     DenyConnection,
+    HttpError,
     ImproperlyConfigured,
+    NobodyListens,
     TriochanError,
 )
 
-ALL = [each for _, each in inspect.getmembers(exceptions, inspect.isclass) if issubclass(each, Exception)]
+ALL = [
+    each
+    for _, each in inspect.getmembers(exceptions, inspect.isclass)
+    if issubclass(each, Exception) and not issubclass(each, Warning)
+]
 
 
 def test_everything_is_in_one_tree() -> None:
@@ -59,6 +66,9 @@ def test_one_that_is_full_by_bytes_names_these() -> None:
         ConnectionClosed(1001, "bye"),
         ChannelFull("a", 5),
         ChannelFull("a", 5, 10),
+        ChannelFull("a", 5, None, 2),
+        NobodyListens("wrok", "work"),
+        HttpError(404, "gone", [("X", "y")]),
         DenyConnection(),
         ImproperlyConfigured("why"),
     ],
@@ -68,3 +78,15 @@ def test_they_survive_pickling(error: TriochanError) -> None:
     assert type(copied) is type(error)
     assert vars(copied) == vars(error)
     assert str(copied) == str(error)
+
+
+def test_http_errors_say_their_status() -> None:
+    assert str(HttpError(404)) == "404 Not Found"
+    assert HttpError(404).text == "Not Found"
+    assert str(HttpError(418, "short and stout")) == "418 short and stout"
+
+
+@pytest.mark.parametrize("status", [200, 399, 600, True, "404", None])
+def test_what_is_no_error_s_status(status: Any) -> None:
+    with pytest.raises(ValueError, match="an HttpError's status is from 400 to 599"):
+        HttpError(status)

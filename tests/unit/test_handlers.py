@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any, ClassVar
@@ -25,14 +26,15 @@ from triochan.handlers import (
     Held,
     begin,
     begin_of,
-    bind,
     bounded,
     call,
+    first_step,
     only,
     parted,
     resume,
     run,
 )
+from triochan.middleware import bind
 from triochan.sessions import channel_session
 from triochan.test import Client, WSClient
 
@@ -144,6 +146,67 @@ async def test_what_makes_the_coroutine_may_raise() -> None:
         assert begin(Owner(), bound, message()) == (None, None, error)
 
 
+# -- the first step: nobody wants the result
+
+
+class ByHand(Coroutine[Any, Any, Any]):
+    """A coroutine that is no native one, as compilers make them."""
+
+    def __init__(self, message: Message) -> None:
+        self.native = answering(message)
+
+    def send(self, value: Any) -> Any:
+        return self.native.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self.native.throw(*error)
+
+    def close(self) -> None:
+        self.native.close()
+
+    def __await__(self) -> Any:
+        raise AssertionError
+
+
+async def answering(message: Message) -> str:
+    if message["text"] == "fail":
+        raise KeyError("on purpose")
+    if message["text"] == "wait":
+        await trio.lowlevel.checkpoint()
+    await message.reply_channel.send({"text": message["text"]})
+    return "unwanted"
+
+
+@types.coroutine
+def generator(message: Message) -> Any:
+    yield from answering(message)
+
+
+@pytest.mark.parametrize("makes", [answering, generator, ByHand])
+async def test_a_coroutine_of_any_kind_takes_its_first_step(makes: Any) -> None:
+    sent: list[Any] = []
+
+    class Replies:
+        name = "websocket.send"
+
+        async def send(self, content: Any) -> None:
+            sent.append(content["text"])
+
+    def step(text: str) -> Any:
+        return first_step(lambda message, kwargs: makes(message, **kwargs), about(text), {})
+
+    def about(text: str) -> Message:
+        return Message({"text": text}, Channel("websocket.receive"), Replies())  # type: ignore[arg-type]
+
+    assert step("at once") is None
+    assert sent == ["at once"]
+    with pytest.raises(KeyError):
+        step("fail")
+    coroutine, trap = step("wait")
+    assert await resume(coroutine, copy_context(), trap) in (None, "unwanted")
+    assert sent == ["at once", "wait"]
+
+
 # -- begin and finish: a handler that waits
 
 
@@ -157,18 +220,14 @@ async def test_its_owner_is_told_before_it_waits_and_when_it_has_ended() -> None
         await trio.lowlevel.checkpoint()
         return "done"
 
-    held, _, _ = started(owner, handler)
-    assert held is not None
-    assert (log, owner.told) == (["began"], [])
     async with trio.open_nursery() as nursery:
-
-        async def finish() -> None:
-            with trio.CancelScope() as scope:
-                await held.finish(scope)
-
-        # The event has noted this very task: it has to be the one that awaits.
         nursery.start_soon(set_later, go)
-        await finish()
+        with trio.CancelScope() as scope:
+            held, _, _ = started(owner, handler)
+            assert held is not None
+            assert (log, owner.told) == (["began"], [])
+            # The event has noted this very task: it has to be the one that awaits.
+            await held.finish(scope)
     assert owner.told == ["hold", (handler, "done", None)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triochan.headers import check_headers, has, is_token, members, values
+from triochan.headers import check_headers, has, is_token, members, reason_phrase, values
 
 FIELDS = [(b"Host", b"x"), (b"via", b"1.1 A, ,\t1.1 b"), (b"VIA", b""), (b"via", b"c")]
 
@@ -91,3 +92,8 @@ class TestCheckHeaders:
         assert pairs == [(name, value)]
         if name.lower() not in (b"content-length", b"transfer-encoding"):
             h11.Response(status_code=200, headers=pairs)
+
+
+def test_reason_phrases() -> None:
+    assert all(reason_phrase(each.value) == each.phrase for each in HTTPStatus)
+    assert reason_phrase(299) == reason_phrase(599) == ""

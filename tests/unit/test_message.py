@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,10 @@ OBJECT: Any = object()
 
 
 def message(**content: Any) -> Message:
+    return Message(content, Channel("websocket.receive"), connection=OBJECT)
+
+
+def answerable(**content: Any) -> Message:
     return Message(content, Channel("websocket.receive"), Channel("websocket.send.x!1"), connection=OBJECT)
 
 
@@ -45,6 +50,40 @@ class TestMapping:
         assert len(message()) == 0
         assert message().content == {}
 
+    def test_the_reply_channel_s_name_is_in_the_content(self) -> None:
+        """As in Channels 1, so that a content that is sent on takes the way back along."""
+        reads: list[Callable[[Message], object]] = [
+            lambda made: made["reply_channel"],
+            lambda made: made.get("reply_channel"),
+            lambda made: made.content["reply_channel"],
+            lambda made: dict(made)["reply_channel"],
+            lambda made: dict(made.items())["reply_channel"],
+            lambda made: made.copy().content["reply_channel"],
+        ]
+        for read in reads:
+            assert read(answerable(path="/")) == "websocket.send.x!1"
+        assert "reply_channel" in answerable()
+        assert list(answerable(path="/")) == list(answerable(path="/").keys()) == ["path", "reply_channel"]
+        assert list(answerable(path="/").values()) == ["/", "websocket.send.x!1"]
+        assert len(answerable()) == 1
+
+    def test_without_one_it_is_not(self) -> None:
+        assert "reply_channel" not in message()
+        assert message().get("reply_channel", "none") == "none"
+        assert message().content == {}
+        with pytest.raises(KeyError, match="reply_channel"):
+            message()["reply_channel"]
+
+    def test_what_a_content_has_by_that_name_stays(self) -> None:
+        made = answerable(reply_channel="its own")
+        assert made["reply_channel"] == made.content["reply_channel"] == "its own"
+
+    def test_the_content_may_be_replaced(self) -> None:
+        made = answerable(path="/")
+        made.content = {"text": "x"}
+        assert "path" not in made
+        assert made.content == {"text": "x", "reply_channel": "websocket.send.x!1"}
+
     def test_what_the_decorators_set_is_none_before(self) -> None:
         made = Message({}, Channel("a"))
         assert (made.reply_channel, made.connection, made.user) == (None, None, None)
@@ -68,7 +107,7 @@ class TestCopy:
         assert copied.content == {"nested": {"list": [1, 2]}, "more": 1}
 
     def test_everything_around_it_is_shared(self) -> None:
-        made = message()
+        made = answerable()
         made.user, made.http_session, made.channel_session, made.application = (
             object(),
             object(),
@@ -79,7 +118,7 @@ class TestCopy:
         made["nested"] = {"channel": made.reply_channel}
         assert made.copy()["nested"]["channel"] is made.reply_channel
         for name in Message.__slots__:
-            assert getattr(copied, name) is getattr(made, name) or name == "content"
+            assert getattr(copied, name) is getattr(made, name) or name == "own"
 
 
 class TestNames:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
+import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,9 +23,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from triochan import Channel, Settings, readers, route, route_class
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.test import Client
 from triochan.websocket.inbound import Inbound
 from triochan.wire.poller import ENDED, READABLE, WRITABLE
 
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Handler = Callable[[Any], Awaitable[object]]
 
 
@@ -370,6 +375,249 @@ async def test_a_keyboard_interrupt_ends_the_server_and_not_only_a_socket(
     assert raised.value.split((KeyboardInterrupt, ValueError))[1] is None
     # What else was raised counts as well, if it was looked at first.
     assert events == [1011 if waits and grouped else 1001]
+
+
+class Custom(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        Custom("on purpose"),
+        BaseExceptionGroup("several", [Custom(), ValueError()]),
+        StopIteration("means nothing here"),
+        StopAsyncIteration(),
+        MemoryError(),
+        RecursionError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["connect", "receive", "disconnect", "task", "http"])
+async def test_whatever_a_handler_raises_ends_its_own_connection_alone(
+    error: BaseException, waits: bool, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        raise error
+
+    class Failing(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if where == "connect":
+                await fail()
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if where == "receive":
+                await fail()
+            if where == "task":
+                self.connection.start_soon(fail)
+            else:
+                await self.close()
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            if where == "disconnect":
+                await fail()
+
+    async def request(message: Any) -> None:
+        await fail()
+
+    routing = [
+        route_class(Failing, path="^/failing$"),
+        route("websocket.receive", Gate()),
+        route("http.request", request),
+    ]
+    async with serving(routing) as server, await server.websocket() as other:
+        client = server.connect()
+        await client.send(
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+            if where == "http"
+            else handshake("/failing") + frame(TEXT, "x")
+        )
+        head = await client.head()
+        assert head.status == (500 if where in ("connect", "http") else 101)
+        if where in ("receive", "task"):
+            assert (await client.ended())[0] == 1011
+        elif where == "disconnect":
+            assert (await client.ended())[0] == 1000
+        client.vanish()
+        await wait_all_tasks_blocked(0.01)
+        assert await ask(other, "x") == "x"
+        assert server.runtime.sockets == 0 or len(server.runtime.websockets) == 1
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert "raised in" in record.getMessage()
+    assert record.exc_info is not None
+    found = record.exc_info[1]
+    while found is not None and type(found) is not type(error):
+        found = found.__cause__
+    assert found is not None, "the log does not show what was raised"
+
+
+async def enter_scope() -> object:
+    """As an async generator does that yields within one, and is not closed."""
+    scope = trio.CancelScope(deadline=trio.current_time() + 0.2)
+    scope.__enter__()
+    return scope
+
+
+async def enter_nursery_in_scope() -> object:
+    managers = []
+    with trio.CancelScope():
+        managers.append(await enter_nursery())
+    return managers
+
+
+async def enter_nursery() -> object:
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    nursery.start_soon(trio.sleep_forever)
+    return manager
+
+
+@pytest.mark.parametrize("waits", ["never", "before", "after"])
+@pytest.mark.parametrize("enter", [enter_scope, enter_nursery, enter_nursery_in_scope])
+@pytest.mark.parametrize("where", ["connect", "receive", "batch", "disconnect", "task", "http", "channel"])
+async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
+    enter: Callable[[], Awaitable[object]], waits: str, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept: list[Any] = []
+
+    async def leave() -> None:
+        if waits == "before":
+            await trio.lowlevel.checkpoint()
+        kept.append(await enter())
+        if waits == "after":
+            await trio.lowlevel.checkpoint()
+
+    class Leaving(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if where == "connect":
+                await leave()
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if text == "x" and where in ("receive", "batch"):
+                await leave()
+            if where == "task":
+                self.connection.start_soon(leave)
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            if where == "disconnect":
+                await leave()
+
+    async def consume(message: Any) -> None:
+        await leave()
+
+    routing = [
+        route_class(Leaving, path="^/leaving$"),
+        route("websocket.receive", Gate()),
+        route(["http.request", "named"], consume),
+    ]
+    async with serving(routing) as server, await server.websocket() as other:
+        for _ in range(2):
+            client = server.connect()
+            if where == "channel":
+                await Channel("named").send({})
+            elif where == "http":
+                await client.send(GET)
+            else:
+                await client.send(handshake("/leaving") + frame(TEXT, "x") * (3 if where == "batch" else 1))
+            await wait_all_tasks_blocked(0.01)
+            client.vanish()
+            await wait_all_tasks_blocked(0.01)
+            assert await ask(other, "x") == "x"
+        await trio.sleep(0.3)  # the scope that was left would cancel whoever is in it
+        for _ in range(3):
+            assert await ask(other, "y") == "y"
+    told = [record for record in caplog.records if record.name.startswith("triochan")]
+    assert len(told) == (
+        6 if where == "batch" else 2
+    )  # what had come before the connection ended is handled as well
+    for record in told:
+        assert "raised" in record.getMessage()
+        assert record.exc_info is not None
+        # Of a scope that lies in one of triochan's own, Trio says so.
+        assert re.search("was left open|scope stack corrupted", str(record.exc_info[1]))
+
+
+class Unwritable(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("the log can't be written")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("where", ["connect", "receive", "disconnect", "task", "http", "channel"])
+async def test_a_log_that_can_not_be_written_ends_nothing_else(
+    waits: bool, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        raise ValueError("on purpose")
+
+    class Failing(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if where == "connect":
+                await fail()
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if where == "receive":
+                await fail()
+            elif where == "task":
+                self.connection.start_soon(fail)
+
+        async def disconnect(self, message: Any, **kwargs: Any) -> None:
+            if where == "disconnect":
+                await fail()
+
+    async def consume(message: Any) -> None:
+        await fail()
+
+    routing = [
+        route_class(Failing, path="^/failing$"),
+        route("websocket.receive", Gate()),
+        route(["http.request", "named"], consume),
+    ]
+    handler = Unwritable()
+    logging.getLogger("triochan").addHandler(handler)
+    try:
+        async with serving(routing) as server, await server.websocket() as other:
+            for _ in range(2):
+                client = server.connect()
+                if where == "channel":
+                    await Channel("named").send({})
+                else:
+                    await client.send(GET if where == "http" else handshake("/failing") + frame(TEXT, "x"))
+                    status = (await client.head()).status
+                    assert status == (500 if where in ("connect", "http") else 101)
+                if where in ("receive", "task"):
+                    assert (await client.closing())[0] == 1011
+                client.vanish()
+                await wait_all_tasks_blocked(0.01)
+                assert await ask(other, "x") == "x"
+    finally:
+        logging.getLogger("triochan").removeHandler(handler)
+    told = capsys.readouterr().err
+    assert told.count("OSError: the log can't be written") == 2
+    assert told.count("ValueError: on purpose") == 2  # what was to be logged is not lost
+
+
+@pytest.mark.parametrize("given", ["a coroutine", "a number", "nothing"])
+async def test_a_task_is_started_with_a_function(given: str) -> None:
+    async def task() -> None: ...
+
+    class Starting(WebsocketConsumer):
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            what: Any = task() if given == "a coroutine" else {"a number": 5, "nothing": None}[given]
+            with pytest.raises(TypeError, match="start_soon takes an async function and its arguments"):
+                self.connection.start_soon(what)
+            await self.send("said")
+
+    async with serving([route_class(Starting)]) as server, await server.websocket() as client:
+        assert await ask(client, "x") == "said"
 
 
 # -- nurseries, deadlines, shields ------------------------------------------------------------------------------------
@@ -922,3 +1170,26 @@ async def test_a_turn_serves_everybody_in_turn(monkeypatch: pytest.MonkeyPatch) 
         assert order.index("/modest") <= 8 * 2 + 8
         for client in (greedy, modest):
             client.vanish()
+
+
+async def test_without_epoll_messages_behind_one_whose_handler_waited_are_handled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody leads there: a message that were left to another worker would be left for ever, and the loop would turn."""
+    monkeypatch.setattr(readers, "has_epoll", lambda: False)
+
+    class Echo(WebsocketConsumer):
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            if text == "wait":
+                await trio.sleep(0.01)
+            await self.send(text=text)
+
+    client = Client([route_class(Echo)])
+    with trio.fail_after(5):
+        async with client, client.websocket("/") as one, client.websocket("/") as other:
+            for _ in range(3):
+                await one.send("wait")
+                await other.send("wait")
+                assert await one.receive() == await other.receive() == "wait"
+                await one.send("at once")
+                assert await one.receive() == "at once"

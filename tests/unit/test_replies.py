@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triochan.replies import (
+    LATER,
     HttpReply,
     WebsocketReply,
     check_close,
@@ -165,3 +166,7 @@ class TestHttp:
     def test_what_is_none(self, content: dict[str, Any], started: bool, reason: str) -> None:
         with pytest.raises(ValueError, match=reason):
             parse_http(content, started=started)
+
+
+def test_later_says_what_it_is() -> None:
+    assert repr(LATER) == "LATER"

@@ -405,7 +405,8 @@ class TestRouter:
                 return {"a"}
 
         class Mine(route):
-            pass
+            def match(self, message: Message, *, partly: bool = False) -> Any:
+                return super().match(message, partly=partly)
 
         router = Router([include([Own()]), Mine("b", second), route("c", third)])
         assert router.match(message("a")) == (first, {"a": 1})
@@ -429,3 +430,49 @@ def test_name_of_says_where_a_thing_is() -> None:
     assert name_of(functools.partial(first)) == f"partial({__name__}.first)"
     assert name_of(5) == "int 5"
     assert len(name_of("x" * 1000)) < 100
+
+
+class NeverMine:
+    def match(self, message: Message) -> None:
+        return None
+
+    def channel_names(self) -> set[str]:
+        return {"websocket.connect"}
+
+    def __str__(self) -> str:
+        return "never mine"
+
+
+def test_why_no_route_takes_a_message() -> None:
+    router = Router(
+        [
+            route("http.request", first, path="^/other$"),
+            route("websocket.connect", first, path="^/one$", scheme="^wss$"),
+            include([route("websocket.connect", first, path="^/two$")], path="^/deep"),
+            include([route("websocket.connect", first, path="^/three$"), NeverMine()], path="^/chat"),
+            NeverMine(),
+        ]
+    )
+    told = router.explain(message(path="/chat/four", scheme="ws"))
+    assert [line.rpartition(": ")[2] for line in told] == [
+        "path is '/chat/four', scheme is 'ws'",
+        "path is '/chat/four'",
+        "path is '/four'",
+        "it says no",
+        "it says no",
+    ]
+    assert told[3].startswith("path=^/chat → 2 routes: never mine")
+    assert router.explain(Message({}, Channel("jobs"))) == []
+
+
+def test_a_class_of_the_program_s_own_with_a_method_mapping() -> None:
+    class Plain:
+        method_mapping: ClassVar[dict[str, str]] = {"jobs": "take"}
+
+        @classmethod
+        def channel_names(cls) -> set[str]:
+            return set(cls.method_mapping)
+
+        async def take(self, message: Message) -> None: ...
+
+    assert route_class(Plain).channels == {"jobs"}

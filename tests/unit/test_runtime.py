@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -14,7 +15,7 @@ from triochan import Application, Group, Message, Settings, route, route_class, 
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.layers import MemoryLayer, running_layer
-from triochan.runtime import CONNECT, REQUEST, Runtime, nothing, runtime_of
+from triochan.runtime import CONNECT, RECEIVE, REQUEST, Runtime, nothing, runtime_of
 
 # -- matches
 
@@ -42,27 +43,27 @@ def connecting(path: str = "/", **content: Any) -> Message:
 
 
 def test_what_would_do_nothing_is_not_begun() -> None:
-    found = of(route_class(OnlyReceives)).match(connecting())
-    connect, receive = found.bind_connect(), found.bind_receive()
-    assert connect is not None
-    assert receive is not None
+    server = of(route_class(OnlyReceives))
+    found = server.match(connecting())
+    assert found.connect is not None
+    assert found.receive is not None
+    connect, receive = server.bind(found.connect, CONNECT), server.bind(found.receive, RECEIVE)
     assert (connect.consumer, connect.begin) == (OnlyReceives, None)
     assert receive.consumer is OnlyReceives
     assert receive.begin is not None
-    connect = of(route_class(Connects)).match(connecting()).bind_connect()
-    assert connect is not None
-    assert connect.begin is not None
+    server = of(route_class(Connects))
+    found = server.match(connecting())
+    assert found.connect is not None
+    assert server.bind(found.connect, CONNECT).begin is not None
 
 
 def test_who_is_bound_is_asked_for_each_connection() -> None:
-    found = of(route_class(OnlyReceives)).match(connecting())
+    server = of(route_class(OnlyReceives))
+    found = server.match(connecting())
+    assert found.connect is not None
     with mock.patch.object(OnlyReceives, "connect", Connects.connect):
-        connect = found.bind_connect()
-        assert connect is not None
-        assert connect.begin is not None
-    connect = found.bind_connect()
-    assert connect is not None
-    assert connect.begin is None
+        assert server.bind(found.connect, CONNECT).begin is not None
+    assert server.bind(found.connect, CONNECT).begin is None
 
 
 def test_a_path_is_matched_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +107,16 @@ def test_a_path_that_is_routed_in_part_is_accepted(channel: str) -> None:
 
 def test_the_strictest_of_what_is_asked_for() -> None:
     server = of(max_overlap=5, outbox_limit=1000)
-    assert server.policy((handle, None)) == (5, False, False, "close", 1000, False)
+    assert server.policy((handle, None)) == (5, False, False, "close", 1000, False, SimpleNamespace)
     assert of(compression=True).policy((handle,)).compression
     slight = type("Slight", (OnlyReceives,), {"slight_ordering": True, "max_overlap": 3})
     many = type("Many", (OnlyReceives,), {"max_overlap": 50, "cancel_on_disconnect": True})
-    assert server.policy((slight, many, None)) == (3, True, True, "close", 1000, False)
+    assert server.policy((slight, many, None)) == (3, True, True, "close", 1000, False, SimpleNamespace)
+    assert server.policy((many, None)).limit == 50  # the consumer's own, instead of the server's
     strict = type("Strict", (OnlyReceives,), {"strict_ordering": True})
     assert server.policy((slight, strict, None))[:2] == (1, True)
     dropping = type("Dropping", (OnlyReceives,), {"overflow": "drop_oldest", "outbox_limit": 10})
-    assert server.policy((handle, dropping))[3:] == ("drop_oldest", 10, False)
+    assert server.policy((handle, dropping))[3:6] == ("drop_oldest", 10, False)
     compressing = type("Compressing", (OnlyReceives,), {"compression": True})
     assert server.policy((handle, compressing)).compression
     assert server.policy((handle, compressing)) is server.policy((handle, compressing))

@@ -270,10 +270,23 @@ async def test_every_origin_may_be_allowed() -> None:
         assert await guarded(a_handshake(*headers, allowed_origins=["*"]))
 
 
+@pytest.mark.parametrize("named", ["null", "file://"])
+async def test_pages_without_an_origin_may_be_allowed_by_name(named: str) -> None:
+    for said in ("null", "file://", "https://example.com"):
+        handshake = a_handshake(
+            HOST, (b"origin", said.encode()), allowed_origins=[named, "https://example.com"]
+        )
+        if said in (named, "https://example.com"):
+            assert await guarded(handshake)
+        else:
+            with pytest.raises(DenyConnection):
+                await guarded(handshake)
+
+
 @pytest.mark.parametrize(
     "origins",
     ["https://example.com", ["example.com"], ["https://example.com/"], ["https://*"], ["https://a.*.com"], [""],
-     ["https://u@example.com"], ["null"]],
+     ["https://u@example.com"], ["file:///x"], ["NULL"]],
 )  # fmt: skip
 def test_what_is_no_origin_is_found_at_once(origins: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="allowed_origins"):

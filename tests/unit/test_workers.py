@@ -13,9 +13,9 @@ from layers import FakeEndpoint
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Channel, Group, Message, Settings, include, route, route_class
-from triochan.exceptions import ChannelFull, LayerUnavailable
+from triochan.exceptions import ChannelFull, LayerUnavailable, NobodyListens
 from triochan.generic import BaseConsumer
-from triochan.generic.websockets import WebsocketConsumer
+from triochan.generic.websockets import WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
 from triochan.workers import Workers
@@ -125,10 +125,73 @@ class TestConsuming:
             raise AssertionError
 
         async with working([route(["websocket.connect", "http.request"], consume)]) as runtime:
-            await Channel("websocket.connect").send({"a": 1})
-            await Channel("http.request").send({"a": 1})
+            await runtime.layer.send("websocket.connect", {"a": 1})
+            await runtime.layer.send("http.request", {"a": 1})
             await wait_all_tasks_blocked()
             assert await runtime.layer.receive("websocket.connect") == {"a": 1}
+
+    async def test_a_channel_that_nobody_listens_on_is_an_error_at_once(self) -> None:
+        taken = trio.Event()
+
+        async def consume(message: Message) -> None:
+            taken.set()
+
+        async with working([route(["work", "jobs.late"], consume)]) as runtime:
+            with pytest.raises(
+                NobodyListens, match=r"nobody listens on channel 'wrok'; did you mean 'work'\?"
+            ) as error:
+                await Channel("wrok").send({})
+            assert (error.value.channel, error.value.meant) == ("wrok", "work")
+            with pytest.raises(NobodyListens, match=r"'other'; route\('other', …\) makes a consumer listen"):
+                await Channel("other", runtime.layer).send({})
+            assert runtime.layer.waiting("wrok") == runtime.layer.waiting("other") == 0
+            await Channel("work").send({})
+            await taken.wait()
+
+    async def test_who_receives_by_hand_listens(self) -> None:
+        got: list[Any] = []
+
+        async with working([]) as runtime, trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                got.append(await runtime.layer.receive("mine"))
+
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+            await Channel("mine").send({"a": 1})
+        assert got == [{"a": 1}]
+
+    async def test_servers_of_one_run_listen_for_each_other(self) -> None:
+        async def consume(message: Message) -> None: ...
+
+        layer = MemoryLayer()
+        async with (
+            working([route("one", consume)], layer=layer),
+            working([route("two", consume)], layer=layer),
+        ):
+            await Channel("one").send({})
+            await Channel("two").send({})
+            await wait_all_tasks_blocked()
+
+    async def test_a_group_that_has_a_channel_without_listeners_is_sent_to(self) -> None:
+        async with working([]) as runtime:
+            await Group("all").add("nobody")
+            await Group("all").send({"a": 1})
+            assert runtime.layer.waiting("nobody") == 1
+
+    async def test_a_stream_that_goes_where_nobody_listens_is_told_at_the_start(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def consume(message: Message) -> None: ...
+
+        class Demultiplexer(WebsocketDemultiplexer):
+            mapping: ClassVar[dict[str, str]] = {"a": "taken", "b": "takn"}
+
+        async with working([route_class(Demultiplexer), route("taken", consume)]):
+            pass
+        [record] = caplog.records
+        assert "stream 'b' of " in record.getMessage()
+        assert "nobody listens on channel 'takn'; did you mean 'taken'?" in record.getMessage()
 
     async def test_messages_from_before_are_taken_too(self) -> None:
         seen: list[Any] = []

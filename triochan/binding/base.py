@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ Handler = Callable[..., Awaitable[None]]
 
 ALL = "__all__"
 INVALID = "invalid data"
+logger = logging.getLogger("triochan.binding")
 
 
 class Binding:
@@ -183,7 +185,17 @@ class Binding:
         self.kwargs = kwargs
         self.user = AnonymousUser() if message.user is None else message.user
         try:
-            self.action, self.pk, self.data = self.deserialize(message)
+            try:
+                self.action, self.pk, self.data = self.deserialize(message)
+            except ValueError as error:  # one of the program's own, of what a client has sent
+                logger.warning(
+                    "%s.deserialize on %s: %s: %.200s",
+                    name_of(cls),
+                    message.channel.name,
+                    type(error).__name__,
+                    error,
+                )
+                raise ChangeRefused(INVALID) from error
             await self.run_action(self.action, self.pk, self.data)
         except ChangeRefused as refusal:
             await self.refuse(refusal)
@@ -193,6 +205,7 @@ class Binding:
 
         Raises:
             ChangeRefused: the message has another form.
+            ValueError: the same, where there is nothing to tell the client of it; the log has it.
         """
         raise NotImplementedError
 

@@ -17,6 +17,8 @@ from .source import ChangeRefused, Field, Source, deliver, deliveries, label_of,
 
 T = TypeVar("T")
 R = TypeVar("R")
+_NEVER_CHANGE = frozenset({str, int, float, bool, bytes, complex, type(None)})
+"""What needs no copy."""
 
 
 class Collection(Source[T]):
@@ -84,13 +86,13 @@ class Collection(Source[T]):
                 raise TypeError(f"{instance!r:.200} has no {self.pk.name}")
             if pk in self._instances:
                 raise ValueError(f"there is a {self.cls.__name__} with {self.pk.name} {pk!r} already")
-            kept = copy.copy(instance)
+            kept = self._copy(instance)
             messages = deliveries(look(self.observers, None), kept)
             self._instances[pk] = kept
             if type(pk) is int:
                 self._next = max(self._next, pk + 1)
             await deliver(messages)
-        return copy.copy(kept)
+        return self._copy(kept)
 
     async def update(self, pk: Any, /, **changes: Any) -> T:
         """Give an instance new values, which its class's converters and validators see; it, as it is now.
@@ -121,11 +123,27 @@ class Collection(Source[T]):
         async with self.turn:
             instance = self._find(pk)
             before = look(self.observers, instance)
-            kept = make(instance)
+            kept = self._copy(make(instance))
             messages = deliveries(before, kept)
             self._instances[pk] = kept
             await deliver(messages)
-        return copy.copy(kept)
+        return self._copy(kept)
+
+    def _copy(self, instance: T) -> T:
+        """A copy down to the values in its values: a list that the program goes on with is not the collection's.
+
+        What can't be copied (a lock, an open file) is shared.
+        """
+        made = copy.copy(instance)
+        for name in self._attributes:
+            value = getattr(made, name)
+            if value.__class__ not in _NEVER_CHANGE:
+                try:
+                    value = copy.deepcopy(value)
+                except Exception:  # noqa: BLE001 - copying runs the program's code, and may raise anything
+                    continue
+                object.__setattr__(made, name, value)  # of a frozen one too
+        return made
 
     def _find(self, pk: Any) -> T:
         try:
@@ -142,10 +160,10 @@ class Collection(Source[T]):
     def get(self, pk: Any) -> T | None:
         """The instance with that key, None where there is none."""
         instance = self._instances.get(pk)
-        return None if instance is None else copy.copy(instance)
+        return None if instance is None else self._copy(instance)
 
     def __getitem__(self, pk: Any) -> T:
-        return copy.copy(self._instances[pk])
+        return self._copy(self._instances[pk])
 
     def __contains__(self, pk: object) -> bool:
         return pk in self._instances
@@ -155,7 +173,7 @@ class Collection(Source[T]):
 
     def __iter__(self) -> Iterator[T]:
         """The instances, as they are when it is asked for them."""
-        return map(copy.copy, list(self._instances.values()))
+        return map(self._copy, list(self._instances.values()))
 
     def __repr__(self) -> str:
         return f"<Collection of {len(self)} {self.label}>"

@@ -10,9 +10,10 @@ outermost transaction gives it to the database object to be sent, and a rollback
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -80,6 +81,10 @@ class _Tracker:
     deleted: set[Key] = attrs.field(factory=set)
     committing: bool = False
     """The database's ``committing`` is held."""
+    flushing: bool = False
+    """What is executed is the flush's own."""
+    watched: set[sa.Connection] = attrs.field(factory=set)
+    """The connections of the session, whose statements are looked at."""
 
     def remember(self, connection: sa.Connection, state: InstanceState[Any]) -> None:
         """Read what the groups know of a stored instance, unless that is known."""
@@ -88,7 +93,7 @@ class _Tracker:
             with Session(connection, autoflush=False, join_transaction_mode="rollback_only") as reading:
                 self.before[state.key] = look(observers, reading.get(state.mapper.class_, state.identity))
 
-    def flushed(self, transaction: SessionTransaction) -> None:
+    def flushed(self, session: Session, transaction: SessionTransaction) -> None:
         """Work out what the flush means for the groups."""
         changes = self.changes.setdefault(transaction, {})
         gone = set(self.deleted)
@@ -98,13 +103,21 @@ class _Tracker:
         for key in gone - {state.key for state in self.touched}:
             before = self._known(key) or {}
             changes[key] = _Change(before, deliveries(before, None))
-        for state, (instance, _) in self.touched.items():
+        for state in self.touched:
             before = self._known(state.key) or look(self._observers(state.mapper), None)
-            changes[state.key] = _Change(before, deliveries(before, instance))
+            # What is told is what is stored: a column may have made another value of the instance's.
+            with Session(
+                session.connection(bind_arguments={"mapper": state.mapper}),
+                autoflush=False,
+                join_transaction_mode="rollback_only",
+            ) as reading:
+                stored = reading.get(state.mapper.class_, state.identity)
+                changes[state.key] = _Change(before, deliveries(before, stored))
         self.forget()
 
     def forget(self) -> None:
         """The flush is over, one way or another."""
+        self.flushing = False
         self.before.clear()
         self.touched.clear()
         self.deleted.clear()
@@ -125,7 +138,15 @@ class _Tracker:
 
 def track_sessions(sessions: sessionmaker[Session]) -> None:
     """Follow the sessions that are made by ``sessions`` and given to :func:`begin`."""
-    for listener in (_before_flush, _after_flush_postexec, _do_orm_execute, _before_commit, _after_commit):
+    for listener in (
+        _after_begin,
+        _before_flush,
+        _after_flush,
+        _after_flush_postexec,
+        _do_orm_execute,
+        _before_commit,
+        _after_commit,
+    ):
         event.listen(sessions, listener.__name__[1:], listener)
     event.listen(sessions, "after_transaction_end", _after_transaction_end)
 
@@ -148,6 +169,7 @@ def _before_flush(session: Session, *_: Any) -> None:
     # Those whose changes are known by now. Others are found as the flush comes to them, when what they refer to may
     # have been changed already.
     tracker: _Tracker = session.info[_TRACKER]
+    tracker.flushing = True
     for instance in (*session.dirty, *session.deleted):
         state: InstanceState[Any] = sa.inspect(instance)
         if instance in session.deleted or session.is_modified(instance):
@@ -182,24 +204,63 @@ def _before_delete(mapper: Mapper[Any], connection: sa.Connection, instance: Any
         tracker.deleted.add(state.key)
 
 
+def _after_flush(session: Session, _: Any) -> None:
+    session.info[_TRACKER].flushing = False
+
+
 def _after_flush_postexec(session: Session, _: Any) -> None:
-    session.info[_TRACKER].flushed(session.get_nested_transaction() or session.get_transaction())
+    session.info[_TRACKER].flushed(session, session.get_nested_transaction() or session.get_transaction())
 
 
 def _do_orm_execute(execution: ORMExecuteState) -> None:
     """An UPDATE or DELETE of many rows names no instances, of which anybody could be told."""
     if execution.is_select or execution.execution_options.get(UNTOLD):
         return
-    statement: Any = execution.statement
-    table = getattr(statement, "table", None)
-    database = execution.session.info[_TRACKER].database
-    for mapper, sources in database.sources.items():
-        if table is not None and table in mapper.tables and any(source.observers for source in sources):
+    table = getattr(execution.statement, "table", None)
+    name = getattr(table, "name", None)
+    if name is not None:
+        _refuse_untold(execution.session.info[_TRACKER].database, name)
+
+
+def _refuse_untold(database: Database, name: str) -> None:
+    for mapper in _observed(database):
+        if any(getattr(table, "name", None) == name for table in mapper.tables):
             raise RuntimeError(
-                f"this statement changes {table.name}, and the clients of {mapper.class_.__name__}'s bindings would "
-                "not be told: change instances of a session instead; or, if they need not know, give the statement "
-                f".execution_options({UNTOLD}=True)"
+                f"this statement changes {name}, and the clients of {mapper.class_.__name__}'s bindings would "
+                "not be told: change instances of a session instead (not bulk_save_objects and its like); or, if they "
+                f"need not know, give the statement .execution_options({UNTOLD}=True), or the session's connection()"
             )
+
+
+def _observed(database: Database) -> Iterator[Mapper[Any]]:
+    for mapper, sources in database.sources.items():
+        if any(source.observers for source in sources):
+            yield mapper
+
+
+_CHANGES = re.compile(
+    r"\b(?:insert\s+(?:or\s+\w+\s+|ignore\s+)?into|update(?:\s+or\s+\w+)?|delete\s+from|replace\s+into|merge\s+into|"
+    r"truncate(?:\s+table)?)\s+(?:only\s+)?(?:[\"`\[]?\w+[\"`\]]?\s*\.\s*)*[\"`\[]?(?P<table>\w+)",
+    re.IGNORECASE,
+)
+"""What an SQL statement changes, in the dialects that SQLAlchemy speaks; what stands in quotes may be taken for it."""
+
+
+def _after_begin(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
+    tracker: _Tracker = session.info[_TRACKER]
+    if connection in tracker.watched:
+        return
+    tracker.watched.add(connection)
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def look_at(
+        conn: sa.Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> None:
+        """Whatever goes past the session's instances comes through here: SQL in text, bulk operations, Core."""
+        if tracker.flushing or (context is not None and context.execution_options.get(UNTOLD)):
+            return
+        for found in _CHANGES.finditer(statement):
+            _refuse_untold(tracker.database, found["table"])
 
 
 # -- a transaction

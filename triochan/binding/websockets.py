@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -12,12 +13,13 @@ from ..generic.websockets import WebsocketMultiplexer
 from ..message import Message
 from ..routing import name_of
 from ..running import current_application
-from ..typed import to_plain
+from ..typed import encode_content, to_plain
 from ..typed.mistakes import said
 from .base import Binding
-from .source import ChangeRefused, Source
+from .source import DELETE, ChangeRefused, Source
 
 LIST = "list"
+logger = logging.getLogger("triochan.binding")
 
 
 class WebsocketBinding(Binding):
@@ -86,8 +88,9 @@ class WebsocketBinding(Binding):
         """Send all that ``groups`` see now: ``{"action": "list", "model": …, "items": [{"pk", "data"}, …]}``.
 
         For a demultiplexer's ``connect``, where its connection is in the groups already: the client then has the
-        present state, and gets every change after it; what came before the list is in it. Does not wait for the client;
-        where its outbox can't take the list, the overflow policy applies.
+        present state, and gets every change after it; what came before the list is in it. It waits while the client's
+        outbox is full; the list itself may be larger than that. What can't be sent of an instance, such as an
+        infinity, is logged, and the instance is left out.
 
         Args:
             message: of the connection.
@@ -98,22 +101,50 @@ class WebsocketBinding(Binding):
         assert source is not None
 
         def view(instance: Any) -> dict[str, Any] | None:
-            if cls.names_of(instance).isdisjoint(seen):
+            try:
+                if cls.names_of(instance).isdisjoint(seen):
+                    return None
+                self = cls()
+                self.instance = instance
+                item = self._item(instance)
+                encode_content(item, application)
+            except Exception:
+                # One that can't be told of must not keep all the others from everybody.
+                pk = source.pk_of(instance)
+                logger.exception("%s.send_list left out %s %r", name_of(cls), cls.model_label, pk)
                 return None
-            self = cls()
-            self.instance = instance
-            return self._item(instance)
+            return item
 
+        application = current_application()
+        endpoint: Any = getattr(message.reply_channel, "endpoint", None)
+        deliver_whole = getattr(endpoint, "deliver_whole", None)
+        if deliver_whole is not None:
+            await endpoint.room()
         # Changes are told in turns too. Those that are in the list may be told once more behind it, none is missing.
         async with source.turn:
             items = await source.collect(view)
             payload = {"action": LIST, "model": cls.model_label, "items": items}
             content = cls.encode(cls.stream or "", payload)
-            endpoint = getattr(message.reply_channel, "endpoint", None)
-            if endpoint is not None:
-                endpoint.deliver_nowait(content)
+            if deliver_whole is not None:
+                deliver_whole(content)
             else:
                 await message.reply_channel.send(content)
+
+    @classmethod
+    def content_of(cls, instance: Any, action: str) -> dict[str, Any] | None:
+        """As :meth:`Binding.content_of`; a ``delete`` without data where that can't be sent, so that an instance that
+        holds an infinity, say, can be mended or deleted."""
+        try:
+            return super().content_of(instance, action)
+        except (TypeError, ValueError, OverflowError):
+            if action != DELETE:
+                raise
+            logger.exception("%s: what was known of an instance can't be sent", name_of(cls))
+            assert cls.model is not None
+            pk = to_plain(cls.model.pk_of(instance), current_application())
+            return cls.encode(
+                cls.stream or "", {"action": DELETE, "pk": pk, "model": cls.model_label, "data": {}}
+            )
 
     # -- inbound
 
@@ -124,10 +155,10 @@ class WebsocketBinding(Binding):
 
     def deserialize(self, message: Message) -> tuple[str, Any, dict[str, Any] | None]:
         """From a named channel the payload is the message's content, from a demultiplexer the text of one."""
-        body: Any = message.content
+        body: Any = message.own
         if message.channel.name == "websocket.receive":
             try:
-                body = decode_json(message.content.get("text") or "")
+                body = decode_json(message.own.get("text") or "")
             except InvalidJSON as error:
                 raise ChangeRefused("not JSON") from error
             if not isinstance(body, dict):

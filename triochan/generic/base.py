@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
+import operator
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, ClassVar
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import trio
 
 from .. import auth, sessions
-from ..message import Message
-from ..routing import route_class
+from ..exceptions import ImproperlyConfigured
+from ..handlers import enclosed
+from ..message import Message, SendsReplies
+from ..routing import name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
 Begin = Callable[[Message, dict[str, Any]], Coroutine[Any, Any, object]]
 """Makes the coroutine that handles a message with the routing's keyword arguments."""
 
+DISCONNECT = "websocket.disconnect"
 DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
     "http_user_and_session": auth.channel_and_http_session_user_from_http,
     "http_user": auth.channel_session_user_from_http,
@@ -21,6 +31,39 @@ DECORATING: Mapping[str, Callable[[Handler], Handler]] = {
     "channel_session": sessions.channel_session,
 }
 """Class attributes for which ``get_handler`` wraps the handler in a decorator; each implies those below it."""
+
+
+if TYPE_CHECKING:
+    group_method = classmethod
+else:
+
+    class group_method(classmethod):
+        """A class method that sends to a group; called on an instance, it takes ``but_me=True``."""
+
+        def __get__(self, instance, owner=None):
+            bound = super().__get__(instance, owner)
+            if instance is None:
+                return bound
+
+            @functools.wraps(bound)
+            def call(*args, but_me=False, **kwargs):
+                if but_me:
+                    about = getattr(instance, "message", instance)  # a multiplexer has the channel itself
+                    kwargs["exclude"] = about.reply_channel
+                return bound(*args, **kwargs)
+
+            return call
+
+
+def excluded(exclude: SendsReplies | str | None, but_me: bool) -> SendsReplies | str | None:
+    """Whom a group method that was called on a class leaves out.
+
+    Raises:
+        TypeError: ``but_me``: a class is nobody's.
+    """
+    if but_me:
+        raise TypeError("but_me=True goes with self.group_send(…); on a class, say exclude=channel")
+    return exclude
 
 
 class BaseConsumer:
@@ -77,40 +120,69 @@ class BaseConsumer:
 
         Where nothing of :meth:`dispatch` and :meth:`get_handler` is overridden, decorated or patched, and no session
         or user is asked for, it is the method itself: the calls between cost a tenth of a small message's time. That
-        is decided by identity, for each connection anew.
+        is decided by identity, for each connection anew, and for each message once more as far as methods go.
         """
-        if cls._is_straight():
+        if channel == DISCONNECT:
+            return cls._ended
+        if channel in cls.method_mapping and cls._is_straight():
             name = cls.method_mapping[channel]
+            own = _dispatching(cls)
 
             def straight(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                coroutine: Coroutine[Any, Any, object] = getattr(cls(message, **kwargs), name)(
-                    message, **kwargs
-                )
-                return coroutine
+                if _dispatching(cls) != own:  # patched since
+                    return cls._dispatched(message, kwargs)
+                return as_coroutine(getattr(cls(message, **kwargs), name)(message, **kwargs), cls, name)
 
             return straight
-
-        def begin(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-            return cls(message, **kwargs).dispatch(message, **kwargs)
-
-        return begin
+        return cls._dispatched
 
     @classmethod
-    def _is_straight(cls) -> bool:
-        """Nothing of the program's stands between the routing and the method."""
+    def _dispatched(cls, message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        return as_coroutine(cls(message, **kwargs).dispatch(message, **kwargs), cls, "dispatch")
+
+    @classmethod
+    async def _ended(cls, message: Message, kwargs: dict[str, Any]) -> None:
+        await cls(message, **kwargs).dispatch_disconnect(message, **kwargs)
+
+    @classmethod
+    def _is_straight(cls, *, sessions: bool = False) -> bool:
+        """Nothing of the program's stands between the routing and the method.
+
+        Args:
+            sessions: also where a session or a user is asked for.
+        """
         dispatch, get_handler, init = _OWN
         return (
             cls.dispatch is dispatch
             and cls.get_handler is get_handler
-            and cls.__init__ is init  # which may set any of these on the instance
-            and not (
-                cls.http_user_and_session or cls.http_user or cls.channel_session_user or cls.channel_session
-            )
+            # Any of these may set them on the instance.
+            and cls.__init__ is init
+            and cls.__new__ is object.__new__
+            and cls.__getattribute__ is object.__getattribute__
+            and type(cls).__call__ is type.__call__
+            and (sessions or not any(getattr(cls, attribute) for attribute in DECORATING))
         )
+
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: an attribute that is to be True or False is something else.
+        """
+        for name in DECORATING:
+            value = getattr(cls, name)
+            if not isinstance(value, bool):  # a "no" would be taken for a yes
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is True or False, not {value!r:.100}")
 
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""
-        name = self.method_mapping[message.channel.name]
+        name = self.method_mapping.get(message.channel.name)
+        if name is None:
+            raise ImproperlyConfigured(
+                f"{name_of(type(self))} was routed to on {message.channel.name!r}, and its method_mapping has "
+                f"{', '.join(map(repr, self.method_mapping)) or 'no channel at all'}"
+            )
         decorate = next((each for attribute, each in DECORATING.items() if getattr(self, attribute)), None)
         if decorate is None:
             return getattr(self, name)  # type: ignore[no-any-return]
@@ -132,11 +204,121 @@ class BaseConsumer:
         """Handle the message. No checkpoint of its own."""
         await self.get_handler(message, **kwargs)(message, **kwargs)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__qualname__!r} has no attribute {name!r}. An instance is for one message: what another "
+                f"handler has put on self is gone. Keep it in self.connection.state.{name}, which lives as long as "
+                "the socket"
+            )
+
+    async def dispatch_disconnect(self, message: Message, **kwargs: Any) -> None:
+        """Handle ``websocket.disconnect``: :meth:`dispatch`, and the method itself where that does not come to it.
+
+        It is owed to every connection, and what stands before it (a decorator, :meth:`get_handler`, a store) may fail
+        when the connection ends, or take all the time there is: half of that is the method's. What was raised is
+        raised behind it.
+        """
+        await self._see_off(lambda: self.dispatch(message, **kwargs), message, kwargs)
+
+    async def _see_off(
+        self, handle: Callable[[], Awaitable[object]], message: Message, kwargs: dict[str, Any]
+    ) -> None:
+        name = self._owed_at_the_end()
+        if name is None:
+            await handle()
+            return
+        own = getattr(self, name)
+        begun = False
+        until = share_of_time()
+        with trio.CancelScope(deadline=until) as scope:
+
+            async def tracked(*args: Any, **kwargs: Any) -> Any:
+                nonlocal begun
+                begun = True
+                scope.deadline = math.inf
+                return await own(*args, **kwargs)
+
+            before = self.__dict__.get(name)
+            self.__dict__[name] = tracked
+            errors: list[Exception] = []
+            try:
+                await enclosed(
+                    _awaited(handle()), copy_context()
+                )  # what it leaves open is not this scope's child
+            except Exception as error:
+                if begun:
+                    raise
+                errors.append(error)
+            finally:
+                del self.__dict__[name]  # no circle is left for the garbage collector
+                if before is not None:
+                    self.__dict__[name] = before
+        if scope.cancelled_caught:
+            errors.append(
+                trio.TooSlowError(f"what stands before {name_of(type(self))}.{name} took half of its time")
+            )
+        if errors:
+            try:
+                await own(message, **kwargs)
+            except Exception as error:  # noqa: BLE001 - raised with the others
+                errors.append(error)
+            raise_all(errors, f"before and in {name_of(type(self))}.{name}")
+
+    def _owed_at_the_end(self) -> str | None:
+        """The method that has to be called for ``websocket.disconnect``; None where there is none."""
+        return self.method_mapping.get(DISCONNECT)
+
     @property
     def connection(self) -> Any:
         """The live connection behind the message, None for one that came from no socket."""
         return self.message.connection
 
 
+def as_coroutine(made: Any, cls: type[BaseConsumer], name: str) -> Coroutine[Any, Any, object]:
+    """What a handler gave when it was called, as the coroutine that is begun.
+
+    Raises:
+        TypeError: it gave nothing that can be awaited.
+    """
+    if made.__class__ is types.CoroutineType:
+        return made
+    if not inspect.isawaitable(made):
+        raise TypeError(
+            f"{name_of(cls)}.{name} gave {made!r:.100}, which can't be used in 'await' expression; it has to be "
+            "'async def', in its decorators too: one of them may not return what it calls"
+        )
+    return _awaited(made)
+
+
+def share_of_time() -> float:
+    """When, on Trio's clock, half of the time that is left to the caller is up; infinity where it has no bound."""
+    now = trio.current_time()
+    return now + (trio.current_effective_deadline() - now) / 2
+
+
+def raise_all(errors: list[Exception], where: str) -> None:
+    """Raise the one error, or a group of them; nothing where there is none.
+
+    Args:
+        where: for the group's message.
+    """
+    raised = errors.copy()
+    errors.clear()  # the caller's frame is in the tracebacks: no circle is left for the garbage collector
+    try:
+        if len(raised) == 1:
+            raise raised[0]
+        if raised:
+            raise ExceptionGroup(f"several errors {where}", raised)
+    finally:
+        del raised
+
+
+async def _awaited(made: Awaitable[object]) -> object:
+    return await made
+
+
+_dispatching = operator.attrgetter("dispatch", "get_handler")
 # As they are written here: the class itself may be patched.
 _OWN = (BaseConsumer.dispatch, BaseConsumer.get_handler, BaseConsumer.__init__)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+import inspect
+import logging
+import operator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from types import CoroutineType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
-from ..content import InvalidJSON, decode_json, encode_json
+import attrs
+
+from ..content import decode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
-from ..layers import Group
-from ..message import Message
+from ..layers import Endpoint, Group
+from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
-from ..typed import PLAIN, ContentType, content_annotation, encode_with, to_plain
-from .base import BaseConsumer, Begin
+from ..typed import ContentType, content_annotation, encode_content, encode_with
+from .base import BaseConsumer, Begin, as_coroutine, excluded, group_method, raise_all
+from .rate_limits import parse_rate, within_limits
+
+logger = logging.getLogger("triochan.generic")
 
 
 class WebsocketConsumer(BaseConsumer):
@@ -28,6 +36,11 @@ class WebsocketConsumer(BaseConsumer):
         slight_ordering: ``connect`` has finished before any ``receive`` starts; receives may overlap.
         max_overlap, overflow, outbox_limit, compression: this consumer's own, instead of the
             :class:`triochan.Settings`.
+        State: what ``self.connection.state`` is an object of, made without arguments; by default a plain namespace.
+        rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
+            once. One too many goes to :meth:`rate_limited`.
+        user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
+            attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
     """
@@ -47,20 +60,28 @@ class WebsocketConsumer(BaseConsumer):
     overflow: Overflow | None = None
     outbox_limit: int | None = None
     compression: bool | None = None
+    State: ClassVar[type] = SimpleNamespace
+    rate_limit: str | None = None
+    user_rate_limit: str | None = None
 
     @classmethod
     def begin_on(cls, channel: str) -> Begin | None:
         """As :meth:`BaseConsumer.begin_on`; None where the class leaves all that would be called as it is here."""
         raw = cls.method_mapping.get(channel)
         if raw == "raw_receive":
-            if cls.raw_receive is _OWN.raw_receive and cls._is_straight():
+            if cls.raw_receive is _OWN.raw_receive and cls._is_straight() and not cls._is_limited():
                 begin = super().begin_on(channel)
+                own = _receiving(cls)
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                    text = message.content.get("text")
-                    if text is None:
+                    text = message.own.get("text")
+                    if text is None or _receiving(cls) != own:  # or patched since
                         return begin(message, kwargs)  # type: ignore[misc]
-                    return cls(message, **kwargs).receive(text=text, **kwargs)
+                    if kwargs:
+                        made = cls(message, **kwargs).receive(text=text, **kwargs)
+                    else:  # the same, without the dicts that the other one builds: most routes have no named groups
+                        made = cls(message).receive(text=text)
+                    return made if made.__class__ is CoroutineType else as_coroutine(made, cls, "receive")
 
                 return receive
         elif cls._does_nothing_on(raw) and cls._is_straight():
@@ -84,44 +105,130 @@ class WebsocketConsumer(BaseConsumer):
             and cls._group_names is own._group_names
         )
 
+    @classmethod
+    def check_definition(cls) -> None:
+        """Find what is wrong with the class; called when it is routed to.
+
+        Raises:
+            ImproperlyConfigured: an attribute has a value that it can't have; the message names it.
+        """
+        super().check_definition()
+        _check_group_names(cls, cls.groups)
+        for name, (fits, expected) in _FITS.items():
+            value = getattr(cls, name)
+            if not fits(value):
+                raise ImproperlyConfigured(f"{name_of(cls)}.{name} is {expected}, not {value!r:.100}")
+        if isinstance(cls.groups, (list, tuple, set, frozenset)):
+            for group in cls.groups:
+                try:
+                    check_name("group", group)
+                except (TypeError, ValueError) as error:
+                    raise ImproperlyConfigured(f"{name_of(cls)}.groups: {error}") from None
+        _check_state(cls)
+        for name in ("rate_limit", "user_rate_limit"):
+            rate = getattr(cls, name)
+            if rate is not None:
+                parse_rate(rate, f"{name_of(cls)}.{name}")
+
+    @classmethod
+    def _is_limited(cls) -> bool:
+        return cls.rate_limit is not None or cls.user_rate_limit is not None
+
+    async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
+        """The message is one too many, and :meth:`rate_limited` has been told."""
+        if within_limits(type(self), message, self.rate_limit, self.user_rate_limit):
+            return False
+        await self.rate_limited(message, **kwargs)
+        return True
+
     @property
     def path(self) -> str:
-        return self.message.content.get("path", "")  # type: ignore[no-any-return]
+        return self.message.own.get("path", "")  # type: ignore[no-any-return]
 
     def connection_groups(self, **kwargs: Any) -> Iterable[str]:
-        """The groups that the connection is in for as long as it lives.
+        """The groups that the connection is in for as long as it lives; asked once, before ``connect``.
 
         Args:
-            kwargs: the routing's named groups; give the same answer for the same connection.
+            kwargs: the routing's named groups. ``self.message`` is that of ``connect``.
         """
         return self.groups
 
     # -- what the routing calls
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
-        for name in self._group_names(kwargs):
+        names = tuple(self._group_names(kwargs))
+        if names and message.connection is not None and not self._has_plain_groups():
+            # The messages to come don't say what this one does: the answer is kept.
+            _joined(message).by_consumer[self._place(kwargs)] = names
+        for name in names:
             await Group(name).add(message.reply_channel)
         await self.connect(message, **kwargs)
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
-        content = message.content
-        if "text" in content:
-            await self.receive(text=content["text"], **kwargs)
+        if self._is_limited() and await self._is_too_much(message, kwargs):
+            return
+        content = message.own
+        text = content.get("text")
+        if text is not None:
+            await self.receive(text=text, **kwargs)
         else:
             await self.receive(bytes=content["bytes"], **kwargs)
 
     async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
-        for name in self._group_names(kwargs):
-            await Group(name).discard(message.reply_channel)
-        await self.disconnect(message, **kwargs)
+        errors: list[Exception] = []
+        try:
+            names = self._groups_joined(message, kwargs)
+        except Exception as error:  # noqa: BLE001 - raised again when all is done that is owed
+            names, errors = (), [error]
+        for name in names:
+            try:
+                await Group(name).discard(message.reply_channel)
+            except Exception as error:  # noqa: BLE001 - the membership ends with the connection
+                errors.append(error)
+        try:
+            await self.disconnect(message, **kwargs)
+        except Exception as error:
+            if not errors:
+                raise
+            errors.append(error)
+        raise_all(errors, f"at the end of {name_of(type(self))}")
+
+    def _owed_at_the_end(self) -> str | None:
+        name = super()._owed_at_the_end()
+        return "disconnect" if name == "raw_disconnect" else name
+
+    def _has_plain_groups(self) -> bool:
+        """The same groups are to be had at any time: they are a list of the class's."""
+        cls = type(self)
+        return (
+            cls.connection_groups is _OWN.connection_groups
+            and cls._group_names is _OWN._group_names
+            and isinstance(cls.groups, (list, tuple, set, frozenset))  # no property, no iterator
+            and "groups" not in self.__dict__
+        )
+
+    def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
+        """The groups that were joined before ``connect``."""
+        if message.connection is not None and not self._has_plain_groups():
+            joined = _joined(message).by_consumer.pop(self._place(kwargs), None)
+            if joined is not None:
+                return joined
+        return tuple(self._group_names(kwargs))
+
+    def _place(self, kwargs: dict[str, Any]) -> tuple[type, Any]:
+        """What tells apart the consumers of one connection: their classes, and a demultiplexer's by their streams."""
+        return type(self), getattr(kwargs.get("multiplexer"), "stream", None)
 
     def _group_names(self, kwargs: dict[str, Any]) -> Iterable[str]:
-        names = self.connection_groups(**kwargs)
-        if isinstance(names, (str, bytes)):
+        names: Any = self.connection_groups(**kwargs)
+        if inspect.isawaitable(names):
+            if inspect.iscoroutine(names):
+                names.close()
             raise ImproperlyConfigured(
-                f"{type(self).__qualname__}: groups and connection_groups() are a list of names, "
-                f"not one string; write [{names!r}]"
+                f"{name_of(type(self))}.connection_groups is a plain 'def' that returns a list of names, not "
+                "'async def'; what has to be awaited goes into connect, with Group(name).add(message.reply_channel)"
             )
+        _check_group_names(type(self), names)
         return names or ()
 
     # -- what the program overrides
@@ -137,6 +244,13 @@ class WebsocketConsumer(BaseConsumer):
 
         async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
             """A message came: ``text`` or ``bytes`` of it."""
+
+    async def rate_limited(self, message: Message, **kwargs: Any) -> None:
+        """A message came that is one too many for :attr:`rate_limit` or :attr:`user_rate_limit`, and is dropped.
+
+        The socket is closed with 1008; override it for anything else.
+        """
+        await self.close(1008, "too many messages")
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
         """The connection is over: ``message["code"]`` and ``message["reason"]`` say how. Called exactly once."""
@@ -172,28 +286,84 @@ class WebsocketConsumer(BaseConsumer):
             raise ValueError("send takes text or bytes")
         await message.reply_channel.send(_content(text, bytes, close))
 
-    async def close(self, code: int | bool = True, reason: str = "") -> None:
+    async def close(
+        self, code: int | bool = True, reason: str = "", *, status: int | bool | None = None
+    ) -> None:
         """Close the socket from this end, or refuse it while it connects; does not wait for the peer.
 
         Args:
             code: the close code; True is 1000.
             reason: at most 123 bytes of UTF-8.
+            status: Channels 1's name for ``code``.
         """
-        await self.message.reply_channel.send({"close": code, "reason": reason})
+        close = code if status is None else status
+        await self.message.reply_channel.send({"close": close, "reason": reason})
 
-    @classmethod
+    @group_method
     async def group_send(
-        cls, name: str, text: str | None = None, bytes: bytes | None = None, close: bool | int = False
+        cls,
+        name: str,
+        text: str | None = None,
+        bytes: bytes | None = None,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
     ) -> None:
         """Send one message to every member of the group ``name``; see :meth:`triochan.Group.send`.
 
+        Args:
+            exclude: a channel that is not sent it.
+            but_me: ``self.group_send(…, but_me=True)``: not to the client whose message this is.
+
         Raises:
             ValueError: neither text nor bytes, or both; or a name that is none.
+            TypeError: ``but_me`` on a class.
         """
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
-        await Group(name).send(_content(text, bytes, close))
+        await Group(name).send(_content(text, bytes, close), exclude=excluded(exclude, but_me))
 
+
+@attrs.define(eq=False)
+class _Joined:
+    """The groups that a connection's consumers were put into."""
+
+    by_consumer: dict[Any, tuple[str, ...]] = attrs.field(factory=dict)
+
+
+def _joined(message: Message) -> _Joined:
+    return cast(Endpoint, message.connection).local.of(_Joined)
+
+
+_receiving = operator.attrgetter("dispatch", "get_handler", "raw_receive")
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_limit(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
+# What an attribute may be, in code and in words: a limit of 0 would let no message through, and say nothing.
+_FITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "strict_ordering": (_is_switch, "True or False"),
+    "slight_ordering": (_is_switch, "True or False"),
+    "cancel_on_disconnect": (_is_switch, "True or False"),
+    "compression": (lambda value: value is None or _is_switch(value), "True, False or None"),
+    "max_overlap": (_is_limit, "a whole number of at least 1, or None"),
+    "outbox_limit": (_is_limit, "a number of bytes of at least 1, or None"),
+    "overflow": (
+        lambda value: value is None or value in get_args(Overflow),
+        f"one of {', '.join(get_args(Overflow))}, or None",
+    ),
+    "groups": (
+        lambda value: not isinstance(value, (str, bytes, int, float)),
+        "a list of names: write [...]",
+    ),
+}
 
 # As they are written here: the class itself may be patched.
 _OWN = SimpleNamespace(**vars(WebsocketConsumer))
@@ -202,7 +372,8 @@ _OWN = SimpleNamespace(**vars(WebsocketConsumer))
 class JsonWebsocketConsumer(WebsocketConsumer):
     """A WebSocket whose messages are JSON: values in, values out.
 
-    Text that is not JSON closes the socket with 1007, a binary message with 1003.
+    Text that is not JSON, where :meth:`decode_json` raises ValueError, closes the socket with 1007, a binary message
+    with 1003.
 
     Where :meth:`receive` annotates its content with an attrs class, a dataclass, a TypedDict, or something made of
     these, it gets such an object; what does not fit goes to :meth:`content_invalid`. Objects of the same kinds may be
@@ -246,8 +417,12 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         """Find what is wrong with the class; called when it is routed to.
 
         Raises:
-            ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found.
+            ImproperlyConfigured: the annotation of ``receive`` names something that is not to be found; or
+                ``decode_json`` or ``encode_json`` is ``async def``.
         """
+        super().check_definition()
+        for name in ("decode_json", "encode_json"):
+            check_plain(getattr(cls, name), f"{name_of(cls)}.{name}")
         if cls._content_type is None:
             cls._find_content_type()
 
@@ -258,13 +433,24 @@ class JsonWebsocketConsumer(WebsocketConsumer):
             yield cls._content_type
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
-        text = message.content.get("text")
+        if self._is_limited() and await self._is_too_much(message, kwargs):
+            return
+        text = message.own.get("text")
         if text is None:
             await self.close(1003, "this socket takes JSON in text messages only")
             return
         try:
             content = self.decode_json(text)
-        except InvalidJSON:
+        except (ValueError, RecursionError) as error:  # what decoders of all kinds raise
+            connection = message.connection
+            logger.warning(
+                "%s.decode_json on %r: %s: %.200s%s",
+                name_of(type(self)),
+                self.path,
+                type(error).__name__,
+                error,
+                "" if connection is not None and connection.closing else "; 1007",
+            )
             await self.close(1007, "this is not JSON")
             return
         if self._content_type is not None:
@@ -299,33 +485,87 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         Raises:
             TypeError: JSON has no form for it.
         """
-        # What encode_with does, written out: most messages are sent here.
-        text = None
-        if content.__class__ in PLAIN:
-            try:
-                text = self.encode_json(content)
-            except TypeError:
-                pass
-        if text is None:
-            text = self.encode_json(to_plain(content, self.message.application))
+        encode = self.encode_json
+        application = self.message.application
+        if getattr(encode, "__func__", None) is _ENCODE_JSON:
+            text = encode_content(content, application)
+        else:
+            text = encode_with(encode, content, application)
         await super().send(text=text, close=close)
 
-    @classmethod
-    async def group_send(cls, name: str, content: Any, close: bool | int = False) -> None:  # type: ignore[override]
-        """Send ``content`` as JSON to every member of the group ``name``, encoded once; see :meth:`send`."""
-        await WebsocketConsumer.group_send(
-            name, text=encode_with(cls.encode_json, content, current_application()), close=close
-        )
+    @group_method
+    async def group_send(  # type: ignore[override]
+        cls,
+        name: str,
+        content: Any,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
+    ) -> None:
+        """Send ``content`` as JSON to every member of the group ``name``, encoded once; see
+        :meth:`WebsocketConsumer.group_send`."""
+        text = encode_with(cls.encode_json, content, current_application())
+        left_out = excluded(exclude, but_me)
+        # A mixin's own way may not know of it.
+        more: dict[str, Any] = {} if left_out is None else {"exclude": left_out}
+        await super().group_send(name, text=text, close=close, **more)
 
     @classmethod
     def decode_json(cls, text: str) -> Any:
-        """The value that ``text`` says; override for another dialect, and raise ``InvalidJSON``."""
+        """The value that ``text`` says; override for another dialect.
+
+        Raises:
+            ValueError: it says none (InvalidJSON, json.JSONDecodeError and UnicodeDecodeError are such): the socket is
+                closed with 1007, and the log says why. Anything else is an error of the program, 1011.
+        """
         return decode_json(text)
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """``content`` as text."""
-        return encode_json(content)
+        """``content`` as text; override for another dialect.
+
+        One of your own is called with the content as it was sent. If it raises TypeError, it is called again with the
+        content in JSON's own types, as the application's converter makes them.
+        """
+        return encode_content(content, current_application())
+
+
+# As it is written here: the class itself may be patched.
+_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
+
+
+def _check_group_names(cls: type, names: object) -> None:
+    if isinstance(names, (str, bytes)):
+        raise ImproperlyConfigured(
+            f"{name_of(cls)}.groups is a list of names, and so is what connection_groups() gives, not one string; "
+            f"write [{names!r}]"
+        )
+
+
+def _check_state(cls: type[WebsocketConsumer]) -> None:
+    if not isinstance(cls.State, type):
+        raise ImproperlyConfigured(f"{name_of(cls)}.State is a class, not {cls.State!r:.100}")
+    try:
+        inspect.signature(cls.State).bind()
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{name_of(cls)}.State is made without arguments, which {name_of(cls.State)} does not take: {error}"
+        ) from None
+    except ValueError:
+        pass  # of one that is written in C nothing is known
+
+
+def check_plain(function: Any, place: str) -> None:
+    """Find a codec that would give a coroutine.
+
+    Raises:
+        ImproperlyConfigured: it is ``async def``.
+    """
+    if inspect.iscoroutinefunction(inspect.unwrap(function)):
+        raise ImproperlyConfigured(
+            f"{place} is 'async def'; it is called without await and has to be a plain 'def'"
+        )
 
 
 def _content(text: str | None, bytes: bytes | None, close: bool | int) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
-from ..content import encode_json
+import trio
+
 from ..exceptions import (
     ChannelFull,
     ImproperlyConfigured,
@@ -18,13 +19,13 @@ from ..exceptions import (
     LayerUnavailable,
     SendNotAvailableOnDemultiplexer,
 )
-from ..layers import Channel, Group
+from ..layers import Group, current_layer
 from ..message import Message, SendsReplies, check_name
 from ..routing import check_consumer, name_of
 from ..running import current_application
-from ..typed import PLAIN, ContentType, encode_with, to_plain
-from .base import DECORATING, BaseConsumer
-from .consumers import JsonWebsocketConsumer, WebsocketConsumer
+from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
+from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
+from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain
 
 logger = logging.getLogger("triochan.generic")
 
@@ -68,21 +69,39 @@ class WebsocketMultiplexer:
         """Tell the client that what it sent on the stream was refused; see :meth:`encode_error`."""
         await self.reply_channel.send(self.encode_error(self.stream, error, details))
 
-    @classmethod
-    async def group_send(cls, name: str, stream: str, payload: Any, close: bool | int = False) -> None:
-        """Send ``payload`` on ``stream`` to every member of the group ``name``, encoded once."""
-        await Group(name).send(_with_close(cls.encode(stream, payload), close))
+    @group_method
+    async def group_send(
+        cls,
+        name: str,
+        stream: str,
+        payload: Any,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
+    ) -> None:
+        """Send ``payload`` on ``stream`` to every member of the group ``name``, encoded once.
+
+        Args:
+            exclude, but_me: as :meth:`WebsocketConsumer.group_send` takes them.
+        """
+        content = _with_close(cls.encode(stream, payload), close)
+        await Group(name).send(content, exclude=excluded(exclude, but_me))
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
         """What a reply channel or a group is sent: ``{"text": '{"stream": …, "payload": …}'}``."""
         application = current_application()
-        plain = payload if payload.__class__ in PLAIN else to_plain(payload, application)
-        return {"text": encode_with(cls.encode_json, {"stream": stream, "payload": plain}, application)}
+        if payload.__class__ not in PLAIN:
+            payload = to_plain(payload, application)
+        frame = {"stream": stream, "payload": payload}
+        return {"text": encode_with(cls.encode_json, frame, application)}
 
     @classmethod
     def encode_error(cls, stream: object, error: str, details: list[str] | None = None) -> dict[str, Any]:
         """The same for an error: ``{"stream": …, "error": …}``, and ``"details"`` where there are any.
+
+        Where :meth:`encode_json` can't encode that, because it expects a payload, it is plain JSON.
 
         Args:
             stream: None where the client named none.
@@ -90,12 +109,16 @@ class WebsocketMultiplexer:
         content: dict[str, Any] = {"stream": stream, "error": error}
         if details is not None:
             content["details"] = details
-        return {"text": cls.encode_json(content)}
+        try:
+            return {"text": cls.encode_json(content)}
+        except Exception:  # noqa: BLE001 - a client's mistake is answered, whatever the dialect makes of the answer
+            return {"text": encode_content(content)}
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """``content`` as text; override for another dialect."""
-        return encode_json(content)
+        """``content`` as text; override for another dialect, see :meth:`JsonWebsocketConsumer.encode_json`. It is given
+        frames with ``"payload"``, and with ``"error"`` where a client is told of a mistake."""
+        return encode_content(content, current_application())
 
 
 class WebsocketDemultiplexer(JsonWebsocketConsumer):
@@ -124,6 +147,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     mapping: ClassVar[Mapping[str, str]] = {}
     consumers: ClassVar[Mapping[str, StreamConsumer]] = {}
     multiplexer_class: ClassVar[type[WebsocketMultiplexer]] = WebsocketMultiplexer
+    _asked = False
+    """This instance's message has gone to the streams."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         _check_streams(cls)
@@ -133,23 +158,67 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
                 setattr(cls, name, True)
         super().__init_subclass__(**kwargs)
 
+    async def raw_connect(self, message: Message, **kwargs: Any) -> None:
+        await super().raw_connect(message, **kwargs)
+        if not self._asked and not (self.connection is not None and self.connection.closing):
+            # It was overridden, and has not called super().
+            await WebsocketDemultiplexer.connect(self, message, **kwargs)
+
+    async def raw_disconnect(self, message: Message, **kwargs: Any) -> None:
+        errors: list[Exception] = []
+        try:
+            await super().raw_disconnect(message, **kwargs)
+        except Exception as error:  # noqa: BLE001 - raised again when the streams have been told
+            errors.append(error)
+        if not self._asked:
+            try:
+                await WebsocketDemultiplexer.disconnect(self, message, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the same
+                errors.append(error)
+        raise_all(errors, f"at the end of {name_of(type(self))}")
+
     async def connect(self, message: Message, **kwargs: Any) -> None:
-        """A client is connecting: every stream's consumer is asked. Call ``super().connect`` where you override it."""
+        """A client is connecting: every stream's consumer is asked, here, or after an override that does not call
+        ``super().connect`` and does not refuse."""
+        self._asked = True
         for stream in self.consumers:
-            await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
+            await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
 
     async def disconnect(self, message: Message, **kwargs: Any) -> None:
-        """The connection is over: every stream's consumer is told, whatever another one raises."""
+        """The connection is over: every stream's consumer is told, one beside the other, whatever another one does.
+
+        They are begun in the order of ``consumers``. A stream's consumer is told also where its ``connect`` never ran,
+        and where an override does not call ``super().disconnect``.
+        """
+        self._asked = True
+        streams = list(self.consumers)
         errors: list[Exception] = []
-        for stream in self.consumers:
+        # A little is kept for saying which one took too long.
+        deadline = trio.current_time() + 0.95 * (trio.current_effective_deadline() - trio.current_time())
+
+        async def tell(stream: str) -> None:
             try:
-                await self._forward(stream, _message_for_stream(message, dict(message.content)), kwargs)
+                with trio.CancelScope(deadline=deadline) as scope:
+                    await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
             except Exception as error:  # noqa: BLE001 - raised again when all have been told
+                error.add_note(f"in the disconnect of stream {stream!r}")
                 errors.append(error)
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise ExceptionGroup("several streams raised in disconnect", errors)
+            if scope.cancelled_caught:
+                errors.append(
+                    trio.TooSlowError(
+                        f"the disconnect of stream {stream!r}, {name_of(self.consumers[stream])}, took too long"
+                    )
+                )
+
+        if len(streams) == 1:
+            await tell(streams[0])
+        elif streams:
+            async with trio.open_nursery() as nursery:
+                for stream in streams:
+                    nursery.start_soon(tell, stream, name=f"disconnect of {stream}")
+                    # Trio begins what was started in one turn in any order.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+        raise_all(errors, "in the streams' disconnect")
 
     async def receive(self, content: Any, **kwargs: Any) -> None:
         """A frame came: find its stream, and pass the payload on. What is wrong with it is answered."""
@@ -168,7 +237,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         elif stream in self.mapping:
             await self._send_to(self.mapping[stream], stream, payload)
         else:
-            received = self.message.content
+            received = self.message.own
             own = {"path": self.path, "order": received.get("order"), "text": self.encode_json(payload)}
             await self._forward(stream, _message_for_stream(self.message, own), kwargs)
 
@@ -181,7 +250,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             )  # fmt: skip
             payload = {key: value for key, value in payload.items() if key not in taken}
         try:
-            await Channel(channel).send({**payload, "reply_channel": self.message.reply_channel.name})
+            # Not by Channel, which refuses where nobody listens: no fault of this client's, and told at the start.
+            await current_layer().send(channel, {**payload, "reply_channel": self.message.reply_channel.name})
         except (ChannelFull, LayerUnavailable) as error:
             logger.warning("stream %r on %s: %s", stream, self.path, error)
             await self._refuse(stream, "the server is busy; this was not taken, try again later")
@@ -196,7 +266,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         if not isinstance(consumer, type):
             await consumer(message, **kwargs)
             return
-        method = consumer.method_mapping.get(message.channel.name)  # type: ignore[attr-defined]
+        consumer = cast(type[BaseConsumer], consumer)
+        method = consumer.method_mapping.get(message.channel.name)
         if method is None:
             return
         instance = consumer(message, **kwargs)
@@ -205,11 +276,25 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             instance.send = _send_without_stream  # type: ignore[method-assign]
         if isinstance(instance, JsonWebsocketConsumer):
             instance._multiplexer = multiplexer
-        if consumer.dispatch is BaseConsumer.dispatch and consumer.get_handler is BaseConsumer.get_handler:  # type: ignore[attr-defined]
-            # What its attributes ask for is done: this class has them too.
-            await getattr(instance, method)(message, **kwargs)
+        straight = consumer._is_straight(sessions=True) and self._has_asked_for(consumer, message)
+
+        def handle() -> Awaitable[object]:
+            handler: Callable[..., Awaitable[object]] = getattr(instance, method if straight else "dispatch")
+            return handler(message, **kwargs)
+
+        if message.channel.name == DISCONNECT:
+            await instance._see_off(handle, message, kwargs)
         else:
-            await instance.dispatch(message, **kwargs)
+            await handle()
+
+    def _has_asked_for(self, consumer: Any, message: Message) -> bool:
+        """What a stream's consumer asks for by its attributes is at its message already."""
+        asked = [getattr(consumer, each) for each in DECORATING]
+        if not any(asked):
+            return True
+        own = [getattr(self, each) for each in DECORATING]
+        # Each implies those below it. The attributes say nothing where get_handler is overridden: look.
+        return any(own[: asked.index(True) + 1]) and message.channel_session is not None
 
     async def _refuse(self, stream: str | None, error: str) -> None:
         await self.message.reply_channel.send(self.multiplexer_class.encode_error(stream, error))
@@ -217,6 +302,7 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
     @classmethod
     def check_definition(cls) -> None:
         super().check_definition()
+        check_plain(cls.multiplexer_class.encode_json, f"{name_of(cls.multiplexer_class)}.encode_json")
         for stream, consumer in cls.consumers.items():
             check_consumer(consumer, f"{name_of(cls)}.consumers[{stream!r}]")
 
@@ -237,9 +323,16 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await _send_without_stream()
         await self.multiplexer_class(stream, self.message.reply_channel).send(payload, close)
 
-    @classmethod
+    @group_method
     async def group_send(  # type: ignore[override]
-        cls, name: str, stream: Any = _ABSENT, payload: Any = _ABSENT, close: bool | int = False
+        cls,
+        name: str,
+        stream: Any = _ABSENT,
+        payload: Any = _ABSENT,
+        close: bool | int = False,
+        *,
+        exclude: SendsReplies | str | None = None,
+        but_me: bool = False,
     ) -> None:
         """Send ``payload`` on ``stream`` to the group ``name``; see :meth:`WebsocketMultiplexer.group_send`.
 
@@ -248,7 +341,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         """
         if payload is _ABSENT:
             await _send_without_stream()
-        await cls.multiplexer_class.group_send(name, stream, payload, close)
+        left_out = excluded(exclude, but_me)
+        await cls.multiplexer_class.group_send(name, stream, payload, close, exclude=left_out)
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:

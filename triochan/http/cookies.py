@@ -11,6 +11,7 @@ _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\Z")
 SameSite = Literal["Lax", "Strict", "None"]
 """When browsers send a cookie along with requests that other sites make (RFC 6265bis section 5.6.7)."""
 
+_DOMAIN = re.compile(r"\.?[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]*\Z")
 
 
@@ -62,25 +63,45 @@ def set_cookie(
 
     Raises:
         ValueError: a name, value or attribute with characters that would end it early; a ``max_age`` that is no
-            whole number; a ``same_site`` that there is not.
+            whole number; a ``same_site`` that there is not; what browsers throw away: a path that does not begin with
+            a slash, a domain that is none, ``SameSite=None`` without ``Secure``, a name with the prefix
+            ``__Secure-`` or ``__Host-`` without what it promises (RFC 6265bis sections 4.1.3 and 5.7).
     """
-    if not _NAME.match(name):
+    if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(f"cookie name {name!r} is not a token")
     if not _VALUE.match(value):
         raise ValueError(
             f"the value of cookie {name!r} has a character that a cookie can't; quote it yourself first"
         )
     for attribute in (path, domain or ""):
-        if not _ATTRIBUTE.match(attribute):
+        if not isinstance(attribute, str) or not _ATTRIBUTE.match(attribute):
             raise ValueError(f"{attribute!r} can't be an attribute of cookie {name!r}")
+    if not path.startswith("/"):
+        raise ValueError(f"the path of cookie {name!r} begins with '/', and {path!r} does not")
+    if domain is not None and not _DOMAIN.match(domain):
+        raise ValueError(
+            f"the domain of cookie {name!r} is a host's name such as 'example.com', without scheme, port or path, "
+            f"not {domain!r}; None is the host that was asked, and no other"
+        )
     if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, int)):
         raise ValueError(f"max_age of cookie {name!r} is a whole number of seconds, not {max_age!r}")
     if same_site is not None and same_site not in get_args(SameSite):
         raise ValueError(
             f"same_site of cookie {name!r} is one of {', '.join(map(repr, get_args(SameSite)))}, not {same_site!r}"
         )
+    if same_site == "None" and not secure:
+        raise ValueError(
+            f"browsers take cookie {name!r} with same_site='None' over TLS only: set secure=True"
+        )
+    prefix = name.lower()
+    if prefix.startswith(("__secure-", "__host-")) and not secure:
+        raise ValueError(f"browsers take cookie {name!r} over TLS only, for its prefix: set secure=True")
+    if prefix.startswith("__host-") and (domain is not None or path != "/"):
+        raise ValueError(
+            f"browsers take cookie {name!r} with path='/' and without a domain only, for its prefix"
+        )
     parts = [f"{name}={value}", f"Path={path}"]
-    if domain:
+    if domain is not None:
         parts.append(f"Domain={domain}")
     if max_age is not None:
         parts.append(f"Max-Age={max_age}")

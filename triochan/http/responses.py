@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from http import HTTPStatus
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 from urllib.parse import quote
 
-from ..content import encode_json
+from ..content import is_plain, plain_of
 from ..headers import Headers, check_headers
+from ..running import current_application
+from ..typed import encode_content, to_plain
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
@@ -32,13 +33,23 @@ def html(content: str, status: int = 200, headers: HeaderPairs = ()) -> dict[str
 
 
 def json(content: Any, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
-    """A value as JSON.
+    """A value as JSON, in the same form as on a WebSocket: objects as the application's converter makes them.
 
     Raises:
-        TypeError: a value that JSON has no form for.
+        TypeError: a value that neither JSON nor the converter has a form for; bytes and sets, for nothing would tell
+            the client that a string is Base64.
         OverflowError: NaN or an infinity.
+        ValueError: a lone surrogate, or two keys of an object that are one in JSON.
     """
-    return _response(encode_json(content).encode(), "application/json", status, headers)
+    application = current_application()
+    if not is_plain(content):
+
+        def unstructure(value: Any) -> Any:
+            return value if isinstance(value, (bytes, bytearray, Set)) else to_plain(value, application)
+
+        content = plain_of(content, unstructure)
+    body = encode_content(content, application)
+    return _response(body.encode(), "application/json", status, headers)
 
 
 def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dict[str, Any]:
@@ -63,11 +74,3 @@ def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dic
     return _response(
         b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)]
     )
-
-
-def reason_phrase(status: int) -> str:
-    """``Not Found`` for 404; empty where the number has no name."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

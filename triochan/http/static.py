@@ -6,15 +6,17 @@ import email.utils
 import hashlib
 import mimetypes
 import os
+import re
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from ..exceptions import ImproperlyConfigured
+from ..headers import members
 from ..message import Message
 from ..routing import route
 from .conditions import NotSatisfiable, precondition, wanted_part
@@ -31,15 +33,51 @@ _COMPRESSED = {
 }
 
 
-def static_files(prefix: str, folder: str | os.PathLike[str], *, index: str = "index.html") -> route:
+_NEIGHBOURS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
+"""Content codings, the one that is liked most first, and how the names of files in them end."""
+_CODING = re.compile(
+    rb"[ \t]*(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*(?:;[ \t]*[qQ]=(?P<weight>[01](?:\.[0-9]{0,3})?))?[ \t]*\Z"
+)
+
+
+class _File(NamedTuple):
+    """A file that was found.
+
+    Attributes:
+        path: of what is sent.
+        status: of it.
+        name: by which its kind is told.
+        coding: what it is compressed with, on its way; None: nothing.
+        varies: another client may be sent another one.
+    """
+
+    path: Path
+    status: os.stat_result
+    name: str
+    coding: str | None = None
+    varies: bool = False
+
+
+def static_files(
+    prefix: str,
+    folder: str | os.PathLike[str],
+    *,
+    index: str = "index.html",
+    cache_control: str = "no-cache",
+) -> route:
     """A route that serves the files of ``folder`` below the path ``prefix``, e.g. ``static_files("/static/", "web")``.
 
     GET and HEAD only; ``ETag`` and ``Last-Modified`` let browsers revalidate, and ranges are served one at a time
     (RFC 9110 sections 13 and 14); a compressed file is sent as what it is; names that begin with a dot are not served,
     and a link is followed only where it stays inside the folder.
 
+    Beside ``app.js``, a file ``app.js.br``, ``app.js.zst`` or ``app.js.gz`` that is not older is sent in its place,
+    as its content coding, to who accepts that (RFC 9110 section 12.5.3).
+
     Args:
         index: the file that a folder's own path shows.
+        cache_control: the field of that name: by default a browser asks each time, and is told 304;
+            ``"max-age=31536000, immutable"`` is for files whose names change with their contents.
 
     Raises:
         ImproperlyConfigured: there is no such folder.
@@ -47,7 +85,11 @@ def static_files(prefix: str, folder: str | os.PathLike[str], *, index: str = "i
     root = Path(folder).resolve()
     if not root.is_dir():
         raise ImproperlyConfigured(f"static_files: {root} is no folder")
-    return route("http.request", _consumer(root, index), path="^" + path_filter(prefix) + "(?P<name>.*)$")
+    return route(
+        "http.request",
+        _consumer(root, index, cache_control.encode("ascii")),
+        path="^" + path_filter(prefix) + "(?P<name>.*)$",
+    )
 
 
 def path_filter(path: str) -> str:
@@ -55,23 +97,24 @@ def path_filter(path: str) -> str:
     return "".join(f"\\{each}" if not each.isalnum() and each not in "/_-" else each for each in path)
 
 
-def _consumer(root: Path, index: str) -> Callable[..., Awaitable[None]]:
+def _consumer(root: Path, index: str, cache_control: bytes) -> Callable[..., Awaitable[None]]:
     async def static(message: Message, name: str) -> None:
         reply = message.reply_channel
         if message["method"] not in ("GET", "HEAD"):
             await reply.send(text("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"}))
             return
-        path = await trio.to_thread.run_sync(_find, root, name, index)
-        if path is None:
+        file = await trio.to_thread.run_sync(_find, root, name, index, _accepted(message["headers"]))
+        if file is None:
             await reply.send(text("Not Found\n", 404))
             return
-        await _send_file(message, *path)
+        await _send_file(message, file, cache_control)
 
     return static
 
 
-def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | None:
-    """The file that ``name`` means, with its status; None where there is none, or none that may be served."""
+def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | None:
+    """The file that ``name`` means, or its neighbour in a coding that is accepted; None where there is none, or none
+    that may be served."""
     parts = name.split("/")
     if "\0" in name or "\\" in name or any(part.startswith(".") for part in parts):
         return None
@@ -86,7 +129,39 @@ def _find(root: Path, name: str, index: str) -> tuple[Path, os.stat_result] | No
         return None
     if not path.is_relative_to(root) or not stat.S_ISREG(status.st_mode):
         return None
-    return path, status
+    neighbours = {
+        coding: found
+        for coding, suffix in _NEIGHBOURS.items()
+        if (found := _neighbour(root, path.with_name(path.name + suffix), status)) is not None
+    }
+    for coding in accepted:
+        if coding in neighbours:
+            return _File(*neighbours[coding], path.name, coding, True)
+    return _File(path, status, path.name, None, bool(neighbours))
+
+
+def _neighbour(root: Path, path: Path, original: os.stat_result) -> tuple[Path, os.stat_result] | None:
+    try:
+        path = path.resolve(strict=True)
+        status = path.stat()
+    except (OSError, RuntimeError):
+        return None
+    if not path.is_relative_to(root) or not stat.S_ISREG(status.st_mode):
+        return None
+    # One that is older was made of another content.
+    return (path, status) if status.st_mtime_ns >= original.st_mtime_ns else None
+
+
+def _accepted(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """The codings of :data:`_NEIGHBOURS` that a client takes, the one that it likes most first."""
+    weights: dict[str, float] = {}
+    for member in members(headers, b"accept-encoding"):
+        found = _CODING.match(member)
+        if found is not None:
+            weights[found["name"].decode("ascii")] = float(found["weight"] or 1)
+    rest = weights.get("*", 0)
+    liked = {coding: weights.get(coding, rest) for coding in _NEIGHBOURS}
+    return sorted((each for each in liked if liked[each] > 0), key=lambda each: -liked[each])
 
 
 def _kind(name: str) -> bytes:
@@ -101,25 +176,32 @@ def _kind(name: str) -> bytes:
     return kind.encode("ascii")
 
 
-def _etag(status: os.stat_result, now: float) -> bytes:
-    """Of a file's size and time; a weak one while the file may change again without either (RFC 9110 section 8.8.1)."""
-    digest = hashlib.blake2b(f"{status.st_mtime_ns}-{status.st_size}".encode(), digest_size=8)
+def _etag(status: os.stat_result, coding: str | None, now: float) -> bytes:
+    """Of a file's size and time, another one in each coding (RFC 9110 section 8.8.3.3); a weak one while the file may
+    change again without either (section 8.8.1)."""
+    said = f"{status.st_mtime_ns}-{status.st_size}{f'-{coding}' if coding else ''}"
+    digest = hashlib.blake2b(said.encode(), digest_size=8)
     weak = status.st_mtime > now - _SETTLED_SECONDS
     return f'{"W/" if weak else ""}"{digest.hexdigest()}"'.encode("ascii")
 
 
-async def _send_file(message: Message, path: Path, status: os.stat_result) -> None:
+async def _send_file(message: Message, found: _File, cache_control: bytes) -> None:
     now = time.time()
-    etag = _etag(status, now)
+    path, status = found.path, found.status
+    etag = _etag(status, found.coding, now)
     modified = int(min(status.st_mtime, now))
     headers: list[tuple[bytes, bytes]] = [
-        (b"Content-Type", _kind(path.name)),
+        (b"Content-Type", _kind(found.name)),
         (b"ETag", etag),
         (b"Last-Modified", email.utils.formatdate(modified, usegmt=True).encode("ascii")),
-        (b"Cache-Control", b"no-cache"),
+        (b"Cache-Control", cache_control),
         (b"Accept-Ranges", b"bytes"),
         (b"X-Content-Type-Options", b"nosniff"),
     ]
+    if found.coding is not None:
+        headers.append((b"Content-Encoding", found.coding.encode("ascii")))
+    if found.varies:
+        headers.append((b"Vary", b"Accept-Encoding"))
     reply = message.reply_channel
     unmet = precondition(message["headers"], etag, modified)
     if unmet == 304:

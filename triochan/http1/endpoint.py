@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..handlers import Bound, Held, begin, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
-from ..replies import Refusal, parse_http
+from ..replies import LATER, Refusal, parse_http
 from ..routing import Consumer, name_of
 from .writer import ResponseWriter
 
@@ -58,13 +58,14 @@ class Exchange:
         channel: its reply channel.
         started, complete: the first piece has come; so has the last.
         dropped: pieces of group sends that could not be sent.
-        on_start: called once with the first piece, returns it with what has to be in it; None: nothing has to.
+        on_start: called one after the other with the first piece, return it with what has to be in it.
         running: the consumer has begun, and not ended.
     """
 
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_consumer",
         "_deadline",
         "_layer",
         "_local",
@@ -89,13 +90,14 @@ class Exchange:
         self._layer = layer
         self._writer = writer
         self._path: object = None
+        self._consumer: Consumer | None = None
         self._closed = False
         self._local: Local | None = None
         self._scope: trio.CancelScope | None = None
         self._deadline = math.inf
         self._patience = 0.0
         self.dropped = 0
-        self.on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+        self.on_start: list[Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = []
         self.running = False
         self.channel = layer.attach("http.response", self)
 
@@ -140,12 +142,12 @@ class Exchange:
             timeout: seconds that it may take; None: no limit.
             response_timeout: seconds for another to answer, once it has returned without.
         """
-        self._path = message.content["path"]
+        self._path = message.own["path"]
         self._patience = response_timeout
         self.running = True
-        held, _, error = begin(self, bound, message, timeout)
+        held, result, error = begin(self, bound, message, timeout)
         if held is None:
-            self._ended(bound.consumer, error)
+            self._ended(bound.consumer, result, error)
         return held
 
     def hold(self, scope: trio.CancelScope) -> None:
@@ -156,7 +158,7 @@ class Exchange:
         self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
     ) -> None:
         self._scope = None
-        self._ended(consumer, error)
+        self._ended(consumer, result, error)
 
     def proceed(self) -> Held | None:
         return self._owner.proceed()
@@ -174,28 +176,52 @@ class Exchange:
         if self._scope is not None:
             self._scope.cancel()
 
-    def _ended(self, consumer: Consumer, error: BaseException | None) -> None:
+    def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
         mine, others = (None, None) if error is None else parted(error)
-        crashed = mine is not None and not only(mine, ConnectionClosed)
+        # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
+        crashed = mine is not None and (
+            not only(mine, ConnectionClosed) or not (self._closed or self.complete)
+        )
         if crashed:
-            logger.error("%s raised in http.request on %r", name_of(consumer), self._path, exc_info=mine)
+            assert mine is not None
+            report(logger, "%s raised in http.request on %r", name_of(consumer), self._path, error=mine)
         if self.complete or self._closed:
             self._finish()
         elif self.started and (crashed or others is not None):
             self._owner.broke_off()
         elif crashed or others is not None:
             self.answer(Refusal(500, "Internal Server Error"))
-        elif not self.started:
+        elif result is LATER or self.channel.named:  # somebody else has the channel, or its name
+            self._consumer = consumer
             self._owner.patient(self._patience)
+        elif not self.started:
+            logger.error(
+                "%s returned without an answer to http.request on %r; 500: it has to return a response, to send one to "
+                "message.reply_channel, or to return triochan.http.LATER where another task answers",
+                name_of(consumer),
+                self._path,
+            )
+            self.answer(Refusal(500, "Internal Server Error"))
+
+    def give_up(self) -> None:
+        """Nobody has answered, and its consumer has returned: answer in their place."""
+        logger.error(
+            "%s did not answer http.request on %r, nor did another within %g s; 503",
+            name_of(self._consumer),
+            self._path,
+            self._patience,
+        )
+        self.answer(Refusal(503, "No answer came in time"))
 
     # -- pieces
 
     async def deliver(self, content: dict[str, Any], /) -> None:
-        if self.on_start is not None and not self.started:
+        if self.on_start and not self.started:
             parse_http(content, started=False)  # one that can't be sent is not the first
-            on_start, self.on_start = self.on_start, None
-            content = await on_start(content)
+            hooks, self.on_start = self.on_start, []
+            for hook in hooks:
+                content = await hook(content)
         self._send(content)
         if self._owner.full:
             await self._owner.room()

@@ -73,6 +73,7 @@ class Request:
     Attributes:
         method: as it came; methods are case-sensitive.
         path: percent-decoded; ``"*"`` of ``OPTIONS *``.
+        raw_path: as it came.
         query_string: as it came, without the question mark.
         headers: names in lower case. ``host`` is that of the request's target where the target names one (RFC 9112
             section 3.2.2).
@@ -89,6 +90,7 @@ class Request:
     headers: Headers
     http_version: bytes
     target: bytes
+    raw_path: bytes
     keep_alive: bool
     upgrade: bool = False
     body: bytes = b""
@@ -108,6 +110,7 @@ class Request:
         return {
             "scheme": scheme,
             "path": self.path,
+            "raw_path": self.raw_path,
             "query_string": self.query_string,
             "headers": self.headers,
             "client": client,
@@ -265,7 +268,9 @@ class RequestParser:
             options = members(headers, b"connection")
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         version = b"1.1" if minor == b"1" else b"1.0"
-        request = Request(self.method.decode("ascii"), path, query, headers, version, target, keep_alive)
+        request = Request(
+            self.method.decode("ascii"), path, query, headers, version, target, raw_path, keep_alive
+        )
         if _FRAMING.isdisjoint(fields):
             if not keep_alive:
                 self._state = _OVER
@@ -410,6 +415,8 @@ class RequestParser:
             if length or chunked or expects:
                 return self._refuse(400, "a WebSocket handshake has no body, and does not expect to send one")
             request.upgrade = True
+            if not request.keep_alive:
+                self._state = _OVER
             return request
         if not chunked and not length:
             if not request.keep_alive:

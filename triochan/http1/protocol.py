@@ -19,7 +19,7 @@ from ..handlers import Held
 from ..message import Message
 from ..replies import Refusal
 from ..runtime import REQUEST, Runtime
-from ..timers import Timer
+from ..timers import LATE_SECONDS, Timer
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..wire.handshake import check_upgrade
 from ..wire.outbox import Outbox
@@ -208,11 +208,16 @@ class HttpConnection:
         self._used = True
         self._deadline = math.inf
         self._expired = self.lost
+        content = request.content(self._scheme, self._client, self._server)
+        if runtime.front is not None:
+            runtime.front.apply(content)
+            if content["path"] == runtime.front.health_path:  # by whatever name it is asked
+                self._tell_health(request)
+                return None
         hosts = runtime.application.allowed_hosts
-        if hosts is not None and not hosts.allows_headers(request.headers):
+        if hosts is not None and not hosts.allows_headers(content["headers"]):
             self._refuse(UNKNOWN_HOST)
             return None
-        content = request.content(self._scheme, self._client, self._server)
         if request.upgrade:
             return self._upgrade(request, content)
         content["method"] = request.method
@@ -234,12 +239,24 @@ class HttpConnection:
             exchange.answer(Refusal(500, "Internal Server Error"))
             return None
         if bound is None or bound.begin is None:
-            exchange.answer(Refusal(404, "Not Found"))
-            return None
+            unrouted = runtime.unrouted(message)
+            if isinstance(unrouted, Refusal):
+                exchange.answer(unrouted)
+                return None
+            bound = unrouted
         settings = runtime.settings
         held = exchange.begin(bound, message, settings.handler_timeout, settings.response_timeout)
         self.waits = held is not None
         return held
+
+    def _tell_health(self, request: Request) -> None:
+        """Say whether this server takes requests: 503 while it shuts down."""
+        runtime = self._runtime
+        writer = ResponseWriter(
+            request.method, request.http_version, request.keep_alive and not runtime.draining
+        )
+        self._exchange = Exchange(self, runtime.layer, writer)
+        self._exchange.answer(Refusal(503, "shutting down") if runtime.draining else Refusal(200, "ok"))
 
     def _upgrade(self, request: Request, content: dict[str, Any]) -> Held | None:
         upgrade = check_upgrade(request.head, content, self._parser.take_rest())
@@ -447,23 +464,26 @@ class HttpConnection:
             self._expired()
 
     def _judge(self, turns: int) -> None:
-        """The time is over for what a client was to send. It may lie unread, where something has kept the loop until now.
+        """The time is over for what a client was to send. It may lie unread, where something has kept the loop.
 
-        Then the client gets a little more time, once, for it may have had no room to send the rest; all of it is bounded
-        in bytes.
+        Then the client gets a little more time, once, for it may have had no room to send the rest; all of it is
+        bounded in bytes.
         """
         self._timer = None
-        if not self._reads or trio.current_time() < self._deadline:
+        now = trio.current_time()
+        if not self._reads or now < self._deadline:
             self._look()
-        elif self.transport.unread():
+            return
+        unread = self.transport.unread()
+        if unread:
             self.unread = True
             self._runtime.readers.again(self)
-            if not self._extended:
-                self._extended = True
-                self._deadline = trio.current_time() + _MORE_SECONDS
-                self._timer = self._runtime.timers.at(self._deadline, self._look)
-            else:
-                self._timer = self._runtime.timers.after(0, partial(self._judge, self.transport.turns))
+        if not self._extended and (unread or now - self._deadline > LATE_SECONDS):
+            self._extended = True
+            self._deadline = now + _MORE_SECONDS
+            self._timer = self._runtime.timers.at(self._deadline, self._look)
+        elif unread:
+            self._timer = self._runtime.timers.after(0, partial(self._judge, self.transport.turns))
         elif turns > 1:
             self._timer = self._runtime.timers.after(0, partial(self._judge, turns - 1))
         else:
@@ -506,7 +526,7 @@ class HttpConnection:
 
     def _no_answer(self) -> None:
         if self._exchange is not None and not self._exchange.started:
-            self._exchange.answer(Refusal(503, "No answer came in time"))
+            self._exchange.give_up()
         else:
             self._close(clean=False)
 

@@ -12,8 +12,7 @@ import re
 import time
 from email.utils import formatdate
 
-from ..headers import Headers
-from ..http.responses import reason_phrase
+from ..headers import Headers, reason_phrase
 from ..replies import HttpReply, Refusal
 
 LAST_CHUNK = b"0\r\n\r\n"

@@ -1,5 +1,8 @@
 """Channel layers: how messages get from a sender to whoever is addressed by a channel's or a group's name."""
 
+from typing import TYPE_CHECKING
+
+from ..porting import lookup
 from ..running import Local
 from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
 from .memory import MemoryLayer
@@ -18,3 +21,6 @@ __all__ = [
     "running_layer",
     "share_layer",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

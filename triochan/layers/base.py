@@ -5,17 +5,27 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import ChannelFull, ConnectionClosed
 from ..message import SendsReplies, check_name
+from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 
+DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
+RESERVED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"),
+        "its messages come from sockets alone; route the consumer on a channel of your own as well, and send there",
+    ),
+    **ABSENT_CHANNELS,
+}
+"""Channels that no worker reads, with what to do instead of sending to one."""
 SECOND_LAYER = "a channel layer serves this Trio run already; give both servers the same layer=…"
 
 
@@ -85,9 +95,11 @@ class Channel:
     Args:
         name: ASCII letters, digits, ``-_.``, and one ``!`` in a reply channel's; at most 100 characters.
         layer: the layer to send through; the one that runs (:func:`current_layer`) where None.
+        channel_layer: Channels 1's name for the same.
 
     Raises:
         ValueError: a name that is none.
+        TypeError: a layer that is none.
     """
 
     __slots__ = ("_layer", "name")
@@ -95,23 +107,48 @@ class Channel:
     outbox: ClassVar[None] = None
     """A named channel takes contents, not frames (see :class:`Endpoint`)."""
 
-    def __init__(self, name: str, layer: ChannelLayer | None = None) -> None:
+    def __init__(
+        self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
+    ) -> None:
         self.name = check_name("channel", name, reply=True)
-        self._layer = layer
+        self._layer = layer if channel_layer is None else channel_layer
+        if self._layer is not None:
+            _check_layer(self._layer)
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    @property
+    def layer(self) -> ChannelLayer:
+        """The layer that it sends through."""
+        return self._layer or current_layer()
+
+    @property
+    def channel_layer(self) -> ChannelLayer:
+        """Channels 1's name for :attr:`layer`."""
+        return self.layer
+
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
         """Send one message; a checkpoint only where it has to wait.
+
+        Args:
+            immediately: always True: no send waits for its consumer's end, as they do in Channels 1 by default.
 
         Raises:
             TypeError: ``content`` is not a dict.
             ChannelFull: a named channel holds all it can.
+            NobodyListens: no consumer takes from it, as far as the layer in memory knows.
             InvalidContent: a named channel's content is nested too deeply, some hundred levels.
             ConnectionClosed: a reply channel whose connection is gone.
             ValueError: a reply that its connection can't take.
             LayerUnavailable: a distributed layer's engine does not answer.
         """
         _check_content(content)
-        await (self._layer or current_layer()).send(self.name, content)
+        if not immediately:
+            raise ValueError(DELAYED)
+        if self.name in RESERVED:
+            raise ValueError(f"nothing takes what is sent to channel {self.name!r}: {RESERVED[self.name]}")
+        layer = self.layer
+        if "!" not in self.name:
+            layer.require_listener(self.name)
+        await layer.send(self.name, content)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and other.name == self.name
@@ -155,8 +192,10 @@ class ReplyChannel(Channel):
         """Somebody has asked for the name."""
         return self._name is not None
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
         _check_content(content)
+        if not immediately:
+            raise ValueError(DELAYED)
         await self.endpoint.deliver(content)
 
 
@@ -167,21 +206,32 @@ class Group:
 
     Args:
         name: ASCII letters, digits, ``-_.``; at most 100 characters.
-        layer: as in :class:`Channel`.
+        layer, channel_layer: as in :class:`Channel`.
 
     Raises:
         ValueError: a name that is none.
+        TypeError: a layer that is none.
     """
 
     __slots__ = ("_layer", "name")
 
-    def __init__(self, name: str, layer: ChannelLayer | None = None) -> None:
+    def __init__(
+        self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
+    ) -> None:
         self.name = check_name("group", name)
-        self._layer = layer
+        self._layer = layer if channel_layer is None else channel_layer
+        if self._layer is not None:
+            _check_layer(self._layer)
 
     @property
     def layer(self) -> ChannelLayer:
+        """The layer that it sends through."""
         return self._layer or current_layer()
+
+    @property
+    def channel_layer(self) -> ChannelLayer:
+        """Channels 1's name for :attr:`layer`."""
+        return self.layer
 
     async def add(self, channel: SendsReplies | str, /) -> None:
         """Put a channel into the group; again is no error, nor is a connection that is gone by now."""
@@ -191,11 +241,22 @@ class Group:
         """Take a channel out of the group; one that is not in it is no error."""
         await self.layer.group_discard(self.name, _channel_name(channel))
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    async def send(
+        self,
+        content: dict[str, Any],
+        /,
+        *,
+        exclude: SendsReplies | str | None = None,
+        immediately: bool = True,
+    ) -> None:
         """Send ``content`` to every member without waiting for any of them; no checkpoint in the default layer.
 
         A member that is slow, full or gone never fails the send: its overflow policy applies, and every
         message that was dropped is counted.
+
+        Args:
+            exclude: a channel, or its name: a member that is not sent it, such as ``message.reply_channel``.
+            immediately: as in :meth:`Channel.send`.
 
         Raises:
             TypeError: ``content`` is not a dict.
@@ -203,7 +264,12 @@ class Group:
             LayerUnavailable: a distributed layer's engine does not answer.
         """
         _check_content(content)
-        await self.layer.group_send(self.name, content)
+        if not immediately:
+            raise ValueError(DELAYED)
+        if exclude is None:
+            await self.layer.group_send(self.name, content)
+        else:
+            await self.layer.group_send(self.name, content, _channel_name(exclude))
 
     async def members(self) -> list[str]:
         """The names of the channels in the group, in the order in which they joined."""
@@ -244,6 +310,12 @@ class ChannelLayer(ABC):
     Connections of this process are attached to it and addressed by their reply channels; what else a layer
     does, through memory or an engine, is its own. ``tests/contracts/layers.py`` is the contract as tests.
     """
+
+    ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull
+    """Where Channels 1's programs find it: ``except message.channel_layer.ChannelFull``."""
+
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(LAYER_ATTRIBUTES)
 
     def __init__(self) -> None:
         self._prefix = secrets.token_hex(6)
@@ -311,6 +383,16 @@ class ChannelLayer(ABC):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
 
+    def serve(self, channels: Iterable[str]) -> None:  # noqa: B027 - a layer may have no use for it
+        """Note that this process has consumers of these named channels; each server does, before it serves."""
+
+    def require_listener(self, channel: str) -> None:  # noqa: B027 - a layer may not know
+        """Refuse what nobody would take, where the layer knows of all consumers there are.
+
+        Raises:
+            NobodyListens: no consumer takes from this named channel.
+        """
+
     def waiting(self, channel: str) -> int:
         """Messages that wait in a named channel, as far as this process knows."""
         return 0
@@ -322,7 +404,7 @@ class ChannelLayer(ABC):
     async def group_discard(self, group: str, channel: str) -> None: ...
 
     @abstractmethod
-    async def group_send(self, group: str, content: dict[str, Any]) -> None: ...
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None: ...
 
     @abstractmethod
     async def group_members(self, group: str) -> list[str]: ...
@@ -352,6 +434,13 @@ class ChannelLayer(ABC):
 def _check_content(content: object) -> None:
     if not isinstance(content, dict):
         raise TypeError(f"the content of a message is a dict, not {type(content).__name__}")
+
+
+def _check_layer(layer: object) -> None:
+    if not isinstance(layer, ChannelLayer):
+        raise TypeError(
+            f"layer is a ChannelLayer, such as message.channel_layer, not {layer!r:.100}; layers have no aliases here"
+        )
 
 
 def _channel_name(channel: SendsReplies | str) -> str:

@@ -66,10 +66,12 @@ class Waiting:
     Attributes:
         pickled: all that may have come from a client.
         kept: what stands beside that: classes, functions, and values with a ``__deepcopy__`` of their own.
+        source: the reply channel that it names: which connection it is from; None: none.
     """
 
     pickled: bytes
     kept: tuple[Any, ...] = ()
+    source: str | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Waiting:
@@ -89,7 +91,8 @@ class Waiting:
             ) from None
         except pickle.PicklingError as error:
             raise TypeError(f"a content that can't be copied can't wait in a channel: {error}") from None
-        return cls(file.getvalue(), tuple(pickler.kept))
+        source = content.get("reply_channel")
+        return cls(file.getvalue(), tuple(pickler.kept), source if isinstance(source, str) else None)
 
     @property
     def size(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 import trio
 
-from ..exceptions import ChannelFull
+from ..exceptions import ChannelFull, NobodyListens
+from ..near_misses import closest
 from ..replies import parse_websocket
 from ..settings import CHANNEL_BYTES, Settings, by_glob
 from ..wire.outbox import Outbox, broadcast
@@ -46,6 +48,8 @@ class MemoryLayer(ChannelLayer):
         self.expired = 0
         self._fans: dict[str, _Fan] = {}
         self._channels: dict[str, _NamedChannel] = {}
+        # Channels that somebody takes from; None: no server has said, the layer is used by hand.
+        self._served: set[str] | None = None
 
     # -- named channels
 
@@ -57,12 +61,22 @@ class MemoryLayer(ChannelLayer):
                 by_glob(settings.channel_capacity, name, 100),
                 by_glob(settings.channel_bytes, name, CHANNEL_BYTES),
                 by_glob(settings.channel_expiry, name, 60.0),
+                settings.channel_share,
             )
         return channel
 
     async def _put(self, channel: str, content: dict[str, Any]) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
         self._put_nowait(channel, Waiting.of(_with_names(content)))
+
+    def serve(self, channels: Iterable[str]) -> None:
+        if self._served is None:
+            self._served = set()
+        self._served.update(channels)
+
+    def require_listener(self, channel: str) -> None:
+        if self._served is not None and channel not in self._served:
+            raise NobodyListens(channel, closest(channel, self._served, likeness=0.6))
 
     def _put_nowait(self, name: str, waiting: Waiting) -> None:
         channel = self._open(name)
@@ -74,9 +88,13 @@ class MemoryLayer(ChannelLayer):
                 if len(channel.items) >= channel.capacity:
                     raise ChannelFull(name, channel.capacity)
                 raise ChannelFull(name, channel.capacity, channel.limit)
+        if channel.share is not None and channel.waiting_of(waiting.source) >= channel.share:
+            raise ChannelFull(name, channel.capacity, share=channel.share)
         channel.put_nowait(waiting)
 
     async def receive(self, channel: str) -> dict[str, Any]:
+        if self._served is not None:
+            self._served.add(channel)
         while True:
             deadline, waiting = await self._open(channel).take()
             if trio.current_time() <= deadline:
@@ -113,12 +131,16 @@ class MemoryLayer(ChannelLayer):
             for each in self.groups.members(group)
         ]
 
-    async def group_send(self, group: str, content: dict[str, Any]) -> None:
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         """No checkpoint, so that all members see the group's messages in one order."""
         joined = self.groups.snapshot(group)
+        if not joined:
+            return  # and nothing is kept for a group that is not there
         fan = self._fans.get(group)
         if fan is None or fan.joined is not joined:
             fan = self._fans[group] = _Fan.out_to(joined)
+        if exclude is not None:
+            fan = fan.without(self._member(exclude))
         members, outboxes, others = fan.members, fan.outboxes, fan.others
         if members:
             reply = parse_websocket(content)
@@ -154,15 +176,28 @@ class _NamedChannel:
         capacity: messages.
         limit: bytes; a channel that holds so many takes no other message.
         expiry: seconds that a message may wait.
+        share: messages of one connection; None: as many as there is room for.
 
     Attributes:
         items: what is in it. A message that comes while somebody waits for one never is.
     """
 
-    __slots__ = ("_expiry", "_receiving", "_sending", "capacity", "items", "limit", "size")
+    __slots__ = (
+        "_expiry",
+        "_receiving",
+        "_sending",
+        "_sources",
+        "capacity",
+        "items",
+        "limit",
+        "share",
+        "size",
+    )
 
-    def __init__(self, capacity: int, limit: int, expiry: float) -> None:
+    def __init__(self, capacity: int, limit: int, expiry: float, share: int | None = None) -> None:
         self.capacity = capacity
+        self.share = share
+        self._sources: Counter[str] = Counter()
         self.limit = limit
         self._expiry = expiry
         self._sending, self._receiving = trio.open_memory_channel[_Item](capacity)
@@ -178,6 +213,10 @@ class _NamedChannel:
         """When the first message expires; never, where there is none."""
         return self.items[0][0] if self.items else math.inf
 
+    def waiting_of(self, source: str | None) -> int:
+        """Messages in it of the connection whose reply channel that is, where there is a share to hold."""
+        return 0 if source is None else self._sources[source]
+
     def put_nowait(self, waiting: Waiting) -> None:
         """Take one more; this is not :attr:`full`."""
         item = (trio.current_time() + self._expiry, waiting)
@@ -186,6 +225,8 @@ class _NamedChannel:
         if not awaited:
             self.items.append(item)
             self.size += waiting.size
+            if self.share is not None and waiting.source is not None:
+                self._sources[waiting.source] += 1
 
     def take_nowait(self) -> _Item:
         """The first message.
@@ -196,6 +237,11 @@ class _NamedChannel:
         item = self._receiving.receive_nowait()
         self.items.popleft()
         self.size -= item[1].size
+        source = item[1].source
+        if source is not None and source in self._sources:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
         return item
 
     async def take(self) -> _Item:
@@ -235,6 +281,12 @@ class _Fan:
                 members.append(member)
                 outboxes.append(member.outbox)
         return cls(joined, members, outboxes, others)
+
+    def without(self, member: Member | None) -> _Fan:
+        """The same without one of them. Made anew each time: it costs little beside sending to the others."""
+        if member is None or member not in self.joined:
+            return self
+        return _Fan.out_to([each for each in self.joined if each != member])
 
 
 def _with_names(content: dict[str, Any]) -> dict[str, Any]:

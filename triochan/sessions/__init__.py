@@ -4,6 +4,9 @@ Two kinds, of one class. ``message.http_session`` is the browser's: it is found 
 :class:`SessionStore`, and outlives connections. ``message.channel_session`` is one connection's, and gone with it.
 """
 
+from typing import TYPE_CHECKING
+
+from ..porting import lookup
 from .cookies import SessionCookies
 from .decorators import channel_and_http_session, channel_session, http_session
 from .memory import MemorySessionStore
@@ -25,3 +28,6 @@ __all__ = [
     "enforce_ordering",
     "http_session",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

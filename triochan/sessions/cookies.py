@@ -32,6 +32,9 @@ LONGEST_AGE = 2**31 - 1
 _CANDIDATES = 16
 """Cookies of the session's name that are looked at in one request: each costs a signature's check."""
 
+_LONGEST = 512
+"""Characters of a cookie's value that are looked at: a signed key has 84, and a hash takes as long as its text is."""
+
 
 class SessionCookies:
     """Signs session keys into cookies and reads them back (itsdangerous: HMAC with SHA-256, and a time).
@@ -41,7 +44,8 @@ class SessionCookies:
             their cookies are over. None: those in the environment variable ``TRIOCHAN_SECRET``, with commas between
             them; and without it a random one for this process.
         name, path, domain: of the cookie.
-        secure: send it over TLS only; None: as the request came.
+        secure: send it over TLS only; None: as the request came, or only so where ``same_site`` is ``"None"`` or the
+            name has the prefix ``__Secure-`` or ``__Host-``, as browsers would throw it away otherwise.
         same_site: when browsers send it along with requests that other sites make.
         max_age: seconds from the signature until it is worth nothing.
 
@@ -73,15 +77,12 @@ class SessionCookies:
         _check_options(
             name=name, path=path, domain=domain, secure=secure, same_site=same_site, max_age=max_age
         )
-        if same_site == "None" and secure is False:
-            raise ImproperlyConfigured(
-                'browsers take a cookie with same_site="None" over TLS only: set secure=True'
-            )
         self.name = name
         self.max_age = max_age
         self._path = path
         self._domain = domain
-        self._secure = secure
+        needs_tls = same_site == "None" or name.lower().startswith(("__secure-", "__host-"))
+        self._secure = True if secure is None and needs_tls else secure
         self._same_site: SameSite = same_site
         self._random = not secrets
         raw = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
@@ -92,7 +93,7 @@ class SessionCookies:
             digest_method=hashlib.sha256,
         )
         try:
-            self._header("", secure=False, max_age=None)
+            self._header("", secure=self._secure is True, max_age=None)
         except ValueError as error:
             raise ImproperlyConfigured(str(error)) from None
 
@@ -102,19 +103,25 @@ class SessionCookies:
 
         There may be several: a browser sends the cookies of a parent domain, and of other paths, under the same name.
         """
+        return [key for key, _ in self.signed(message)]
+
+    def signed(self, message: Message) -> list[tuple[str, float]]:
+        """:meth:`keys`, each with the seconds that have passed since it was signed; below 0 where a clock is ahead."""
         values = [value for name, value in cookie_pairs(message["headers"]) if name == self.name]
-        return [key for value in values[:_CANDIDATES] if (key := self._verified(value)) is not None]
+        return [found for value in values[:_CANDIDATES] if (found := self._verified(value)) is not None]
 
     def key(self, message: Message) -> str | None:
         """The first of :meth:`keys`; None where there is none."""
         return next(iter(self.keys(message)), None)
 
-    def _verified(self, value: str) -> str | None:
+    def _verified(self, value: str) -> tuple[str, float] | None:
+        if len(value) > _LONGEST:
+            return None
         try:
             key, signed = self._signer.unsign(value, return_timestamp=True)
             # Not unsign's max_age, which has no patience with a clock that goes ahead.
             age = self._signer.get_timestamp() - signed.timestamp()
-            return key.decode("ascii") if -CLOCK_SKEW <= age <= self.max_age else None
+            return (key.decode("ascii"), age) if -CLOCK_SKEW <= age <= self.max_age else None
         except (itsdangerous.BadData, UnicodeError):
             return None
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from .wrapping import link_sessions, open_channel_session, open_http_session, prepared_by
+from .wrapping import (
+    link_sessions,
+    live_on_http_session,
+    open_channel_session,
+    open_http_session,
+    prepared_by,
+)
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -33,13 +39,13 @@ def http_session(handler: H) -> H:
     A message with headers (``http.request``, ``websocket.connect``) always gets one: anonymous and empty where no
     cookie came, or one that is worth nothing. Every other message has None; :func:`channel_and_http_session`
     gives it to them too. The session is saved where it was modified; its cookie goes with the response to an
-    ``http.request``.
+    ``http.request``. The end of the session closes the WebSockets that were opened with it (docs/sessions.md).
 
     Raises (when a message comes):
         DenyConnection: the handshake comes from another site (:mod:`triochan.security`).
         SessionStoreUnavailable: the store does not answer.
     """
-    return prepared_by("http_session", open_http_session)(handler)
+    return prepared_by("http_session", open_http_session, live_on_http_session)(handler)
 
 
 def channel_and_http_session(handler: H) -> H:
@@ -48,6 +54,10 @@ def channel_and_http_session(handler: H) -> H:
     It is read from the store for each message, so it shows what other requests have done to it, and is
     anonymous once it was ended.
     """
-    return prepared_by("channel_and_http_session", open_http_session, open_channel_session, link_sessions)(
-        handler
-    )
+    return prepared_by(
+        "channel_and_http_session",
+        open_http_session,
+        live_on_http_session,
+        open_channel_session,
+        link_sessions,
+    )(handler)

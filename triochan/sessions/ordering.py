@@ -51,6 +51,8 @@ def enforce_ordering(handler: Any = None, *, slight: bool = False) -> Any:
     @functools.wraps(handler)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         message = message_among(args, "enforce_ordering")
+        if message.connection is not None and message.channel.name == "websocket.disconnect":
+            return await handler(*args, **kwargs)  # in every order it comes last, and it is owed
         order = message.get("order")
         if isinstance(order, bool) or not isinstance(order, int):
             raise ValueError(

@@ -13,6 +13,7 @@ from ..layers import Departed, Endpoint
 from ..message import Message, MessageApplication, application_of
 from .cookies import SessionCookies
 from .session import Session
+from .sockets import close_sockets, join, leave, watch
 from .store import SessionStore
 
 _ON_A_WEBSOCKET = (
@@ -49,7 +50,7 @@ class Sessions:
         Where the message is a request, the first piece of its response carries the cookie of a session that was
         saved by then, or takes away that of one that was ended.
         """
-        session = await self._first_held(self.cookies.keys(message))
+        session = await self._first_held(self.cookies.signed(message))
         endpoint: object = endpoint_of(message)
         if message.channel.name == "websocket.connect":
             session.no_new_key = _ON_A_WEBSOCKET
@@ -59,23 +60,47 @@ class Sessions:
             session.no_new_key = _TOO_LATE
         else:
             session.no_new_key = None
-            endpoint.on_start = _Answer(self.cookies, message, session, session.session_key)
+            endpoint.on_start.append(_Answer(self.cookies, message, session, session.session_key))
         return session
 
-    async def _first_held(self, keys: list[str]) -> Session:
-        """The session of the first of ``keys`` that has one: a cookie of a session that is over hides no other."""
-        for key in keys:
+    async def _first_held(self, signed: list[tuple[str, float]]) -> Session:
+        """The session of the first of these keys that has one: a cookie of a session that is over hides no other."""
+        for key, age in signed:
             session = await self.by_key(key)
             if session.session_key is not None:
+                session.signed_ago = age
                 return session
         return await self.by_key(None)
+
+    async def live_on(self, message: Message) -> str | None:
+        """From a handshake on, the end of its HTTP session closes its WebSocket.
+
+        Returns:
+            What the store has of the session now, as it may have ended in between; then it is anonymous. None too
+            where the message is no handshake, or has no session.
+        """
+        session = message.http_session
+        if message.channel.name != "websocket.connect" or session is None or session.session_key is None:
+            return None
+        endpoint, key, age = endpoint_of(message), session.session_key, self.cookies.max_age
+        # First the group, then the look: who ends the session either tells this socket or is seen here.
+        await join(message, endpoint, key)
+        text = await self.store.load(key)
+        if text is None:
+            await leave(message, endpoint, key)
+            session.lose()
+        else:
+            watch(endpoint, key, self.store, age, age - session.signed_ago)
+        return text
 
     async def by_key(self, key: str | None) -> Session:
         """The session under ``key`` where the store holds it, else an anonymous one. It can't get a new key."""
         text = None if key is None else await self.store.load(key)
         # A key that the store doesn't hold is not taken up: who made it up would know the session's key.
         held = None if text is None else key
-        return Session(self.store, self.cookies.max_age, held, text, no_new_key=_ON_A_WEBSOCKET)
+        return Session(
+            self.store, self.cookies.max_age, held, text, no_new_key=_ON_A_WEBSOCKET, on_end=close_sockets
+        )
 
     async def of_connection(self, message: Message) -> Session:
         """The channel session of the connection behind ``message.reply_channel``.
@@ -129,16 +154,17 @@ class _Answer:
 
     async def __call__(self, content: dict[str, Any]) -> dict[str, Any]:
         session = self.session
-        saved = session.modified
-        if saved:  # before the answer: the client's next request may be quick
+        if session.modified:  # before the answer: the client's next request may be quick
             await session.save()
+        await session.tell_ended()
         session.no_new_key = _TOO_LATE
         headers = check_headers(content.get("headers") or ())
         key = session.session_key
         cookie = None
         if key is None and self.requested is not None:
-            cookie = self.cookies.deletion(self.message)
-        elif key is not None and (saved or key != self.requested):
+            # Who has ended it elsewhere, or given it a new key, has told the client: this would take that key away.
+            cookie = None if session.ended_elsewhere else self.cookies.deletion(self.message)
+        elif key is not None and (session.saved or key != self.requested):
             cookie = self.cookies.header(self.message, key)
         if cookie is not None:
             headers += check_headers([cookie])
@@ -155,8 +181,8 @@ class _Response(Protocol):
 
     started: bool
     """The first piece has come."""
-    on_start: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None
-    """Called once with the first piece, returns it with what has to be in it."""
+    on_start: list[Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]
+    """Called one after the other with the first piece, return it with what has to be in it."""
 
 
 class HasSessions(MessageApplication, Protocol):

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import attrs
 import h11
@@ -26,14 +26,17 @@ import trio.testing
 import trio_websocket
 
 from ..application import Application
-from ..content import decode_json, encode_json
+from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
 from ..http.cookies import parse_cookies
 from ..http1.protocol import serve_stream
 from ..layers import ChannelLayer
+from ..porting import CLIENT_ATTRIBUTES, attribute_lookup
+from ..proxies import Front
 from ..routing import Routing
 from ..runtime import Runtime
 from ..settings import Settings
+from ..typed import encode_content
 from ..workers import Workers
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -107,7 +110,7 @@ class TestWebsocket:
             raise self._closed() from None
 
     async def send_json(self, content: Any) -> None:
-        await self.send(encode_json(content))
+        await self.send(encode_content(content))
 
     async def receive(self) -> str | bytes:
         """The next message.
@@ -174,6 +177,9 @@ class _Managed(ABC, Generic[T]):
 
     _manager: AbstractAsyncContextManager[T] | None = None
 
+    if not TYPE_CHECKING:
+        __getattr__ = attribute_lookup(CLIENT_ATTRIBUTES)
+
     @abstractmethod
     def _run(self) -> AbstractAsyncContextManager[T]: ...
 
@@ -199,6 +205,7 @@ class Client(_Managed["Client"]):
         secure: as if over TLS.
         lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
+        trusted_proxies, root_path, health_path: as :func:`triochan.serve` takes them; the client is at 192.0.2.1.
 
     Attributes:
         cookies: what the server has set, by name.
@@ -214,7 +221,11 @@ class Client(_Managed["Client"]):
         secure: bool = False,
         lockstep: bool = False,
         headers: HeaderPairs = (),
+        trusted_proxies: Iterable[str] = (),
+        root_path: str = "",
+        health_path: str | None = None,
     ) -> None:
+        self._front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
         self.application = Application.of(routing)
         self.settings = settings or Settings()
         self.cookies: dict[str, str] = {}
@@ -227,7 +238,7 @@ class Client(_Managed["Client"]):
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Self]:
-        async with Runtime.open(self.application, self.settings, self._layer) as self.runtime:
+        async with Runtime.open(self.application, self.settings, self._layer, self._front) as self.runtime:
             with _unwrapped():
                 async with self.runtime.serving() as services:
                     services.start_soon(Workers(self.runtime).run)
@@ -301,7 +312,7 @@ class Client(_Managed["Client"]):
         """
         pairs = [("Host", HOST), ("Connection", "close"), *self._request_headers(), *_pairs(headers)]
         if json is not None:
-            body = encode_json(json)
+            body = encode_content(json)
             pairs.append(("Content-Type", "application/json"))
         data = body.encode() if isinstance(body, str) else body
         if data:

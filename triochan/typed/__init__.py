@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..content import encode_plain, is_plain, plain_of
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from .annotations import content_annotation
 
@@ -22,13 +23,12 @@ __all__ = [
     "HasConverter",
     "InvalidContent",
     "content_annotation",
+    "converts_plain",
+    "encode_content",
     "encode_with",
     "make_converter",
     "to_plain",
 ]
-
-PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
-"""What is encoded as it is, unless there turns out to be an object in it; the attempt costs an object's ``repr``."""
 
 _default: list[Converter] = []
 
@@ -39,16 +39,39 @@ class HasConverter(Protocol):
     @property
     def converter(self) -> Converter: ...
 
+    @property
+    def converts_plain(self) -> bool:
+        """The converter has something to do with JSON's own types too (:func:`converts_plain`)."""
 
-def make_converter(*, forbid_extra_keys: bool = True) -> Converter:
+
+def make_converter(*, forbid_extra_keys: bool = True, large_integers_as_strings: bool = False) -> Converter:
     """A converter as every :class:`triochan.Application` has one (:mod:`triochan.typed.converter` says what it does).
 
     Args:
         forbid_extra_keys: refuse an object with a key that its class does not have; False drops it.
+        large_integers_as_strings: integers beyond ±(2**53 - 1) are strings of digits in JSON, both ways: JavaScript's
+            numbers can't tell them from their neighbours (RFC 8259 section 6).
     """
     from .converter import make_converter
 
-    return make_converter(forbid_extra_keys=forbid_extra_keys)
+    return make_converter(
+        forbid_extra_keys=forbid_extra_keys, large_integers_as_strings=large_integers_as_strings
+    )
+
+
+def converts_plain(converter: Converter) -> bool:
+    """``converter`` makes something else of a string, a number, a boolean or None.
+
+    The contents of an application without such hooks are looked at, and where they are plain, encoded as they are.
+    """
+    return any(
+        getattr(converter.get_unstructure_hook(kind), "__name__", "") != "identity" for kind in _SCALARS
+    )
+
+
+_SCALARS = (str, int, float, bool, type(None))
+PLAIN = frozenset({dict, list, *_SCALARS})
+"""What an encoder of the program's own gets as it is, for it may know what to do with the objects in it."""
 
 
 def _converter_of(application: HasConverter | None) -> Converter:
@@ -60,16 +83,44 @@ def _converter_of(application: HasConverter | None) -> Converter:
 
 
 def to_plain(content: Any, application: HasConverter | None = None) -> Any:
-    """``content`` with every object in it made into what JSON has a form for; what has none stays as it is.
+    """``content`` made of nothing but JSON's own types; the rules are those of :func:`triochan.content.encode_json`.
 
     Args:
         application: whose converter makes it (:func:`triochan.running.current_application`); None: one without hooks.
+
+    Raises:
+        TypeError: neither the converter nor JSON has a form for something in it.
+        OverflowError: a Decimal that is not finite, or has too many digits.
+        ValueError: two keys of an object are one in JSON.
     """
-    return _converter_of(application).unstructure(content)
+    if is_plain(content) and not (application is not None and application.converts_plain):
+        return content
+    return _unstructured(content, application)
+
+
+def _unstructured(content: Any, application: HasConverter | None) -> Any:
+    try:
+        return plain_of(content, _converter_of(application).unstructure)
+    except RecursionError:
+        raise OverflowError("a value that is nested too deep, or holds itself") from None
+
+
+def encode_content(content: Any, application: HasConverter | None = None) -> str:
+    """``content`` as JSON, with every object in it made into what JSON has a form for.
+
+    Args:
+        application: as :func:`to_plain` takes it.
+
+    Raises:
+        As :func:`to_plain`, and as :func:`triochan.content.encode_json`.
+    """
+    if not is_plain(content) or (application is not None and application.converts_plain):
+        content = _unstructured(content, application)
+    return encode_plain(content)
 
 
 def encode_with(encode: Callable[[Any], str], content: Any, application: HasConverter | None = None) -> str:
-    """``encode(content)``; where it has no form for something, of the content in plain values.
+    """``encode(content)``, where ``encode`` is the program's own; what it has no form for it gets in plain values.
 
     Args:
         application: as :func:`to_plain` takes it.
@@ -77,11 +128,12 @@ def encode_with(encode: Callable[[Any], str], content: Any, application: HasConv
     Raises:
         TypeError: the converter has no form for it either.
     """
-    if content.__class__ in PLAIN:
-        try:
-            return encode(content)
-        except TypeError:
-            pass  # there are objects in it, or it is an error of the program's: of that, hear the second one
+    if content.__class__ not in PLAIN:
+        return encode(to_plain(content, application))
+    try:
+        return encode(content)
+    except TypeError:
+        pass  # there are objects in it, or it is an error of the program's: of that, hear the second one
     return encode(to_plain(content, application))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -12,6 +13,7 @@ from typing import Any, get_args
 
 from cattrs import Converter
 
+from ..content import DECIMAL_DIGITS, sendable_decimal
 from .mistakes import misfit, one_of
 
 Hook = Callable[[Any, Any], Any]
@@ -89,19 +91,63 @@ SCALARS: Mapping[Any, Hook] = {
     bytes: _structure_bytes,
     Enum: _structure_enum,
 }
-FROM_STRING: Mapping[type, Callable[[str], Any]] = {
-    datetime.datetime: datetime.datetime.fromisoformat,
-    datetime.date: datetime.date.fromisoformat,
-    datetime.time: datetime.time.fromisoformat,
-    uuid.UUID: uuid.UUID,
-    decimal.Decimal: decimal.Decimal,
+# What Python's own parsers take beyond that: any character for the T, digits of other scripts, underscores, braces,
+# "urn:", dashes anywhere, "NaN".
+_DATETIME = re.compile(r"[0-9W-]+(?:[Tt ][0-9:.,]+(?:[Zz]|[+-][0-9:.,]+)?)?")
+_DATE = re.compile(r"[0-9W-]+")
+_TIME = re.compile(r"[Tt]?[0-9:.,]+(?:[Zz]|[+-][0-9:.,]+)?")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-?)[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{12}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
+_LONGEST = DECIMAL_DIGITS + 20
+"""Characters of any of these; a longer string is not looked at."""
+
+
+def _decimal(text: str) -> decimal.Decimal:
+    number = decimal.Decimal(text)
+    if not sendable_decimal(number):
+        raise ValueError(f"a Decimal has at most {DECIMAL_DIGITS} digits")
+    return number
+
+
+FROM_STRING: Mapping[type, tuple[re.Pattern[str], Callable[[str], Any]]] = {
+    datetime.datetime: (_DATETIME, datetime.datetime.fromisoformat),
+    datetime.date: (_DATE, datetime.date.fromisoformat),
+    datetime.time: (_TIME, datetime.time.fromisoformat),
+    uuid.UUID: (_UUID, uuid.UUID),
+    decimal.Decimal: (_DECIMAL, _decimal),
 }
+"""How each is written, and what reads it."""
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""JavaScript's ``Number.MAX_SAFE_INTEGER``: beyond it, two integers may be one number (RFC 8259 section 6)."""
+_LARGE = re.compile(r"-?[1-9][0-9]{15,}")
+_LONGEST_INTEGER = 4300
+"""Digits; Python refuses more, for reading them takes quadratic time."""
 
 
-def from_string(kind: type, parse: Callable[[str], Any]) -> Hook:
+def structure_large_int(value: Any, cl: Any) -> Any:
+    """As other integers, and those beyond :data:`MAX_SAFE_INTEGER` from strings of digits only."""
+    if value.__class__ is str and len(value) <= _LONGEST_INTEGER and _LARGE.fullmatch(value):
+        made = int(value)
+        if abs(made) > MAX_SAFE_INTEGER:
+            return made if cl is int else _of_class(made, cl)
+    if value.__class__ is int and abs(value) > MAX_SAFE_INTEGER:
+        raise misfit("an integer beyond 2**53 as a string of digits", value)
+    return _structure_int(value, cl)
+
+
+def unstructure_large_int(value: int) -> int | str:
+    return str(int(value)) if abs(value) > MAX_SAFE_INTEGER else int(value)
+
+
+def from_string(kind: type) -> Hook:
+    form, parse = FROM_STRING[kind]
+
     def structure(value: Any, _: Any) -> Any:
         if value.__class__ is not str:
             raise misfit(f"a {kind.__name__} as a string", value)
+        if len(value) > _LONGEST or form.fullmatch(value) is None:
+            raise misfit(f"a {kind.__name__}", value)
         try:
             return parse(value)
         except (ValueError, ArithmeticError):

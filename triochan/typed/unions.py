@@ -44,7 +44,7 @@ def union_factory(union: Any, converter: Converter) -> Hook:
     """
     members: dict[type, list[Any]] = {kind: [] for kind in _KINDS}
     for member in get_args(union):
-        for kind in _kinds_of(member):
+        for kind in _kinds_of(member, getattr(converter, "large_integers_as_strings", False)):
             members[kind].append(member)
     if all(len(each) <= 1 for each in members.values()):
         hooks = {kind: (hook_for(each[0], converter), each[0]) for kind, each in members.items() if each}
@@ -151,14 +151,18 @@ def _literal_fields(member: Any) -> dict[str, list[tuple[type, Any]]]:
     }
 
 
-def _kinds_of(annotation: Any) -> set[type]:
-    """The kinds of JSON values that may be for ``annotation``; all of them where only a hook can say."""
+def _kinds_of(annotation: Any, int_as_str: bool) -> set[type]:
+    """The kinds of JSON values that may be for ``annotation``; all of them where only a hook can say.
+
+    Args:
+        int_as_str: an integer may be a string of digits.
+    """
     annotation = unwrap(annotation)
     base = origin(annotation)
     if annotation is None or annotation is type(None):
         return {type(None)}
     if is_union(annotation):
-        return set().union(*map(_kinds_of, get_args(annotation)))
+        return set().union(*(_kinds_of(each, int_as_str) for each in get_args(annotation)))
     if base is Literal:
         return {type(value) for _, value in literals(annotation)}
     if base is tuple or base in ARRAYS:
@@ -174,7 +178,8 @@ def _kinds_of(annotation: Any) -> set[type]:
             return {list}
         if issubclass(base, float):
             return {int, float}
-        for scalar in (bool, int):
-            if issubclass(base, scalar):
-                return {scalar}
+        if issubclass(base, bool):
+            return {bool}
+        if issubclass(base, int):
+            return {int, str} if int_as_str else {int}
     return set(_KINDS)

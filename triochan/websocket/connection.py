@@ -10,22 +10,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
 import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, bind, call, run
-from ..layers import Local
+from ..handlers import Barrier, Bound, Held, call, enclosed, only, parted, report
+from ..layers import Local, ReplyChannel
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
-from ..runtime import CONNECT, DISCONNECT
+from ..runtime import CONNECT, DISCONNECT, RECEIVE, Matches
 from ..timers import Timer
 from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
@@ -48,6 +47,10 @@ LINGER_SECONDS = 2.0
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
 
 
+_ending: ContextVar[ReplyChannel | None] = ContextVar("triochan.ending", default=None)
+"""The reply channel of the connection whose ``disconnect`` runs here."""
+
+
 class Connection:
     """A live WebSocket, as ``message.connection`` and ``self.connection`` show it.
 
@@ -62,9 +65,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_disconnect", "_idle_until", "_local", "_namespace", "_new_tasks", "_nursery", "_opening",
-        "_ping", "_pinged", "_policy", "_runtime", "_task", "_timer", "_transport", "channel", "client", "inbound",
-        "life", "outbox", "over", "path",
+        "__weakref__", "_idle_until", "_local", "_matches", "_new_tasks", "_nursery", "_opening",
+        "_opening_content", "_ping", "_pinged", "_policy", "_runtime", "_state", "_task", "_timer", "_transport",
+        "channel", "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +80,7 @@ class Connection:
         self.client: list[Any] | None = upgrade.content.get("client")
         self.life = Life()
         self.channel = runtime.layer.attach("websocket.send", self)
-        self._namespace: SimpleNamespace | None = None
+        self._state: Any = None
         self._local: Local | None = None
         self._new_tasks: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], Context]] | None = None
         self._nursery: trio.Nursery | None = None
@@ -86,7 +89,8 @@ class Connection:
         self._timer: Timer | None = None
         self._ping: Timer | None = None
         self._pinged = 0
-        self._disconnect: tuple[Consumer, dict[str, Any]] | None = None
+        self._matches: Matches | None = None
+        self._opening_content: dict[str, Any] | None = None
         self._opening: Opening | None = None
 
     def open(self, upgrade: Upgrade) -> Held | None:
@@ -94,10 +98,15 @@ class Connection:
         runtime = self._runtime
         settings = runtime.settings
         message = Message(upgrade.content, CONNECT, self.channel, self)
+        connect = receive = matches = None
         try:
             matches = runtime.match(message)
-        except Exception:
-            logger.exception("a route raised in websocket.connect on %r", self.path)
+            if matches.connect is not None:
+                connect = runtime.bind(matches.connect, CONNECT)
+            if matches.receive is not None:
+                receive = runtime.bind(matches.receive, RECEIVE)
+        except Exception as error:  # noqa: BLE001 - a route of the program's
+            report(logger, "a route raised in websocket.connect on %r", self.path, error=error)
             matches = None
         policy = self._policy = runtime.policy(()) if matches is None else matches.policy
         self.outbox = Outbox(
@@ -111,18 +120,23 @@ class Connection:
         if matches is None:
             self._opening.deny(500, b"Internal Server Error")
             return None
-        self.inbound.bound = matches.bind_receive()
-        self._disconnect = matches.disconnect
-        return self._opening.begin(matches.bind_connect(), message)
+        if connect is None:
+            runtime.refused_handshake(message)
+        self.inbound.bound = receive
+        self._matches = matches
+        if matches.receive is None or matches.disconnect is None:
+            self._opening_content = upgrade.content  # what the routes look at
+        return self._opening.begin(connect, message)
 
     # -- for the program
 
     @property
-    def state(self) -> SimpleNamespace:
-        """A namespace of the connection's own, for the program to use."""
-        if self._namespace is None:
-            self._namespace = SimpleNamespace()
-        return self._namespace
+    def state(self) -> Any:
+        """A namespace of the connection's own, for the program to use: an object of the consumer's ``State``, made when
+        it is first asked for."""
+        if self._state is None:
+            self._state = self._policy.state()
+        return self._state
 
     @property
     def local(self) -> Local:
@@ -154,6 +168,11 @@ class Connection:
         return self.outbox.dropped
 
     @property
+    def closing(self) -> bool:
+        """It was refused, or a close has begun, from either side: nothing can be sent any more."""
+        return self.life.state is not State.CONNECTING and not self.life.talking
+
+    @property
     def close_code(self) -> int | None:
         """How it ended, once it has."""
         return self.life.code if self.over else None
@@ -165,7 +184,8 @@ class Connection:
     async def send(self, data: str | bytes) -> None:
         """Send one message, text for a ``str``, waiting while the outbox is full; while connecting, accept first.
 
-        No checkpoint where nothing waits: an answer that the socket takes at once costs no task switch.
+        No checkpoint where nothing waits: an answer that the socket takes at once costs no task switch. What the
+        connection's own ``disconnect`` sends goes nowhere, and is no error.
 
         Raises:
             ConnectionClosed: the peer is gone, or the socket is closing.
@@ -174,7 +194,11 @@ class Connection:
         frame = self.outbox.encode(data)
         if self.life.state is State.CONNECTING:
             self._accept()
-        await self.outbox.put(frame)
+        try:
+            await self.outbox.put(frame)
+        except ConnectionClosed:
+            if not self._pass_over():
+                raise
 
     def send_nowait(self, data: str | bytes) -> bool:
         """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
@@ -209,7 +233,15 @@ class Connection:
 
         Raises:
             ConnectionClosed: the socket is gone already.
+            TypeError: ``async_fn`` can't be called.
         """
+        given: object = async_fn
+        if not callable(given):
+            if isinstance(given, Coroutine):
+                given.close()
+            raise TypeError(
+                f"start_soon takes an async function and its arguments, start_soon(self.send, 'text'), not {given!r}"
+            )
         if self.over or self.life.state is State.REFUSED:
             raise ConnectionClosed(self.life.code, self.life.reason)
         context = copy_context()
@@ -235,7 +267,11 @@ class Connection:
         elif reply.accept is False:
             raise ValueError("the handshake was accepted already; close the socket instead")
         if reply.data is not None:
-            await self.outbox.put(self.outbox.encode(reply.data))
+            try:
+                await self.outbox.put(self.outbox.encode(reply.data))
+            except ConnectionClosed:
+                if not self._pass_over():
+                    raise
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
@@ -244,6 +280,26 @@ class Connection:
         reply = parse_websocket(content)
         if reply.data is not None:
             self.outbox.offer(self.outbox.encode(reply.data))
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+
+    async def room(self) -> None:
+        """Wait while the outbox is full.
+
+        Raises:
+            ConnectionClosed: the peer is gone.
+        """
+        await self.outbox.room()
+
+    def deliver_whole(self, content: dict[str, Any], /) -> None:
+        """As :meth:`deliver_nowait`, past every limit: an answer of the connection's own, which has waited for
+        :meth:`room`.
+
+        While connecting it does not accept, and leaves when ``connect`` has returned.
+        """
+        reply = parse_websocket(content)
+        if reply.data is not None:
+            self.outbox.put_whole(self.outbox.encode(reply.data))
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
@@ -273,8 +329,17 @@ class Connection:
     # -- told by the inbound half and the outbox
 
     def match(self, message: Message) -> Bound | None:
-        found = self._runtime.router.match(message)
-        return None if found is None else bind(found, message.channel.name)
+        try:
+            found = self._runtime.router.match(message, opening=self._opening_content)
+        except Exception as error:  # noqa: BLE001 - the program's
+            self._route_raised(message, error)
+            if self.life.accepted:
+                self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
+            return None
+        return None if found is None else self._runtime.bind(found, message.channel)
+
+    def _route_raised(self, message: Message, error: Exception) -> None:
+        logger.error("a route raised in %s on %r", message.channel.name, self.path, exc_info=error)
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._perform(self.life.step(Event.PEER_CLOSE, code, reason))
@@ -291,7 +356,7 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
-        logger.error("%s raised in %s on %r", name_of(consumer), what, self.path, exc_info=error)
+        report(logger, "%s raised in %s on %r", name_of(consumer), what, self.path, error=error)
         if self.life.accepted:
             self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
 
@@ -525,7 +590,7 @@ class Connection:
             await async_fn(*args)
 
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
-            await run(begin(), context)
+            await enclosed(begin(), context)
 
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
@@ -554,6 +619,8 @@ class Connection:
                 await self._run_disconnect()
         finally:
             runtime.layer.detach(self)
+            if self._local is not None:
+                self._local.end()
             runtime.websockets.pop(self, None)
             self.outbox.detach()
             inbound.detach()
@@ -568,15 +635,52 @@ class Connection:
             "reason": life.reason,
         }
         message = Message(content, DISCONNECT, self.channel, self)
-        match = self._disconnect or runtime.router.match(message)
-        bound = None if match is None else bind(match, DISCONNECT.name)
+        bound = self._match_disconnect(message)
         if bound is None or bound.begin is None:
             return
         deadline = min(trio.current_time() + runtime.settings.disconnect_timeout, runtime.deadline)
+        error: Exception | None = None
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            with Barrier(partial(self.crashed, bound.consumer, "disconnect")):
+            token = _ending.set(self.channel)
+            try:
                 await call(bound.begin, message, bound.kwargs)
+            except BaseException as raised:  # noqa: ASYNC103, BLE001 - parted() says what has to go on
+                error, others = parted(raised)
+                if others is not None:
+                    raise others from None  # noqa: ASYNC104 - a cancellation goes on
+            finally:
+                _ending.reset(token)
         if scope.cancelled_caught:
             logger.error(
-                "%s on %r was cancelled: disconnect took too long", name_of(bound.consumer), self.path
+                "%s on %r was cancelled: disconnect took too long",
+                name_of(bound.consumer),
+                self.path,
+                exc_info=error,
             )
+        elif error is not None and only(error, ConnectionClosed):
+            # Not this one's: those are passed over. So something behind it has not been done.
+            logger.warning("%s on %r: disconnect broke off, %s", name_of(bound.consumer), self.path, error)
+        elif error is not None:
+            self.crashed(bound.consumer, "disconnect", error)
+
+    def _match_disconnect(self, message: Message) -> Bound | None:
+        """Who takes ``disconnect``; where a route raises, the class that took ``connect``, if it takes this too."""
+        matches = self._matches
+        assert matches is not None
+        match = matches.disconnect
+        if match is None:
+            try:
+                match = self._runtime.router.match(message, opening=self._opening_content)
+            except Exception as error:  # noqa: BLE001 - told where nothing stands in
+                if matches.connect and DISCONNECT.name in getattr(matches.connect[0], "method_mapping", ()):
+                    match = matches.connect
+                else:
+                    self._route_raised(message, error)
+        return None if match is None else self._runtime.bind(match, DISCONNECT)
+
+    def _pass_over(self) -> bool:
+        """What is sent now can't reach anybody, and its sender knows: it is the connection's own ``disconnect``."""
+        if _ending.get() is not self.channel:
+            return False
+        logger.debug("sent in disconnect on %r: nobody gets it", self.path)
+        return True

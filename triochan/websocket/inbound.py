@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted
+from ..exceptions import ChannelSocketException, ConnectionClosed
+from ..handlers import Bound, Held, LeftOpen, begin, first_step, only, parted
 from ..layers import ReplyChannel
 from ..message import Message
-from ..routing import Consumer
+from ..routing import Consumer, name_of
 from ..runtime import RECEIVE
 from ..settings import Settings
 from ..wire.control import take_control
@@ -35,6 +35,7 @@ logger = logging.getLogger("triochan.connection")
 
 Item = tuple[int, Any, int]
 """A message in the inbox: its kind, what it carries, its order."""
+"""Stands for a coroutine that is not made yet."""
 _READS = 8
 """Reads of one socket before others have their turn."""
 CORK_SECONDS = 0.001
@@ -183,22 +184,20 @@ class Inbound:
             {"path": owner.path, "order": self.order, "text": text}, RECEIVE, owner.channel, self._connection
         )
         context = copy_context()
-        coroutine = None
         try:
-            coroutine = context.run(bound.begin, message, bound.kwargs)
-            trap = context.run(coroutine.send, None)
-        except StopIteration as stop:
-            if coroutine is None:
-                self._raised(bound.consumer, stop)
-            return None
+            begun = context.run(first_step, bound.begin, message, bound.kwargs)
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
+            if isinstance(error, (ChannelSocketException, ExceptionGroup)):
+                return self._begin(bound, message, None, error)  # noqa: ASYNC104 - it is no cancellation
             self._raised(bound.consumer, error)
             return None  # noqa: ASYNC104 - a cancellation goes on
+        if begun is None:
+            return None
         self.running += 1
         self.waits = True
-        return Held(self, bound.consumer, coroutine, context, trap)
+        return Held(self, bound.consumer, begun[0], context, begun[1], message)
 
     def proceed(self) -> Held | None:
         """Do what can be done now: run what waits as far as the order allows, and read where there is room."""
@@ -219,7 +218,10 @@ class Inbound:
             self._owner.again()  # for this may be what reading waits for
 
     def internal_error(self, error: Exception) -> None:
-        self._owner.lost()
+        if isinstance(error, LeftOpen) and self.bound is not None:
+            self._owner.crashed(self.bound.consumer, "receive", error)
+        else:
+            self._owner.lost()
 
     # -- for the one that awaits a handler
 
@@ -479,10 +481,14 @@ class Inbound:
 
     def _still_stalled(self) -> None:
         self._stall = None
+        left, self._waiting, self._inbox_size = self._waiting, 0, 0
         logger.error(
-            "the inbox on %r was full for %g s: its handlers are cancelled, the socket is closed with 1013",
+            "the inbox on %r was full for %g s: the handlers%s are cancelled, %d that wait are passed over, "
+            "the socket is closed with 1013",
             self._owner.path,
             self._settings.stall_timeout,
+            "" if self.bound is None else f" of {name_of(self.bound.consumer)}",
+            left,
         )
         self._owner.failed(1013, "try again later")
         self.cancel()
@@ -531,7 +537,12 @@ class Inbound:
         bound = self.bound or owner.match(message)
         if bound is None or bound.begin is None:
             return None  # Channels 1 passes over it too
-        held, _, error = begin(self, bound, message, self._settings.handler_timeout)
+        return self._begin(bound, message, self._settings.handler_timeout, None)
+
+    def _begin(
+        self, bound: Bound, message: Message, timeout: float | None, after: BaseException | None
+    ) -> Held | None:
+        held, _, error = begin(self, bound, message, timeout, after=after)
         if held is not None:
             self.running += 1
             self.waits = True
@@ -541,5 +552,13 @@ class Inbound:
 
     def _raised(self, consumer: Consumer, error: BaseException) -> None:
         mine = parted(error)[0]
-        if mine is not None and not only(mine, ConnectionClosed):
-            self._owner.crashed(consumer, "receive", mine)
+        if mine is None:
+            return
+        owner = self._owner
+        if not only(mine, ConnectionClosed):
+            owner.crashed(consumer, "receive", mine)
+        elif owner.life.state is State.OPEN:
+            logger.warning(
+                "%s broke off in receive on %r: it sent to another connection, which is gone: %s",
+                name_of(consumer), owner.path, mine,
+            )  # fmt: skip

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed, DenyConnection
-from ..handlers import Bound, Held, begin, only, parted
-from ..headers import Headers
+from ..exceptions import ConnectionClosed, DenyConnection, HttpError
+from ..handlers import Bound, Held, begin, first_of, only, parted
+from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
 from ..message import Message
 from ..routing import Consumer, name_of
@@ -197,24 +197,32 @@ class Opening:
         owner = self._owner
         life = owner.life
         owner.inbound.gated = False
-        too_slow = cancelled and trio.current_time() >= self._deadline
+        # An error that takes the place of the cancellation is none of its own.
+        too_slow = (cancelled or error is not None) and trio.current_time() >= self._deadline
         if too_slow and error is None and life.talking:
             error = trio.TooSlowError()
         if error is not None and life.state is State.CONNECTING and only(error, DenyConnection):
             self.deny(403, b"Forbidden")
+        elif (
+            error is not None
+            and life.state is State.CONNECTING
+            and (answer := first_of(error, HttpError)) is not None
+        ):
+            self.deny(answer.status, answer.text.encode(), check_headers(answer.headers))
+        elif too_slow and life.state is State.CONNECTING:
+            logger.error(
+                "%s on %r did not accept within %g s; 503",
+                name_of(consumer),
+                owner.path,
+                self._settings.handshake_timeout,
+                exc_info=error,  # what it raised when it was cancelled
+            )
         elif error is not None and not only(error, ConnectionClosed):
             owner.crashed(consumer, "connect", error)
-            if life.state is State.CONNECTING:
+            if life.state is State.CONNECTING and not cancelled:
                 self.deny(500, b"Internal Server Error")
         if life.state is State.CONNECTING:
-            if cancelled:
-                if too_slow:
-                    logger.error(
-                        "%s on %r did not accept within %g s",
-                        name_of(consumer),
-                        owner.path,
-                        self._settings.handshake_timeout,
-                    )
+            if cancelled or too_slow:
                 self.deny(503, b"Service Unavailable", _LATER)
             else:
                 self.accept(None, [])

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
+from ..exceptions import ImproperlyConfigured
+from .proxy_protocol import ProxyHeader, ProxyProtocolError, parse_proxy_header
+
 BACKLOG = 2048
+_PEEK = 4096
+
+_LOCK_SECONDS = 1.0
+"""How long another start in the same folder is waited for."""
+_LOCK_PAUSE = 0.01
+_SHARED_PORT_TRIES = 16
+"""Free ports of the first address that are tried for the others."""
+_NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 @attrs.frozen
@@ -21,7 +34,8 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        host, port: of a TCP socket; the port is the one that was picked where 0 was asked for.
+        host, port: of a TCP socket; the port is the one that was picked where 0 was asked for. A link-local host has
+            its zone behind it, ``fe80::1%eth0``.
         path: of a Unix socket, else None.
         scheme: ``"http"`` or ``"https"``.
     """
@@ -33,12 +47,18 @@ class Address:
 
     @property
     def url(self) -> str:
+        """As clients take it: IPv6 in brackets, its zone as RFC 6874 has it; of a Unix socket, the path behind the
+        scheme."""
         if self.path is not None:
-            return f"{self.scheme}+unix:{self.path}"
-        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+            return f"{self.scheme}+unix:{self.path.replace(chr(0), '@', 1)}"
+        return f"{self.scheme}://{_place(self.host.replace('%', '%25'), self.port)}"
 
     def __str__(self) -> str:
         return self.url
+
+
+def _place(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 async def open_listeners(
@@ -46,34 +66,93 @@ async def open_listeners(
 ) -> list[tuple[socket.socket, Address]]:
     """Non-blocking listening sockets: one for each address that ``host`` has, or the Unix socket ``uds``.
 
+    Args:
+        host: an address or a name; ``"::"`` takes IPv4 as well (RFC 3493 section 5.3); None: every interface. Of a
+            name, addresses of a family that this machine has not are passed over, unless there are no others.
+        port: 0 picks a free one, the same for all addresses.
+        uds: a path; a link is followed; a stale socket file is replaced. Closing the listener removes its file, if it
+            is that listener's still. One that begins with a zero byte is of Linux's abstract namespace.
+
     Raises:
-        OSError: an address can't be had; those opened before it are closed.
+        OSError: an address can't be had; its ``filename`` is that address. Those opened before it are closed.
+        ImproperlyConfigured: a host or a port that is none.
     """
     if uds is not None:
-        return [(_open_unix(os.fspath(uds)), Address(path=os.fspath(uds), scheme=scheme))]
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    opened: list[tuple[socket.socket, Address]] = []
+        return [(await _open_unix(os.fspath(uds)), Address(path=os.fspath(uds), scheme=scheme))]
+    found = await _resolve(host, port)
+    tries = _SHARED_PORT_TRIES if len(found) > 1 and not port else 1
+    while True:
+        tries -= 1
+        try:
+            opened = _open_all(found)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not tries:
+                raise
+        else:
+            break
+    return [(each, _address_of(each.getsockname(), scheme)) for each in opened]
+
+
+def _address_of(bound: Any, scheme: str) -> Address:
+    host, port, *scope = bound
+    zone = (
+        f"%{socket.if_indextoname(scope[1])}" if scope and scope[1] else ""
+    )  # of a link-local address, RFC 4007
+    return Address(host + zone, port, scheme=scheme)
+
+
+async def _resolve(host: str | None, port: int) -> list[tuple[int, int, int, Any]]:
+    """Family, kind, protocol and address of each that ``host`` has, once."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        # The resolver takes larger numbers modulo 65536, and would listen somewhere else.
+        raise ImproperlyConfigured(f"a port is a number from 0 to 65535, not {port!r}")
+    if host == "":
+        raise ImproperlyConfigured(
+            "a host is an address or a name, not ''; 0.0.0.0 and :: are every interface"
+        )
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:  # no name, by the rules for those with other letters
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+    return list(
+        dict.fromkeys((family, kind, protocol, address) for family, kind, protocol, _, address in found)
+    )
+
+
+def _open_all(found: list[tuple[int, int, int, Any]]) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    picked = 0
     with contextlib.ExitStack() as unwind:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listener = unwind.enter_context(contextlib.closing(socket.socket(family, kind, protocol)))
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-            bound: Any = listener.getsockname()
-            opened.append((listener, Address(bound[0], bound[1], scheme=scheme)))
+        for family, kind, protocol, (host, port, *scope) in found:
+            try:
+                # Beside the IPv4 addresses of the same host, IPv6 keeps to itself.
+                listener = _open(
+                    family, kind, protocol, (host, port or picked, *scope), host == "::" and len(found) == 1
+                )
+            except OSError as error:
+                error = OSError(error.errno, error.strerror, _place(host, port or picked))
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise error from None
+                missing = error
+                continue
+            opened.append(unwind.enter_context(contextlib.closing(listener)))
+            if not port and not picked:
+                picked = listener.getsockname()[1]
+        if missing is not None and not opened:
+            raise missing
         unwind.pop_all()
     return opened
 
 
-def _open_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _open(family: int, kind: int, protocol: int, address: Any, both: bool) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
     try:
         listener.setblocking(False)
-        _remove_stale(path)
-        listener.bind(path)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
+        listener.bind(address)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()
@@ -81,19 +160,112 @@ def _open_unix(path: str) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody listens on any more; a live one is left, for bind to stumble over."""
+class _UnixListener(socket.socket):
+    """A listening Unix socket that takes its file along when it is closed.
+
+    The file goes before the socket does: as long as the socket is open, its inode's number is no other file's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._file: tuple[str, int, int] | None = None
+
+    def bind_file(self, path: str) -> None:
+        self.bind(path)
+        place = os.path.realpath(path)  # for the program may change its folder
+        status = os.lstat(place)
+        self._file = place, status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            place, *identity = file
+            with contextlib.suppress(OSError):  # it is gone already, or its folder is another one's by now
+                status = os.lstat(place)
+                if [status.st_dev, status.st_ino] == identity:
+                    os.unlink(place)
+        super().close()
+
+
+async def _open_unix(path: str) -> socket.socket:
+    if not path:
+        raise OSError(errno.EINVAL, "a path is expected, not ''", path)
+    abstract = path.startswith("\0")
+    listener = _UnixListener()
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
+        listener.setblocking(False)
+        if abstract:
+            listener.bind(path)
+            listener.listen(BACKLOG)
+        else:
+            path = _behind_link(path)
+            async with _alone_in(os.path.dirname(path) or "."):
+                _remove_stale(path)
+                listener.bind_file(path)
+                listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        # Python says by itself that a path is too long, without a number.
+        raise OSError(error.errno or errno.ENAMETOOLONG, error.strerror or str(error), path) from None
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _behind_link(path: str) -> str:
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@contextlib.asynccontextmanager
+async def _alone_in(folder: str) -> AsyncIterator[None]:
+    """Keep other servers that start out of ``folder`` for the block: between its ``bind`` and its ``listen`` a socket's
+    file looks stale, and who removes a stale file might remove the one that has just taken its place."""
+    import fcntl  # here, for Windows has none, and no Unix sockets in Python either
+
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:  # one may write there and not read; and where there is no folder, bind says so
+        yield
+        return
+    try:
+        with trio.move_on_after(_LOCK_SECONDS):
+            while True:
+                try:
+                    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await trio.sleep(_LOCK_PAUSE)
+                except OSError:  # a file system without locks
+                    break
+        yield
+    finally:
+        os.close(number)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody listens on any more.
+
+    Raises:
+        OSError: what is there is no stale socket; it is left.
+    """
+    try:
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
+    if not stat.S_ISSOCK(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a file that is no socket"
+        raise OSError(errno.EADDRINUSE, f"{kind} is there; remove it, or choose another path")
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        probe.settimeout(1)
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            Path(path).unlink()
+            Path(path).unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its queue is full, so somebody listens
+    raise OSError(errno.EADDRINUSE, "another program listens on it")
 
 
 async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -117,3 +289,29 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSock
     except BaseException:
         secured.close()
         raise
+
+
+async def receive_proxy_header(sock: socket.socket) -> ProxyHeader:
+    """The header of the PROXY protocol that a connection begins with; what follows is left in the socket.
+
+    Raises:
+        ProxyProtocolError: it begins with something else, or ends.
+        OSError: the socket is lost.
+    """
+    data = b""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            more = sock.recv(_PEEK, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        if not more:
+            raise ProxyProtocolError(
+                f"the connection ended before a header of the PROXY protocol had come: {data!r:.100}"
+            )
+        header = parse_proxy_header(data + more)
+        if header is not None:
+            sock.recv(header.size - len(data))
+            return header
+        # All that came is of the header; left there, it would be readable again at once.
+        data += sock.recv(len(more))

@@ -141,6 +141,8 @@ class Outbox:
         direct: the transport's ``send`` while a frame may go straight to it, else None. An attribute, not a question,
             for a group send looks at it once for each member.
         size: bytes that wait, gathered ones included.
+        allowed: bytes that may wait by now: the limit, and beyond it what one message had by itself. Its size says
+            nothing of the peer, so until it has left, the limit is for what comes behind it.
         sent: bytes that the transport has taken, to see that a slow peer makes progress.
         dropped: messages that the overflow policy dropped.
         batch: what waits for it and for other members of a group alike; None: nothing.
@@ -155,8 +157,8 @@ class Outbox:
 
     __slots__ = (
         "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_owner", "_refusal", "_send",
-        "_sink", "_waiting", "agreement", "batch", "direct", "dropped", "flush", "history", "limit", "opening",
-        "overflow", "sent", "size", "threshold", "watched",
+        "_sink", "_waiting", "agreement", "allowed", "batch", "direct", "dropped", "flush", "history", "limit",
+        "opening", "overflow", "sent", "size", "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -167,6 +169,7 @@ class Outbox:
         self.flush = flush
         self._owner: Owner | None = owner
         self.limit = limit
+        self.allowed = limit
         self.overflow: Overflow = overflow
         self.agreement: Agreement | None = None
         self.threshold = 0
@@ -267,13 +270,15 @@ class Outbox:
             # Before connect has returned nothing of it can leave, and that is not the peer's fault.
             if self._early is None:
                 self._early = []
-            if self._early_size + len(frame) <= 2 * self.limit:
+            if not self._early and len(frame) > self.limit:
+                self.allowed += len(frame)
+            if self._early_size + len(frame) <= self.allowed + self.limit:
                 self._early.append(frame)
                 self._early_size += len(frame)
             else:
                 self._overflow()
             return
-        if self.size + len(frame) > self.limit and self._full(len(frame)):
+        if self.size + len(frame) > self.allowed and self._full(len(frame)):
             self._overflow()
             return
         if self._dead:
@@ -287,15 +292,37 @@ class Outbox:
         frames.append(frame)
         self.size += len(frame)
         if self.size >= CHUNK:
+            if self.size > self.allowed:
+                self._allow()
             self.end_turn()
+
+    def put_whole(self, frame: bytes) -> None:
+        """Send a message of the connection's own handler, or queue it, never waiting and past every limit.
+
+        For what has to be sent in turn with others, by a handler that has waited for :meth:`room` before. Until
+        ``connect`` has returned, it keeps its place among what groups send. A connection that is closing takes nothing.
+        """
+        if self._refusal is not None:
+            return
+        if self.opening:
+            self._early = [*(self._early or ()), frame]
+            self._early_size += len(frame)
+            self.allowed += len(frame)
+        elif not self.send_direct(frame) and not self._dead:
+            if self.batch is not None:
+                self._leave_batch()
+            self._queue(frame)
+
+    def _allow(self) -> None:
+        self.allowed = self.size + self.limit
 
     def _full(self, size: int) -> bool:
         """There is no room for ``size`` bytes, even when what was gathered has been tried and policy has dropped."""
         if not self._blocked:
             self.end_turn()
-        if self.overflow == "drop_oldest" and self.size + size > self.limit:
-            self._drop_oldest(self.limit - size)
-        return bool(self.size) and self.size + size > self.limit
+        if self.overflow == "drop_oldest" and self.size + size > self.allowed:
+            self._drop_oldest(self.allowed - size)
+        return bool(self.size) and self.size + size > self.allowed
 
     def _overflow(self) -> None:
         self.dropped += 1
@@ -307,6 +334,8 @@ class Outbox:
         self.sent += sent
         self._chunk = frame[sent:]
         self.size = len(self._chunk)
+        if self.size > self.allowed:
+            self._allow()
         self._block()
 
     def broken(self) -> None:
@@ -387,6 +416,8 @@ class Outbox:
             self.size += self._early_size
         self._early = None
         self._early_size = 0
+        if self.size > self.limit:
+            self._allow()
         self.end_turn()
 
     # -- underneath
@@ -465,6 +496,8 @@ class Outbox:
                 self._frames = deque()
             self._frames.extend(batch.frames)
             self.size += batch.size
+            if self.size > self.allowed:
+                self._allow()
             self._block()
 
     def writable(self) -> None:
@@ -481,6 +514,8 @@ class Outbox:
             frames = self._frames = deque()
         frames.append(frame)
         self.size += len(frame)
+        if self.size > self.allowed:
+            self._allow()
         if self.opening or self._blocked or self.size >= CHUNK:
             self.end_turn()
         elif self.direct is not None:  # put() had to wait: the turn is another one by now
@@ -522,6 +557,8 @@ class Outbox:
                 self.direct = send
             if self.watched and self._owner is not None:
                 self._owner.drained()
+        if self.size <= self.limit:
+            self.allowed = self.limit
         self._wake()
 
     def _block(self) -> None:

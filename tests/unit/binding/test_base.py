@@ -368,6 +368,28 @@ async def test_bad_input_is_answered_and_changes_nothing(autojump_clock: MockClo
         assert (await payload(websocket))["action"] == DELETE
 
 
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("error", [ValueError("a secret"), UnicodeError("a secret")])
+async def test_a_deserialize_of_one_s_own_that_raises_is_answered(
+    error: Exception, mapping: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a codec's: one line in the log, and nothing of it for the client."""
+
+    def deserialize(self: Any, message: Message) -> Any:
+        raise error
+
+    users = Collection(User, label="auth.user")
+    async with socket(binding(users, deserialize=deserialize), "users", mapping=mapping) as websocket:
+        for _ in range(2):
+            await ask(websocket, action="create", pk=None, data={"username": "ada"})
+            assert await refusal(websocket) == ("invalid data", "")
+    assert len(users) == 0
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert len(lines) == 2
+    assert all("UserBinding.deserialize on " in line and "a secret" in line for line in lines)
+    assert all(entry.exc_info is None for entry in caplog.records)
+
+
 async def test_nothing_is_permitted_unless_it_is_said(autojump_clock: MockClock) -> None:
     users = Collection(User)
     await users.insert(User("there"))

@@ -42,7 +42,7 @@ class Recording(MemoryLayer):
         self.delay = 0.0
         self.error: Exception | None = None
 
-    async def group_send(self, group: str, content: dict[str, Any]) -> None:
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         await trio.sleep(self.delay)
         if self.error is not None:
             raise self.error

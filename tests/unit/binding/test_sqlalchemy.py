@@ -124,7 +124,7 @@ class Recording(MemoryLayer):
         super().__init__()
         self.sent: list[tuple[str, str, Any, str]] = []
 
-    async def group_send(self, group: str, content: dict[str, Any]) -> None:
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         from triochan.content import decode_json
 
         payload = decode_json(content["text"])["payload"]
@@ -460,7 +460,7 @@ async def test_sessions_run_in_threads_and_sends_in_trio(database: Database, lay
     places: list[bool] = []
     send = layer.group_send
 
-    async def group_send(group: str, content: dict[str, Any]) -> None:
+    async def group_send(group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         places.append(threading.get_ident() == main)
         await send(group, content)
 

@@ -96,6 +96,7 @@ async def test_connect_says_what_it_says_over_sockets() -> None:
             async with client.websocket("/a%20b/?q=1&r=%20", subprotocols=["a", "b"]) as socket:
                 answers.append((socket.subprotocol, socket.headers))
     plain, through = seen
+    assert plain.pop("reply_channel") != through.pop("reply_channel")
     # Memory streams have no address, and the test client makes one up.
     assert plain.pop("client") == ["192.0.2.1", 50000]
     assert plain.pop("server") == ["testserver", 80]

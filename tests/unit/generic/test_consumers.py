@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from triochan import Group, Message, Settings, route_class
 from triochan.content import InvalidJSON
-from triochan.exceptions import ConnectionClosed, DenyConnection
+from triochan.exceptions import ConnectionClosed, DenyConnection, ImproperlyConfigured
 from triochan.generic import websockets
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.test import Client, WSClient
@@ -153,7 +153,48 @@ async def test_one_string_is_no_list_of_groups(groups: Any, caplog: pytest.LogCa
         with pytest.raises(HandshakeRefused, match="500"):
             async with client.websocket("/"):
                 pass
-    assert f"are a list of names, not one string; write [{groups!r}]" in caplog.text
+    assert f"gives, not one string; write [{groups!r}]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        *[(name, value) for name in ("max_overlap", "outbox_limit") for value in (0, -1, True, "8", 1.5)],
+        *[("overflow", value) for value in ("drop", "", 1, True, ["close"])],
+        *[
+            (name, value)
+            for name in (
+                "strict_ordering", "slight_ordering", "cancel_on_disconnect", "channel_session", "channel_session_user",
+                "http_user", "http_user_and_session",
+            )
+            for value in ("no", 0, 1, None)
+        ],
+        *[("compression", value) for value in ("no", 0, 1)],
+        *[("groups", value) for value in ("all", b"all", 5, ["a b"], [1], ("x" * 101,), {""})],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "base", [WebsocketConsumer, JsonWebsocketConsumer, websockets.WebsocketDemultiplexer]
+)
+def test_an_attribute_that_says_nothing_is_found_when_it_is_routed_to(
+    base: Any, attribute: str, value: Any
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=rf"{base.__name__}\.{attribute}( is|: a? ?group name)"):
+        base.as_route({attribute: value})
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"max_overlap": 1, "outbox_limit": 1, "overflow": "drop_oldest", "compression": False},
+        {"max_overlap": None, "outbox_limit": None, "overflow": None, "compression": None, "groups": None},
+        {"strict_ordering": True, "cancel_on_disconnect": True, "groups": {"a": 1}},
+    ],
+)
+def test_an_attribute_that_says_something_is_taken(attributes: dict[str, Any]) -> None:
+    for base in (WebsocketConsumer, JsonWebsocketConsumer, websockets.WebsocketDemultiplexer):
+        consumer: Any = base.as_route(attributes).consumer
+        assert {name: getattr(consumer, name) for name in attributes} == attributes
 
 
 # -- sending and closing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as standard_json
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triochan.http import html, json, redirect, set_cookie, text
-from triochan.http.responses import reason_phrase
 from triochan.replies import parse_http
 
 
@@ -120,8 +118,3 @@ class TestRedirect:
         assert unquote(sent) == unquote(location)
         if not location.lower().startswith(("http://", "https://")):
             assert urlsplit(urljoin("http://here/x/", sent)).netloc == "here"
-
-
-def test_reason_phrases() -> None:
-    assert all(reason_phrase(each.value) == each.phrase for each in HTTPStatus)
-    assert reason_phrase(299) == reason_phrase(599) == ""

@@ -23,18 +23,17 @@ MODIFIED = 784111777
 """Sun, 06 Nov 1994 08:49:37 GMT: when the folder's files were."""
 
 
-class Replies:
+class Replies(Channel):
     """A reply channel that remembers, and checks as a real one does."""
 
-    name = "http.response.x!1"
-
     def __init__(self) -> None:
+        super().__init__("http.response.x!1")
         self.pieces: list[bytes] = []
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
 
-    async def send(self, content: dict[str, Any], /) -> None:
+    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
         assert not self.complete
         reply = parse_http(content, started=bool(self.status))
         if reply.status is not None:
@@ -145,18 +144,18 @@ class TestServes:
     async def test_a_file_that_becomes_shorter_is_not_completed(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = static._find(folder, "app.js", "index.html")
+        found = static._find(folder, "app.js", "index.html", [])
         assert found is not None
-        path, status = found
-        longer = os.stat_result((*status[:6], 1000, *status[7:]))
-        monkeypatch.setattr(static, "_find", lambda *args: (path, longer))
+        status = found.status
+        longer = found._replace(status=os.stat_result((*status[:6], 1000, *status[7:])))
+        monkeypatch.setattr(static, "_find", lambda *args: longer)
         with pytest.raises(OSError, match="became shorter"):
             await get(folder, "/static/app.js")
 
     async def test_a_file_that_grows_is_sent_as_long_as_it_was_said_to_be(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = static._find(folder, "app.js", "index.html")
+        found = static._find(folder, "app.js", "index.html", [])
         (folder / "app.js").write_text("let a\nlet b\n")
         monkeypatch.setattr(static, "_find", lambda *args: found)
         replies = await answer(folder, "/static/app.js")
@@ -165,7 +164,7 @@ class TestServes:
     async def test_a_file_that_goes_before_it_is_opened_is_404(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = static._find(folder, "app.js", "index.html")
+        found = static._find(folder, "app.js", "index.html", [])
         (folder / "app.js").unlink()
         monkeypatch.setattr(static, "_find", lambda *args: found)
         assert (await answer(folder, "/static/app.js")).status == 404
@@ -272,6 +271,92 @@ class TestRevalidation:
                 assert (
                     await answer(folder, "/static/app.js", method="OPTIONS", headers=headers)
                 ).status == 405
+
+
+class TestNeighbours:
+    """Files that lie beside in a content coding."""
+
+    @pytest.fixture
+    def folder(self, folder: Path) -> Path:
+        for suffix in (".br", ".zst", ".gz"):
+            (folder / f"app.js{suffix}").write_text(f"compressed{suffix}")
+            os.utime(folder / f"app.js{suffix}", (MODIFIED, MODIFIED))
+        return folder
+
+    @pytest.mark.rfc("9110", "12.5.3", "SHOULD send a content coding that the client accepts")
+    @pytest.mark.parametrize(
+        ("accept", "coding"),
+        [
+            ("gzip, deflate, br", "br"),
+            ("gzip, deflate", "gzip"),
+            ("GZIP", "gzip"),
+            ("*", "br"),
+            ("zstd;q=1.0, br;q=0.5", "zstd"),
+            ("br;q=0, *;q=0.1", "zstd"),
+            ("gzip;q=0.5, br;q=0.4", "gzip"),
+            ("br; q=0.001", "br"),
+            ("", None),
+            ("identity", None),
+            ("br;q=0, gzip;q=0.000, zstd; q=0", None),
+            ("*;q=0", None),
+            ("gzip;q=2", None),
+            ("gzip;x=1", None),
+            ("(gzip)", None),
+            ("gzip," * 5000, "gzip"),
+        ],
+    )
+    async def test_one_is_sent_to_who_accepts_it(self, folder: Path, accept: str, coding: str | None) -> None:
+        replies = await answer(folder, "/static/app.js", headers=[(b"accept-encoding", accept.encode())])
+        assert replies.status == 200
+        assert re.fullmatch(
+            rb"(text|application)/javascript; charset=utf-8", replies.headers[b"content-type"]
+        )
+        assert replies.headers[b"vary"] == b"Accept-Encoding"
+        suffix = {"br": ".br", "zstd": ".zst", "gzip": ".gz", None: ""}[coding]
+        assert replies.headers.get(b"content-encoding") == (coding.encode() if coding else None)
+        assert replies.body == (f"compressed{suffix}".encode() if coding else b"let a\n")
+
+    async def test_each_has_an_etag_of_its_own(self, folder: Path) -> None:
+        etags = set()
+        for accept in (b"br", b"gzip", b"zstd", b""):
+            replies = await answer(folder, "/static/app.js", headers=[(b"accept-encoding", accept)])
+            etags.add(replies.headers[b"etag"])
+            known = [(b"accept-encoding", accept), (b"if-none-match", replies.headers[b"etag"])]
+            again = await answer(folder, "/static/app.js", headers=known)
+            assert again.status == 304
+            assert again.headers[b"vary"] == b"Accept-Encoding"
+        assert len(etags) == 4
+
+    async def test_one_that_is_older_is_passed_over(self, folder: Path) -> None:
+        os.utime(folder / "app.js.br", (MODIFIED - 1, MODIFIED - 1))
+        replies = await answer(folder, "/static/app.js", headers=[(b"accept-encoding", b"br, gzip")])
+        assert replies.headers[b"content-encoding"] == b"gzip"
+
+    async def test_one_that_leads_out_or_is_no_file_is_passed_over(self, folder: Path) -> None:
+        (folder / "app.js.br").unlink()
+        (folder / "app.js.br").symlink_to("../secret.txt")
+        (folder / "app.js.zst").unlink()
+        (folder / "app.js.zst").mkdir()
+        replies = await answer(folder, "/static/app.js", headers=[(b"accept-encoding", b"br, zstd, gzip")])
+        assert replies.headers[b"content-encoding"] == b"gzip"
+
+    async def test_asked_for_itself_it_is_what_it_is(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/app.js.gz", headers=[(b"accept-encoding", b"gzip")])
+        assert replies.headers[b"content-type"] == b"application/gzip"
+        assert b"content-encoding" not in replies.headers
+
+    async def test_without_one_nothing_varies(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/empty.css", headers=[(b"accept-encoding", b"br")])
+        assert b"vary" not in replies.headers
+
+    async def test_ranges_of_it(self, folder: Path) -> None:
+        asked = [(b"accept-encoding", b"br"), (b"range", b"bytes=0-9")]
+        replies = await answer(folder, "/static/app.js", headers=asked)
+        assert (replies.status, replies.body) == (206, b"compressed")
+
+    async def test_how_long_it_may_be_kept(self, folder: Path) -> None:
+        replies = await answer(folder, "/static/app.js", cache_control="max-age=60")
+        assert replies.headers[b"cache-control"] == b"max-age=60"
 
 
 class TestRanges:
@@ -459,9 +544,12 @@ class TestNoWayOut:
     def test_any_combination_finds_a_file_inside_or_nothing(self, folder: Path, name: str) -> None:
         if not (folder / "out").is_symlink():
             (folder / "out").symlink_to("..")
-        found = static._find(folder, name, "index.html")
+        for suffix in (".br", ".gz"):
+            if not (folder / f"app.js{suffix}").is_symlink():
+                (folder / f"app.js{suffix}").symlink_to("../secret.txt")
+        found = static._find(folder, name, "index.html", ["br", "gzip"])
         if found is not None:
-            path, _ = found
+            path = found.path
             assert path.is_relative_to(folder.resolve())
             assert not any(part.startswith(".") for part in path.relative_to(folder.resolve()).parts)
             assert SECRET not in path.read_bytes()

@@ -16,7 +16,7 @@ from triochan.handlers import Bound, Held
 from triochan.http1.endpoint import Exchange
 from triochan.http1.writer import ResponseWriter
 from triochan.layers import Channel, MemoryLayer
-from triochan.replies import Refusal
+from triochan.replies import LATER, Refusal
 
 MORE = {"content": b"more", "more_content": True}
 
@@ -171,7 +171,7 @@ async def test_what_has_to_be_in_the_first_piece() -> None:
         asked.append(content)
         return {**content, "headers": [("Set-Cookie", "a=b")]}
 
-    rig.exchange.on_start = on_start
+    rig.exchange.on_start.append(on_start)
     with pytest.raises(ValueError, match="status"):
         await rig.exchange.deliver(MORE)
     await rig.exchange.deliver({"status": 200, "more_content": True})
@@ -195,6 +195,14 @@ async def nothing(message: Message) -> None:
     pass
 
 
+async def another_answers(message: Message) -> object:
+    return LATER
+
+
+async def hand_on_the_name(message: Message) -> None:
+    assert message.reply_channel.name
+
+
 async def crash(message: Message) -> None:
     raise RuntimeError("on purpose")
 
@@ -209,7 +217,7 @@ async def begin_and_crash(message: Message) -> None:
     raise RuntimeError("on purpose")
 
 
-async def hear_of_the_end(message: Message) -> None:
+async def send_to_one_that_is_gone(message: Message) -> None:
     raise ConnectionClosed(1006, "")
 
 
@@ -218,11 +226,13 @@ async def hear_of_the_end(message: Message) -> None:
     [
         (answer, ["responded"], 200, 0),
         (begin_to_answer, [], 200, 0),
-        (nothing, [7], None, 0),
+        (nothing, ["responded"], 500, 1),
+        (another_answers, [7], None, 0),
+        (hand_on_the_name, [7], None, 0),
         (crash, ["responded"], 500, 1),
         (answer_and_crash, ["responded"], 200, 1),
         (begin_and_crash, ["broke off"], 200, 1),
-        (hear_of_the_end, [7], None, 0),
+        (send_to_one_that_is_gone, ["responded"], 500, 1),
     ],
 )
 @pytest.mark.parametrize("waits", [False, True])
@@ -236,11 +246,11 @@ async def test_what_a_consumer_may_do(
 ) -> None:
     rig = Rig()
 
-    async def run(message: Message) -> None:
+    async def run(message: Message) -> object:
         assert rig.exchange.running
         if waits:
             await trio.lowlevel.checkpoint()
-        await consumer(message)
+        return await consumer(message)
 
     held = rig.begin(run)
     assert (held is not None) == waits
@@ -253,7 +263,12 @@ async def test_what_a_consumer_may_do(
     assert (int(written.split()[1]) if written else None) == status
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == errors
     if errors:
-        assert "run raised in http.request on '/here'" in caplog.text
+        said = (
+            "returned without an answer to http.request on"
+            if consumer is nothing
+            else "raised in http.request on"
+        )
+        assert f"run {said} '/here'" in caplog.text
     assert b"purpose" not in written
 
 

@@ -69,6 +69,7 @@ class TestPlainRequests:
             headers=[(b"host", b"x"), (b"x-y", b"z \xe9"), (b"empty", b""), (b"cookie", b"a=b:c")],
             http_version=b"1.1",
             target=b"/a%20b?c=%20",
+            raw_path=b"/a%20b",
             keep_alive=True,
             upgrade=False,
             body=b"",
@@ -79,6 +80,7 @@ class TestPlainRequests:
         assert request.content("https", ["1.2.3.4", 5], None) == {
             "scheme": "https",
             "path": "/a",
+            "raw_path": b"/a",
             "query_string": b"b",
             "headers": [(b"host", b"x"), (b"x", b"y")],
             "client": ["1.2.3.4", 5],
@@ -690,6 +692,14 @@ class TestUpgrades:
         assert parser.take_rest() == b"\x81\x80"
         assert (parser.buffered, parser.take_rest(), parser.next()) == (0, b"", None)
 
+    def test_one_that_ends_the_connection_is_the_last_request(self) -> None:
+        parser = RequestParser(512, 64)
+        parser.receive(get(*self.LINES, b"Connection: close") + get())
+        request = parser.next()
+        assert isinstance(request, Request)
+        assert (request.upgrade, request.keep_alive, parser.over, parser.next()) == (True, False, True, None)
+        assert parser.take_rest() == get()
+
     @pytest.mark.parametrize("lines", [(b"Upgrade: websocket",), (b"Upgrade: h2c", b"Connection: upgrade")])
     @pytest.mark.rfc("9110", "7.8", "MUST NOT switch to a protocol that the client did not name")
     def test_what_is_none(self, lines: tuple[bytes, ...]) -> None:
@@ -862,6 +872,7 @@ class TestBesideH11:
 
     @settings(deadline=None, max_examples=500)
     @given(streams(), st.lists(st.integers(0, 400), max_size=8))
+    @example(get(*TestUpgrades.LINES, b"Connection: close") + get(), [])
     def test_cuts_change_nothing(self, data: bytes, cuts: list[int]) -> None:
         whole = read(data)
         for parts in (cuts, range(len(data))):

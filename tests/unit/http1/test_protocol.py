@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from triochan import Application, Channel, Message, Settings, route
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
-from triochan.http import text
+from triochan.http import LATER, HttpError, text
 from triochan.http1.protocol import serve_connection, serve_stream
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
@@ -37,8 +37,34 @@ async def echo(message: Message) -> None:
     )
 
 
-async def silent(message: Message) -> None:
+async def silent(message: Message) -> object:
+    return LATER
+
+
+async def forgetful(message: Message) -> None:
     pass
+
+
+async def returning(message: Message) -> object:
+    return text("returned")
+
+
+async def refusing(message: Message) -> None:
+    raise HttpError(418, "short and stout", [("X-Pot", "tea")])
+
+
+async def refusing_in_a_nursery(message: Message) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refusing, message)
+
+
+async def returning_rubbish(message: Message) -> object:
+    return "text"
+
+
+async def returning_twice(message: Message) -> object:
+    await message.reply_channel.send(text("sent"))
+    return text("returned")
 
 
 async def slow(message: Message) -> None:
@@ -66,7 +92,20 @@ async def stream_and_crash(message: Message) -> None:
 
 ROUTING = [
     route("http.request", consumer, path=f"^/{consumer.__name__}$")
-    for consumer in (echo, silent, slow, crash, stream, stream_and_crash)
+    for consumer in (
+        echo,
+        silent,
+        slow,
+        crash,
+        stream,
+        stream_and_crash,
+        forgetful,
+        returning,
+        refusing,
+        refusing_in_a_nursery,
+        returning_rubbish,
+        returning_twice,
+    )
 ]
 
 
@@ -174,6 +213,95 @@ async def test_no_answer_in_time_is_503(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began == 7
         await raw.send(request("/slow"))  # the time counts from the consumer's return
         assert (await raw.answer()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "logged"),
+    [
+        ("/returning", 200, b"returned", None),
+        ("/refusing", 418, b"short and stout", None),
+        ("/refusing_in_a_nursery", 418, b"short and stout", None),
+        (
+            "/forgetful",
+            500,
+            b"Internal Server Error\n",
+            "forgetful returned without an answer to http.request on '/forgetful'",
+        ),
+        (
+            "/returning_rubbish",
+            500,
+            b"Internal Server Error\n",
+            "a consumer of http.request returns a response",
+        ),
+        ("/returning_twice", 200, b"sent", "the response is complete"),
+    ],
+)
+async def test_what_a_consumer_returns_or_raises_is_its_answer(
+    path: str, status: int, body: bytes, logged: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with talking() as (raw, _):
+        for _ in range(2):  # the connection goes on
+            await raw.send(request(path))
+            answer = await raw.answer()
+            assert (answer.status, answer.body) == (status, body)
+    assert (logged is None) == (not caplog.records)
+    if logged is not None:
+        assert logged in caplog.text
+
+
+async def method(message: Message) -> object:
+    return text(message["method"])
+
+
+METHODS = [
+    route("http.request", method, path="^/get$", method="^GET$"),
+    route("http.request", method, path="^/both$", method="^(?:PUT|DELETE)$"),
+    route("http.request", method, path="^/head$", method="^HEAD$"),
+    route("http.request", method, path="^/any$"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "path", "status", "allow"),
+    [
+        ("GET", "/get", 200, None),
+        ("HEAD", "/get", 200, None),
+        ("POST", "/get", 405, "GET, HEAD, OPTIONS"),
+        ("BREW", "/get", 405, "GET, HEAD, OPTIONS"),
+        ("OPTIONS", "/get", 200, "GET, HEAD, OPTIONS"),
+        ("GET", "/both", 405, "PUT, DELETE, OPTIONS"),
+        ("HEAD", "/both", 405, "PUT, DELETE, OPTIONS"),
+        ("GET", "/head", 405, "HEAD, OPTIONS"),
+        ("OPTIONS", "/any", 200, None),
+        ("GET", "/nowhere", 404, None),
+        ("OPTIONS", "/nowhere", 404, None),
+    ],
+)
+@pytest.mark.rfc("9110", "15.5.6", "MUST send Allow with 405")
+async def test_another_method_is_405(asked: str, path: str, status: int, allow: str | None) -> None:
+    async with Client(METHODS) as client, RawClient(client.connect()) as raw:
+        await raw.send(request(path, method=asked))
+        if asked == "HEAD":
+            head = await raw.head()
+            assert (head.status, dict(head.headers).get("allow")) == (status, allow)
+        else:
+            answer = await raw.answer()
+            assert (answer.status, dict(answer.headers).get("allow")) == (status, allow)
+
+
+async def test_why_nobody_takes_it_is_told_where_debugging_is_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "triochan.server")
+    async with Client(METHODS) as client:
+        assert (await client.get("/nowhere")).status == 404
+        assert (await client.post("/get")).status == 405
+    told = [each.getMessage() for each in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith(
+        "404 for GET /nowhere on http.request: http.request path=^/get$ method=^GET$ → "
+    )
+    assert told[0].count("path is '/nowhere'") == 4
+    assert told[1].startswith("405 for POST /get on http.request: ")
+    assert "method is 'POST'" in told[1]
 
 
 async def test_a_consumer_that_takes_too_long_is_500(
@@ -295,10 +423,11 @@ async def test_a_full_server_says_so(autojump_clock: MockClock) -> None:
 async def test_another_task_may_answer(waits: bool, autojump_clock: MockClock) -> None:
     channels: list[Any] = []
 
-    async def leave(message: Message) -> None:
+    async def leave(message: Message) -> object:
         if waits:
             await trio.sleep(1)
         channels.append(message.reply_channel)
+        return LATER
 
     async with Client([route("http.request", leave)]) as client, RawClient(client.connect()) as raw:
         raw.patience = 1000
@@ -823,11 +952,12 @@ async def test_a_client_that_ends_between_requests(first: bytes) -> None:
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("returns", ["before", "after"])
 async def test_who_only_listens_does_not_wait_for_ever(begun: bool, returns: str) -> None:
-    async def leave(message: Message) -> None:
+    async def leave(message: Message) -> object:
         if returns == "after":
             await trio.sleep(0.05)
         if begun:
             await message.reply_channel.send({"status": 200, "content": b"half", "more_content": True})
+        return LATER
 
     settings: dict[str, Any] = {"disconnect_timeout": 0.1, "response_timeout": 100}
     async with served([route("http.request", leave)], **settings) as server:
@@ -872,8 +1002,9 @@ async def test_a_connection_that_is_cancelled_from_outside() -> None:
 async def test_an_answer_that_comes_when_the_client_is_gone() -> None:
     channels: list[Any] = []
 
-    async def leave(message: Message) -> None:
+    async def leave(message: Message) -> object:
         channels.append(message.reply_channel)
+        return LATER
 
     async with served([route("http.request", leave)], disconnect_timeout=0.05) as server:
         raw = await server.connect()

@@ -198,7 +198,8 @@ async def test_orders_and_contents() -> None:
     seen: list[Any] = []
 
     async def take(message: Any) -> None:
-        seen.append((message.channel.name, dict(message.content)))
+        assert message.content.pop("reply_channel") == message.reply_channel.name
+        seen.append((message.channel.name, dict(message.own)))
 
     channels = ["websocket.connect", "websocket.receive", "websocket.disconnect"]
     async with Client([route(channels, take)]) as client:

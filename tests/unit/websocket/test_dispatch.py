@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import zlib
 from typing import Any
 
@@ -14,9 +16,10 @@ from recorder import Recorder, frame, nothing_left, wait_and_raise
 from served import connection_of
 from websockets.frames import Opcode
 
-from triochan import Group, Settings, route
+from triochan import Channel, Group, Settings, route
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.test import Client, WSClient
+from triochan.test.client import HandshakeRefused
 
 # -- ordering ---------------------------------------------------------------------------------------------------------
 
@@ -375,3 +378,116 @@ async def test_a_ping_is_answered_before_the_message_behind_it(apart: bool) -> N
             await socket.stream.send_all(piece)
         assert await socket.receive() == "onetwo"
         assert b"".join(written).startswith(b"\x8a\x01?\x81\x06onetwo")
+
+
+# -- what a decorator makes of a handler -------------------------------------------------------------------------------
+
+
+class Awaitable:
+    """Awaitable, and no coroutine."""
+
+    def __init__(self, coroutine: Any) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Any:
+        return self.coroutine.__await__()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("kind", ["function", "method"])
+@pytest.mark.parametrize("batch", [1, 3])
+async def test_a_decorator_may_give_back_any_awaitable(waits: bool, kind: str, batch: int) -> None:
+    def decorated(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Awaitable:
+            return Awaitable(function(*args, **kwargs))
+
+        return wrapper
+
+    @decorated
+    async def echo(message: Any) -> None:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        await message.reply_channel.send({"text": message["text"]})
+
+    class Echo(WebsocketConsumer):
+        @decorated
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            await echo(self.message)
+
+    routing = [route("websocket.receive", echo) if kind == "function" else Echo.as_route()]
+    async with WSClient(routing) as socket:
+        for index in range(batch):
+            await socket.send(str(index))
+        assert sorted([str(await socket.receive()) for _ in range(batch)]) == [
+            str(index) for index in range(batch)
+        ]
+
+
+@pytest.mark.parametrize("given", [None, 5, "no"])
+@pytest.mark.parametrize("kind", ["function", "method"])
+@pytest.mark.parametrize("on", ["connect", "receive", "disconnect"])
+async def test_a_decorator_that_gives_back_nothing_to_await(
+    given: Any, kind: str, on: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decorated(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return given
+
+        return wrapper
+
+    @decorated
+    async def handler(message: Any) -> None: ...
+
+    class Consumer(WebsocketConsumer):
+        @decorated
+        async def connect(self, message: Any, **kwargs: Any) -> None: ...
+
+    wrong = Consumer.connect
+    for name in ("connect", "receive", "disconnect"):
+        setattr(Consumer, name, wrong if name == on else getattr(WebsocketConsumer, name))
+    routing = [route(f"websocket.{on}", handler) if kind == "function" else Consumer.as_route()]
+    async with Client(routing) as client:
+        with contextlib.suppress(HandshakeRefused):
+            async with client.websocket("/") as socket:
+                await socket.send("x")
+                if on == "receive":
+                    assert (await socket.wait_closed()).code == 1011
+        await nothing_left(client)
+    [record] = caplog.records
+    assert f"raised in {on} on '/'" in record.getMessage()
+    assert "can't be used in 'await' expression" in str(record.exc_info and record.exc_info[1])
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_send_to_another_connection_that_is_gone_is_told(
+    waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    names: list[str] = []
+
+    class Relay(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            names.append(message.reply_channel.name)
+
+        async def receive(self, text: str | None = None, **kwargs: Any) -> None:
+            if waits:
+                await trio.lowlevel.checkpoint()
+            if text == "relay":
+                await Channel(names[0]).send({"text": "hello"})
+            await self.send("not relayed")
+
+    async with Client([Relay.as_route()]) as client:
+        async with client.websocket("/"):
+            pass
+        async with client.websocket("/") as socket:
+            await socket.send("relay")
+            await trio.testing.wait_all_tasks_blocked()
+            await socket.send("x")
+            assert await socket.receive() == "not relayed"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "Relay broke off in receive on '/': it sent to another connection, which is gone"
+        in record.getMessage()
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .decorators import message_among
-from .exceptions import DenyConnection
-from .message import Message, application_of
-from .origins import PORTS, AllowedHosts, AllowedOrigins, Origin, host_and_port, values_of
-from .routing import Consumer, check_consumer, name_of
+from ..decorators import message_among
+from ..exceptions import DenyConnection
+from ..message import Message, application_of
+from ..origins import PORTS, AllowedHosts, AllowedOrigins, Origin, host_and_port, values_of
+from ..porting import lookup
+from ..routing import Consumer, check_consumer, name_of
 
 __all__ = [
     "LOCAL_HOSTS",
@@ -51,9 +52,10 @@ def is_same_origin(message: Message, allowed: AllowedOrigins) -> bool:
     said = values_of(headers, b"origin")
     if not said:
         return not values_of(headers, b"cookie")
-    origin = Origin.parse(said[0].decode("latin-1")) if len(said) == 1 else None
+    text = said[0].decode("latin-1") if len(said) == 1 else ""
+    origin = Origin.parse(text)
     if origin is None:
-        return False
+        return allowed.allows_text(text)
     host, port = host_and_port(headers)
     scheme = message.get("scheme", "ws")
     own = Origin(_PAGE_SCHEMES.get(scheme, scheme), host or "", port or PORTS.get(scheme))
@@ -125,3 +127,7 @@ def same_origin_only(handler: Consumer) -> Consumer:
 def _deny(message: Message, reason: str) -> NoReturn:
     logger.warning("a handshake on %r is refused: %s", message.get("path"), reason)
     raise DenyConnection
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lookup(__name__)

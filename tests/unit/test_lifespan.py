@@ -1,0 +1,271 @@
+"""What lives as long as an application is served: lifespan, nursery, state, and what is done periodically."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from triochan import Application, Group, Message, Settings, every, route, serve
+from triochan.exceptions import ImproperlyConfigured
+from triochan.http import text
+from triochan.test import Client
+
+
+async def greet(message: Message) -> None:
+    await message.reply_channel.send(text(message.application.state.greeting))
+
+
+ROUTING = [route("http.request", greet)]
+
+
+def recording(seen: list[str]) -> Any:
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        application.state.greeting = "hello"
+        seen.append("begun")
+        yield
+        seen.append("ended")
+
+    return lifespan
+
+
+async def test_it_begins_before_the_first_connection_and_ends_after_the_last() -> None:
+    seen: list[str] = []
+    async with Client(Application(ROUTING, lifespan=recording(seen))) as client:
+        assert seen == ["begun"]
+        assert (await client.get("/")).text == "hello"
+    assert seen == ["begun", "ended"]
+
+
+async def test_a_served_application_has_it_too() -> None:
+    seen: list[str] = []
+    application = Application(ROUTING, lifespan=recording(seen))
+    for _ in range(2):  # served again, it begins again
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, application, port=0))
+            assert seen == ["begun"]
+            nursery.cancel_scope.cancel()
+        assert seen == ["begun", "ended"]
+        seen.clear()
+
+
+async def test_servers_of_one_application_share_it_until_the_last() -> None:
+    seen: list[str] = []
+    application = Application(ROUTING, lifespan=recording(seen))
+    async with Client(application) as second:
+        async with Client(application):
+            assert seen == ["begun"]
+        assert seen == ["begun"]
+        assert (await second.get("/")).text == "hello"
+    assert seen == ["begun", "ended"]
+
+
+async def test_the_first_server_may_end_first() -> None:
+    seen: list[str] = []
+    application = Application(ROUTING, lifespan=recording(seen))
+    end, ended = trio.Event(), trio.Event()
+
+    async def first(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with Client(application):
+            task_status.started()
+            await end.wait()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first)
+        async with Client(application) as client:
+            end.set()
+            await ended.wait()
+            assert seen == ["begun"]
+            assert (await client.get("/")).text == "hello"
+    assert seen == ["begun", "ended"]
+
+
+async def test_two_applications_have_each_their_own() -> None:
+    one: list[str] = []
+    two: list[str] = []
+    async with Client(Application(ROUTING, lifespan=recording(one))):
+        async with Client(Application(ROUTING, lifespan=recording(two))):
+            assert (one, two) == (["begun"], ["begun"])
+        assert (one, two) == (["begun"], ["begun", "ended"])
+
+
+async def test_what_it_raises_at_the_start_comes_out() -> None:
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        raise OSError("no database")
+        yield
+
+    with pytest.raises(OSError, match="no database"):
+        await serve(Application(ROUTING, lifespan=lifespan), port=0)
+
+
+async def test_what_it_raises_at_the_end_comes_out() -> None:
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        yield
+        raise OSError("the database is gone")
+
+    with pytest.raises(OSError, match="the database is gone"):
+        async with Client(Application(ROUTING, lifespan=lifespan)):
+            pass
+
+
+async def test_a_task_in_the_nursery_ends_with_the_servers() -> None:
+    ended: list[str] = []
+
+    async def task() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("task")
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        application.nursery.start_soon(task)
+        yield
+        ended.append("lifespan")  # the tasks are cancelled after it
+
+    async with Client(Application(ROUTING, lifespan=lifespan)):
+        await wait_all_tasks_blocked()
+        assert ended == []
+    assert ended == ["lifespan", "task"]
+
+
+async def test_a_task_in_the_nursery_that_raises_ends_the_servers() -> None:
+    async def task() -> None:
+        raise ValueError("wrong")
+
+    application = Application(ROUTING)
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="wrong"), flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, application, port=0, settings=Settings(shutdown_timeout=1)))
+            application.nursery.start_soon(task)
+
+
+async def test_two_tasks_that_raise_come_out_in_a_group() -> None:
+    async def task(error: Exception) -> None:
+        raise error
+
+    application = Application(ROUTING)
+    with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
+        async with Client(application):
+            application.nursery.start_soon(task, ValueError())
+            application.nursery.start_soon(task, KeyError())
+            await trio.sleep_forever()
+
+
+async def test_the_nursery_is_there_while_it_is_served_only() -> None:
+    application = Application(ROUTING)
+    with pytest.raises(RuntimeError, match="is not served in this Trio run"):
+        application.nursery  # noqa: B018
+    async with Client(application):
+        assert isinstance(application.nursery, trio.Nursery)
+    with pytest.raises(RuntimeError, match="is not served in this Trio run"):
+        application.nursery  # noqa: B018
+
+
+async def test_groups_work_in_it() -> None:
+    members: list[list[str]] = []
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        await Group("room").add("jobs")
+        members.append(await Group("room").members())
+        yield
+        members.append(await Group("room").members())
+
+    async with Client(Application(ROUTING, lifespan=lifespan)):
+        pass
+    assert members == [["jobs"], ["jobs"]]
+
+
+async def an_async_generator(application: Application) -> AsyncIterator[None]:
+    yield
+
+
+async def a_coroutine(application: Application) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("lifespan", "says"),
+    [
+        (an_async_generator, "an_async_generator is no context manager; write @asynccontextmanager above it"),
+        (a_coroutine, "a_coroutine is no context manager"),
+        (5, "lifespan is a function of the application with @asynccontextmanager, not 5"),
+    ],
+)
+def test_a_wrong_one_is_found_at_definition(lifespan: Any, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=says):
+        Application(ROUTING, lifespan=lifespan)
+
+
+async def test_one_that_yields_something_is_told_where_to_put_it() -> None:
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[Any]:
+        yield {"database": 1}
+
+    with pytest.raises(ImproperlyConfigured, match=r"set application\.state\.NAME"):
+        async with Client(Application(ROUTING, lifespan=lifespan)):
+            pass
+
+
+async def test_every_calls_again_and_again(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+    begun = trio.current_time()
+
+    async def tick(name: str) -> None:
+        assert name == "x"
+        times.append(trio.current_time() - begun)
+
+    with trio.move_on_after(35):
+        await every(10, tick, "x")
+    assert times == [10, 20, 30]
+    times.clear()
+    begun = trio.current_time()
+    with trio.move_on_after(15):
+        await every(10, tick, "x", at_once=True)
+    assert times == [0, 10]
+
+
+async def test_every_leaves_out_what_passes_meanwhile(autojump_clock: MockClock) -> None:
+    times: list[float] = []
+    begun = trio.current_time()
+
+    async def slow() -> None:
+        times.append(trio.current_time() - begun)
+        await trio.sleep(25)
+
+    with trio.move_on_after(100):
+        await every(10, slow)
+    assert times == [10, 40, 70]
+
+
+async def test_what_a_call_raises_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails() -> None:
+        raise ValueError("no")
+
+    with trio.move_on_after(25):
+        await every(10, fails)
+    assert [(each.levelno, each.getMessage()) for each in caplog.records] == [
+        (
+            logging.ERROR,
+            f"{__name__}.test_what_a_call_raises_is_logged.<locals>.fails raised; it is called again",
+        )
+    ] * 2
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+async def test_every_takes_a_time(seconds: float) -> None:
+    with pytest.raises(ValueError, match="a number of seconds above 0"):
+        await every(seconds, trio.sleep_forever)

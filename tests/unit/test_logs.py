@@ -1,0 +1,204 @@
+"""How the command line logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triochan.exceptions import ImproperlyConfigured
+from triochan.logs import CHATTER, JsonFormatter, TextFormatter, start_logging
+
+logger = logging.getLogger("somebody")
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Logging without handlers, pytest's own either, and as it was afterwards; a decorator."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name in CHATTER:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(**about: Any) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": "a",
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": "%s went",
+            "args": ("x",),
+            **about,
+        }
+    )
+
+
+@bare()
+def test_text() -> None:
+    stream = io.StringIO()
+    start_logging(stream=stream)
+    logger.info("said %d", 1)
+    logger.debug("not said")
+    line = stream.getvalue()
+    assert line.endswith(" INFO     somebody: said 1\n")
+    assert "\x1b" not in line
+
+
+@bare()
+def test_colours_on_a_terminal() -> None:
+    stream = Terminal()
+    start_logging(stream=stream)
+    logger.error("red")
+    logger.info("plain")
+    first, second = stream.getvalue().splitlines()
+    assert "\x1b[31mERROR   \x1b[0m somebody: red" in first
+    assert "\x1b" not in second
+
+
+@bare()
+def test_a_closed_stream_is_no_terminal() -> None:
+    stream = io.StringIO()
+    stream.close()
+    start_logging(stream=stream)
+
+
+@bare()
+def test_no_stream_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    start_logging()
+    logger.info("nobody hears it")
+
+
+@bare()
+def test_json_lines() -> None:
+    stream = io.StringIO()
+    start_logging(form="json", stream=stream)
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        logger.exception("it broke: é", extra={"status": 500, "thing": object})
+    logger.info("two\nlines", stack_info=True)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first.pop("exception").endswith("ValueError: wrong")
+    assert first.pop("time")
+    assert first == {
+        "level": "error", "logger": "somebody", "message": "it broke: é", "status": 500, "thing": "<class 'object'>",
+    }  # fmt: skip
+    assert second["message"] == "two\nlines"
+    assert "test_json_lines" in second["stack"]
+
+
+def test_time_is_in_utc() -> None:
+    assert json.loads(JsonFormatter().format(record(created=0.9996)))["time"] == "1970-01-01T00:00:01.000Z"
+    assert json.loads(JsonFormatter().format(record(created=1.25)))["time"] == "1970-01-01T00:00:01.250Z"
+
+
+def test_text_names_the_logger() -> None:
+    assert TextFormatter().format(record()).endswith(" WARNING  a: x went")
+
+
+@bare()
+def test_what_the_program_has_set_up_stays() -> None:
+    stream, own = io.StringIO(), logging.NullHandler()
+    logging.getLogger().addHandler(own)
+    start_logging(stream=stream)
+    assert logging.getLogger().handlers == [own]
+    start_logging(level="error", stream=stream)
+    assert logging.getLogger().level == logging.ERROR
+    start_logging(form="json", stream=stream)  # asked for: it takes the place
+    assert own not in logging.getLogger().handlers
+
+
+@bare()
+def test_chatter_is_apart() -> None:
+    stream = io.StringIO()
+    logging.getLogger("h11").setLevel(logging.DEBUG)  # somebody wants it
+    start_logging(level="debug", stream=stream)
+    logging.getLogger("trio-websocket").info("chatter")
+    logging.getLogger("trio-websocket").warning("a warning")
+    logging.getLogger("h11").debug("wanted")
+    assert [line.partition(": ")[2] for line in stream.getvalue().splitlines()] == ["a warning", "wanted"]
+
+
+@bare()
+def test_a_coroutine_that_was_never_awaited_is_named_with_its_place() -> None:
+    async def send() -> None: ...
+
+    stream = io.StringIO()
+    start_logging(stream=stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        send()  # type: ignore[unused-coroutine]
+    said = stream.getvalue()
+    assert f"{__file__}:" in said
+    assert "send' was never awaited" in said
+
+
+@bare()
+def test_a_file_that_says_it_all(tmp_path: Path) -> None:
+    toml = tmp_path / "log.toml"
+    target = tmp_path / "out.log"
+    toml.write_text(
+        f'[formatters.short]\nformat = "%(message)s"\n[handlers.file]\nclass = "logging.FileHandler"\n'
+        f'filename = "{target}"\nformatter = "short"\n[root]\nlevel = "WARNING"\nhandlers = ["file"]\n'
+    )
+    start_logging(config=str(toml))
+    logger.warning("to the file")
+    logger.info("not")
+    logging.getLogger().handlers[0].close()
+    assert target.read_text() == "to the file\n"
+
+
+@bare()
+def test_json_and_ini_files(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text('{"root": {"level": "ERROR"}}')
+    start_logging(config=str(tmp_path / "log.json"), stream=io.StringIO())
+    (tmp_path / "log.ini").write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=\n[formatters]\nkeys=\n[logger_root]\nlevel=CRITICAL\nhandlers=\n"
+    )
+    start_logging(config=str(tmp_path / "log.ini"), level="critical", stream=io.StringIO())
+    assert logging.getLogger().level == logging.CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("log.toml", "= nothing", "Invalid statement"),
+        ("log.json", "{", "Expecting property name"),
+        ("log.toml", '[handlers.file]\nclass = "no.such"', "Unable to configure handler 'file'"),
+        ("log.ini", "nothing", "log.ini"),
+    ],
+)
+@bare()
+def test_a_file_that_is_wrong(tmp_path: Path, name: str, text: str, says: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ImproperlyConfigured, match="--log-config .*" + says):
+        start_logging(config=str(path))
+
+
+@bare()
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match="No such file"):
+        start_logging(config=str(tmp_path / "none.toml"))

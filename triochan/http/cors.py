@@ -1,0 +1,122 @@
+"""Pages of other origins that may read responses (Fetch Standard: "CORS protocol")."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from ..exceptions import ImproperlyConfigured
+from ..headers import check_headers, is_token, members
+from ..message import Message
+from ..origins import AllowedOrigins, values_of
+from .responses import text
+
+SAFE = ("GET", "HEAD", "POST")
+"""Methods that a page may use without asking first (Fetch Standard: "CORS-safelisted method")."""
+
+
+def before_response(message: Message, hook: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+    """Let ``hook`` see the first piece of the response to an ``http.request``, and return it with what has to be in it.
+
+    It is awaited once, whether the consumer returns its response or sends it; hooks are awaited in their order. An
+    answer of the server's own, such as 500 for a consumer that has raised, goes past it.
+
+    Raises:
+        ValueError: the message is no request that waits for its answer here, or the answer has begun.
+    """
+    endpoint = getattr(message.reply_channel, "endpoint", None)
+    hooks = getattr(endpoint, "on_start", None)
+    if not isinstance(hooks, list) or getattr(endpoint, "started", True):
+        raise ValueError(f"{message!r} is no http.request whose response is still to come")
+    hooks.append(hook)
+
+
+def cors(
+    origins: Iterable[str],
+    *,
+    methods: Iterable[str] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+    headers: Iterable[str] = (),
+    expose: Iterable[str] = (),
+    credentials: bool = False,
+    max_age: int = 600,
+) -> Callable[[Message, Any], Awaitable[object]]:
+    """A middleware that lets pages of other origins read responses: ``Application(…, middleware=[cors(["https://…"])])``.
+
+    It answers their preflights itself. It says nothing of WebSockets: those are ``Application(allowed_origins=…)``.
+
+    Args:
+        origins: ``"https://example.com"``, ``"https://*.example.com"`` for the hosts below it, ``"*"`` for any page.
+        methods: that they may use.
+        headers: of requests that they may set, beside those that any page may; ``"*"`` for all.
+        expose: headers of responses that their scripts may read, beside those that any script may.
+        credentials: they may send cookies, and read what is answered to these.
+        max_age: seconds for which a browser remembers a preflight's answer.
+
+    Raises:
+        ImproperlyConfigured: something that is no origin, method or header; or credentials for any page, which would
+            let every page act for its visitors.
+    """
+    allowed = AllowedOrigins(origins)
+    methods, headers, expose = map(_names, (methods, headers, expose), ("methods", "headers", "expose"))
+    if credentials and allowed.any:
+        raise ImproperlyConfigured(
+            "cors(['*'], credentials=True) lets every page act for its visitors; name the origins that may"
+        )
+    any_header = "*" in headers
+    lower = {each.lower() for each in headers}
+
+    def allow(origin: bytes) -> list[tuple[bytes, bytes]]:
+        if allowed.any:
+            return [(b"Access-Control-Allow-Origin", b"*")]
+        pairs = [(b"Access-Control-Allow-Origin", origin), (b"Vary", b"Origin")]
+        return [*pairs, (b"Access-Control-Allow-Credentials", b"true")] if credentials else pairs
+
+    def preflight(message: Message, origin: bytes, method: str) -> dict[str, Any]:
+        asked = [
+            each.decode("latin-1") for each in members(message["headers"], b"access-control-request-headers")
+        ]
+        if method not in methods and method not in SAFE:
+            return text(f"pages of other origins may not use {method:.100}\n", 403)
+        refused = [] if any_header else [each for each in asked if each not in lower]
+        if refused:
+            return text(f"pages of other origins may not send {', '.join(refused):.200}\n", 403)
+        said = [
+            *allow(origin),
+            (b"Access-Control-Allow-Methods", ", ".join(methods).encode()),
+            (b"Access-Control-Max-Age", b"%d" % max_age),
+        ]
+        if asked:
+            said.append((b"Access-Control-Allow-Headers", ", ".join(asked).encode("latin-1")))
+        return {"status": 204, "headers": said}
+
+    async def middleware(message: Message, handler: Callable[[Message], Awaitable[object]]) -> object:
+        if message.channel.name != "http.request":
+            return await handler(message)
+        said = values_of(message["headers"], b"origin")
+        ours = allowed.any or (len(said) == 1 and allowed.allows_text(said[0].decode("latin-1")))
+        wanted = values_of(message["headers"], b"access-control-request-method")
+        if said and wanted and message["method"] == "OPTIONS":
+            if not ours:
+                return text(f"pages of {said[0].decode('latin-1'):.200} may not use this\n", 403)
+            return preflight(message, said[0], wanted[0].decode("latin-1"))
+
+        async def add(content: dict[str, Any]) -> dict[str, Any]:
+            more: list[tuple[bytes, bytes]] = [] if allowed.any else [(b"Vary", b"Origin")]
+            if said and ours:
+                more = allow(said[0])
+                if expose:
+                    more.append((b"Access-Control-Expose-Headers", ", ".join(expose).encode()))
+            return {**content, "headers": [*check_headers(content.get("headers") or ()), *more]}
+
+        before_response(message, add)
+        return await handler(message)
+
+    return middleware
+
+
+def _names(names: Iterable[str], what: str) -> list[str]:
+    found = [names] if isinstance(names, str) else list(names)
+    for each in found:
+        if isinstance(names, str) or not (isinstance(each, str) and is_token(each.encode())):
+            raise ImproperlyConfigured(f"cors: {what} is a list of names, not {names!r:.100}")
+    return found

@@ -1,0 +1,128 @@
+"""How the command line logs: lines for people, coloured on a terminal, or JSON lines; or as a file says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import sys
+import time
+import tomllib
+import traceback
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from .exceptions import ImproperlyConfigured
+
+LogFormat = Literal["text", "json"]
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; the rest is what its caller gave as ``extra``."""
+_COLORS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+CHATTER = ("trio-websocket", "trio_websocket", "h11", "wsproto", "hpack")
+"""Loggers of libraries below, whose debugging is theirs: they are heard from warnings on."""
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-11-25 04:40:52,123 WARNING  triochan.server: …``, with the level in colour where asked for."""
+
+    def __init__(self, *, colors: bool = False) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        color = _COLORS.get(record.levelno) if self._colors else None
+        if color is None:
+            return text
+        level = f"{record.levelname:8}"
+        return text.replace(level, f"{color}{level}\x1b[0m", 1)
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``; what the caller gave beside
+    it; ``exception`` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, milliseconds = divmod(round(record.created * 1000), 1000)
+        said: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        said.update({key: value for key, value in vars(record).items() if key not in _OWN})
+        if record.exc_info:
+            said["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        if record.stack_info:
+            said["stack"] = record.stack_info
+        return json.dumps(said, default=repr, ensure_ascii=False)
+
+
+def start_logging(
+    *,
+    level: str | None = None,
+    form: LogFormat | None = None,
+    config: str | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Log on stderr, unless the program has set up its own logging.
+
+    Warnings of Python's, such as of a coroutine that was never awaited, are logged too.
+
+    Args:
+        level: from which on; None: ``info``, or as the program has set it.
+        form: None: ``text``.
+        config: a file that says it all: TOML or JSON as :func:`logging.config.dictConfig` takes it, or an INI file.
+        stream: instead of stderr.
+
+    Raises:
+        ImproperlyConfigured: the file can't be read, or says something that is none.
+    """
+    logging.captureWarnings(True)
+    if config is not None:
+        _configure(config)
+    root = logging.getLogger()
+    if not root.handlers or form is not None:
+        stream = sys.stderr if stream is None else stream
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(
+            JsonFormatter() if form == "json" else TextFormatter(colors=_is_terminal(stream))
+        )
+        for each in list(root.handlers):
+            root.removeHandler(each)
+        root.addHandler(handler)
+        level = level or "info"
+    if level is not None:
+        root.setLevel(level.upper())
+    for name in CHATTER:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def _configure(config: str) -> None:
+    path = Path(config)
+    try:
+        text = path.read_text()
+        if path.suffix in (".toml", ".json"):
+            said = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **said})
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except OSError as error:
+        raise ImproperlyConfigured(f"--log-config {config}: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001 - parsers and what a file names raise what they like
+        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        raise ImproperlyConfigured(f"--log-config {config}: {error}{cause}") from None
