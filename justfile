@@ -28,7 +28,7 @@ luck times='20' *options:
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
 
-# lint, formatting, types, Trio's pitfalls, the floors, coverage
+# lint, formatting, types, Trio's pitfalls, the floors, known vulnerabilities, coverage
 check: && coverage
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
@@ -36,6 +36,7 @@ check: && coverage
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
         | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
+    {{python}} tests/support/dependencies.py audit
 
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
@@ -50,6 +51,17 @@ coverage:
         || {{python}} -m pytest --quiet --cov --cov-report=
     {{venv}}/bin/coverage report --include='{{pure}}' --fail-under=100
     {{venv}}/bin/coverage report --omit='{{pure}}' --fail-under=95
+
+# what is known against the packages that are installed; `just audit --require` fails where the service does not answer
+audit *options:
+    {{python}} tests/support/dependencies.py audit {{options}}
+
+# the unit tests with the lowest versions that pyproject.toml allows, in an environment of their own (a few minutes)
+floors:
+    python3 -m venv --clear .floors
+    .floors/bin/pip install --quiet $({{python}} tests/support/dependencies.py floors) \
+        hypothesis pytest pytest-cov pytest-trio trustme sqlalchemy argon2-cffi selenium
+    .floors/bin/python -m pytest --quiet -m 'not slow and not browser and not engine' tests/unit tests/contracts
 
 # format the code, and mend what ruff can mend
 format:

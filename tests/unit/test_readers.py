@@ -1175,7 +1175,7 @@ async def test_a_turn_serves_everybody_in_turn(monkeypatch: pytest.MonkeyPatch) 
 async def test_without_epoll_messages_behind_one_whose_handler_waited_are_handled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody leads there: a message that were left to another worker would be left for ever, and the loop would turn."""
+    """Nobody leads there: what is left to another worker would be left for ever, and the loop would spin."""
     monkeypatch.setattr(readers, "has_epoll", lambda: False)
 
     class Echo(WebsocketConsumer):
