@@ -205,7 +205,9 @@ class Readers:
                 waiting = 0
                 for _ in range(len(ready)):
                     asked = ready.popleft()
-                    if asked.waits and poller is not None:  # without one, nobody leads who would have to be replaced
+                    if (
+                        asked.waits and poller is not None
+                    ):  # without one, nobody leads who would have to be replaced
                         waiting += 1
                         ready.append(asked)
                         continue
