@@ -30,13 +30,13 @@ luck times='20' *options:
 
 # lint, formatting, types, Trio's pitfalls, the floors, known vulnerabilities, coverage
 check: && coverage
+    {{python}} tests/support/audit.py
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
         | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
-    {{python}} tests/support/dependencies.py audit
 
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
@@ -52,14 +52,10 @@ coverage:
     {{venv}}/bin/coverage report --include='{{pure}}' --fail-under=100
     {{venv}}/bin/coverage report --omit='{{pure}}' --fail-under=95
 
-# what is known against the packages that are installed; `just audit --require` fails where the service does not answer
-audit *options:
-    {{python}} tests/support/dependencies.py audit {{options}}
-
 # the unit tests with the lowest versions that pyproject.toml allows, in an environment of their own (a few minutes)
 floors:
     python3 -m venv --clear .floors
-    .floors/bin/pip install --quiet $({{python}} tests/support/dependencies.py floors) \
+    .floors/bin/pip install --quiet $({{python}} tests/support/dependencies.py) \
         hypothesis pytest pytest-cov pytest-trio trustme sqlalchemy argon2-cffi selenium
     .floors/bin/python -m pytest --quiet -m 'not slow and not browser and not engine' tests/unit tests/contracts
 
@@ -93,6 +89,10 @@ client:
 # write docs/conformance.md from the tests' marks
 conformance:
     {{python}} tests/support/conformance.py
+
+# write docs/limits.md from the defaults and the tests
+limits:
+    {{python}} tests/support/limits.py
 
 # draw a WebSocket's life in docs/architecture.md from the code's table
 diagrams:

@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import inspect
 import os
 import socket
 import ssl
@@ -19,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 from . import __version__
@@ -74,6 +75,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 host=options.host,
                 port=options.port,
                 uds=options.uds,
+                uds_mode=options.uds_mode,
                 ssl_context=context,
                 trusted_proxies=options.forwarded_allow_ips,
                 proxy_protocol=options.proxy_protocol,
@@ -159,6 +161,10 @@ def _load(options: argparse.Namespace) -> Application:
             found = getattr(found, part)
         except AttributeError:
             raise CannotServe(_no_attribute(module, found, part)) from None
+    if options.factory:
+        found = _made(name, found)
+    elif isinstance(found, FunctionType):
+        raise CannotServe(f"{name!r} is a function; where it makes what to serve, add --factory")
     if isinstance(found, Application):
         for option, argument in (
             ("session_file", "session_store"),
@@ -181,6 +187,24 @@ def _load(options: argparse.Namespace) -> Application:
     except Exception as error:  # noqa: BLE001 - the user's route objects, or a module that the routing names
         _print_traceback(error)
         raise CannotServe(f"{name!r} can't be served: it raised {type(error).__name__}, see above") from None
+
+
+def _made(name: str, factory: Any) -> Any:
+    """What the user's factory returns."""
+    if not callable(factory):
+        raise CannotServe(f"{name!r} is no function, but {type(factory).__name__}; drop --factory")
+    try:
+        made = factory()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises
+        _print_traceback(error)
+        raise CannotServe(f"the factory {name!r} raised {type(error).__name__}, see above") from None
+    if inspect.iscoroutine(made):
+        made.close()
+        raise CannotServe(
+            f"the factory {name!r} is async; what is expected is a function that returns what to serve at once "
+            "(what has to be awaited belongs into the Application's lifespan)"
+        )
+    return made
 
 
 def _import(module_name: str, folder: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import platform
@@ -88,10 +89,17 @@ class _Parser(argparse.ArgumentParser):
                 break
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Nobody reads it: the exit status says it too. The argparse of early Pythons 3.11 lets the error out.
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
+
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         options = super().parse_args(*args, **kwargs)
         if options.uds is not None and (options.host, options.port) != (None, None):
             self.error("--uds takes the place of --host and --port; give one or the other")
+        if options.uds_mode is not None and options.uds is None:
+            self.error("--uds-mode goes with --uds; give the socket's path too")
         if options.ssl_keyfile is not None and options.ssl_certfile is None:
             self.error("--ssl-keyfile goes with --ssl-certfile; give the certificate too")
         options.host = "127.0.0.1" if options.host is None else options.host
@@ -119,6 +127,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="a list of routes, a mapping of channel to consumer, or an Application, and the module that it is in",
     )
     what.add_argument(
+        "--factory",
+        action="store_true",
+        help="the name is of a function that takes nothing and returns one of these",
+    )
+    what.add_argument(
         "--app-dir",
         metavar="DIR",
         default=".",
@@ -139,6 +152,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         type=_path,
         help="listen on this Unix socket instead; its file goes with the server",
+    )
+    where.add_argument(
+        "--uds-mode",
+        metavar="MODE",
+        type=_mode,
+        help="the permissions of its file, in octal: 660 for its owner and group (default: what the umask leaves)",
     )
     where.add_argument("--ssl-certfile", metavar="FILE", help="serve TLS with this certificate chain (PEM)")
     where.add_argument(
@@ -381,6 +400,12 @@ def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("takes a path, not an empty one")
     return text
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"takes three octal digits, such as 660, not {text!r}")
+    return int(text, 8)
 
 
 def _port(text: str) -> int:

@@ -11,9 +11,10 @@ from .exceptions import ImproperlyConfigured
 from .headers import Headers, values
 from .origins import AUTHORITY
 
+# Possessive, so that a run of spaces is not shared out anew between the two expressions that may take it.
 _PAIR = re.compile(
-    rb"[ \t]*(?:(?P<name>[!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=(?:(?P<token>[!#$%&\'*+\-.^_`|~0-9A-Za-z:\[\]]+)|"
-    rb'"(?P<quoted>(?:[^"\\]|\\.)*)"))?[ \t]*(?P<end>[;,]|\Z)'
+    rb"[ \t]*+(?:(?P<name>[!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=(?:(?P<token>[!#$%&\'*+\-.^_`|~0-9A-Za-z:\[\]]+)|"
+    rb'"(?P<quoted>(?:[^"\\]|\\.)*)"))?[ \t]*+(?P<end>[;,]|\Z)'
 )
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?\Z")
 _HIDDEN = re.compile(r"(?:unknown|_[A-Za-z0-9._\-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._\-]+))?\Z", re.IGNORECASE)

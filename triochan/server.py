@@ -16,7 +16,7 @@ import trio
 
 from .application import Application
 from .handlers import report
-from .http1.protocol import serve_connection, serve_stream
+from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
@@ -26,7 +26,7 @@ from .stalls import watched
 from .standard_streams import hold_open
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.listeners import Address, open_listeners, receive_proxy_header, start_tls
+from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
 from .wire.proxy_protocol import ProxyProtocolError
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
@@ -184,6 +184,7 @@ class Server:
             if isinstance(address, tuple):  # not a Unix socket
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+            refusal = None
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope() as scope:
@@ -194,19 +195,24 @@ class Server:
                             header = await receive_proxy_header(sock)
                             client, server = header.client or client, header.server or server
                         if self._ssl_context is not None:
-                            sock = await start_tls(sock, self._ssl_context)
+                            if await says_plain_text(sock):
+                                refusal = NOT_TLS
+                            else:
+                                sock = await start_tls(sock, self._ssl_context)
                     finally:
                         timer.cancel()
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
+            if refusal is None and limit is not None and runtime.sockets > limit:
+                refusal = FULL
             await self._serve(
                 sock,
-                scheme="http" if self._ssl_context is None else "https",
+                scheme="http" if self._ssl_context is None or refusal is NOT_TLS else "https",
                 client=client,
                 server=server,
-                full=limit is not None and runtime.sockets > limit,
+                refusal=refusal,
             )
         except ProxyProtocolError as error:
             logger.warning("connection from %s: %s; it is closed", address, error)
@@ -252,6 +258,7 @@ async def serve(
     host: str | None = "127.0.0.1",
     port: int = 8000,
     uds: str | os.PathLike[str] | None = None,
+    uds_mode: int | None = None,
     ssl_context: ssl.SSLContext | None = None,
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
@@ -273,6 +280,7 @@ async def serve(
         host, port: where to listen; host None or ``"::"``: on all interfaces, by IPv4 and IPv6; port 0: a free one.
         uds: listen on this Unix socket instead. Its file is removed when the shutdown begins, so that a successor can
             take its place at once; a file that is another server's by then is left.
+        uds_mode: the permissions of that file, such as ``0o660``; None: what the process's umask leaves.
         ssl_context: serve TLS with it.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
@@ -304,7 +312,7 @@ async def serve(
         trusted=trusted_proxies, proxy_protocol=proxy_protocol, root_path=root_path, health_path=health_path
     )
     async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
-        listeners = await open_listeners(host, port, uds, scheme)
+        listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
         try:
             server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:

@@ -115,6 +115,19 @@ describe("demultiplex()", () => {
   });
 });
 
+describe("integers", () => {
+  it("beyond 2**53 come and go as the strings that the server makes of them", (t) => {
+    const { client, browser } = setupOpen(t);
+    const heard = keeper();
+    client.listen(heard);
+    browser.socket.receive({ pk: "9007199254740993" });
+    const [[{ pk }]] = heard.calls;
+    assert.equal(BigInt(pk), 2n ** 53n + 1n);
+    client.send({ pk });
+    assert.deepEqual(browser.socket.sent, [{ pk: "9007199254740993" }]);
+  });
+});
+
 describe("stream()", () => {
   it("sends and listens under its name", (t) => {
     const { client, browser } = setupOpen(t);

@@ -57,6 +57,16 @@ APP = """
     application = Application(routing)
     mapping = {"http.request": hello}
     number = 7
+
+    def make():
+        return application
+
+    def broken():
+        raise LookupError("no such setting")
+
+    async def later():
+        return application
+
     blocking = [lambda message: None]
 
     class holder:
@@ -120,6 +130,11 @@ def fails(
         (["hello:number"], "a routing is a list of route(), route_class() and include(), not int 7"),
         (["hello:Echo"], "a routing is a list of route(), route_class() and include(), not hello.Echo"),
         (["hello:blocking"], "entry 0 of the routing is "),
+        (["hello:make"], "'hello:make' is a function; where it makes what to serve, add --factory"),
+        (["hello:routing", "--factory"], "'hello:routing' is no function, but list; drop --factory"),
+        (["hello:later", "--factory"], "the factory 'hello:later' is async"),
+        (["hello:holder", "--factory"], "a routing is a list of route(), route_class() and include(), not "),
+        (["hello:make", "--factory", "--session-file", "x"], "is an Application, which says session_store=…"),
         (["hello:routing", "--app-dir", "absent"], "--app-dir absent: there is no such folder"),
         (
             ["hello:routing", "--ssl-certfile", "absent.pem"],
@@ -159,6 +174,14 @@ def test_one_line_says_what_cannot_be_served(
     assert len(text.splitlines()) == 1
 
 
+def test_what_a_factory_raises_is_shown_from_there_on(fails: Callable[..., str]) -> None:
+    text = fails("hello:broken", "--factory")
+    assert text.endswith("triochan: error: the factory 'hello:broken' raised LookupError, see above\n")
+    assert [line for line in text.splitlines() if line.startswith("  File ")] == [
+        line for line in text.splitlines() if "hello.py" in line
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -175,6 +198,9 @@ def test_one_line_says_what_cannot_be_served(
             "argument --host: takes an address or a name; 0.0.0.0 and :: are every interface",
         ),
         (["a:b", "--uds", ""], "argument --uds: takes a path, not an empty one"),
+        (["a:b", "--uds-mode", "660"], "--uds-mode goes with --uds"),
+        (["a:b", "--uds", "s", "--uds-mode", "rw"], "takes three octal digits, such as 660, not 'rw'"),
+        (["a:b", "--uds", "s", "--uds-mode", "999"], "takes three octal digits, such as 660, not '999'"),
         (["a:b", "--uds", "s", "--port", "1"], "--uds takes the place of --host and --port"),
         (["a:b", "--ssl-keyfile", "k"], "--ssl-keyfile goes with --ssl-certfile"),
         (["a:b", "--log-level", "loud"], "takes one of debug, info, warning, error, critical, not 'loud'"),
@@ -454,14 +480,14 @@ def test_the_script_and_app_dir(served: Callable[..., Served], folder: Path) -> 
 
 
 def test_unix_socket(served: Callable[..., Served], folder: Path) -> None:
-    server = served("hello:routing", "--uds", "socket")
+    server = served("hello:make", "--factory", "--uds", "socket", "--uds-mode", "620")
     assert server.url == "http+unix:socket"
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(SECONDS)
     connection.sock.connect(str(folder / "socket"))
     assert get(connection) == b"hello"
-    assert stat.S_ISSOCK((folder / "socket").stat().st_mode)
+    assert (folder / "socket").stat().st_mode == stat.S_IFSOCK | 0o620
     assert server.end(signal.SIGTERM)[0] == 0
     assert not (folder / "socket").exists()
 
@@ -472,6 +498,8 @@ def test_tls(served: Callable[..., Served], folder: Path) -> None:
     issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
+    # This client reads in one thread and writes in another; with TLS 1.3's tickets Python 3.11 may lose a write.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     server = served("hello:routing", "--host", "localhost", "--port", "0", "--ssl-certfile", "both.pem")
     assert server.url.rstrip(",").startswith("https://")
     port = int(re.findall(r":(\d+)", server.line)[0])
@@ -480,6 +508,52 @@ def test_tls(served: Callable[..., Served], folder: Path) -> None:
         client.send("there")
         assert client.recv() == "there"
     assert server.end()[0] == 0
+
+
+def test_a_signal_ends_every_state_of_tls(served: Callable[..., Served], folder: Path) -> None:
+    """Within --close-timeout, and with a close_notify (RFC 8446 section 6.1) wherever TLS has been begun."""
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    server = served("hello:routing", "--port", "0", "--ssl-certfile", "both.pem", "--close-timeout", "0.3")
+
+    def connected() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS)
+
+    def secured(*pieces: bytes) -> ssl.SSLSocket:
+        # Without suppress_ragged_eofs, an end without close_notify is an SSLEOFError.
+        client = context.wrap_socket(connected(), server_hostname="localhost", suppress_ragged_eofs=False)
+        for piece in pieces:
+            client.sendall(piece)
+        return client
+
+    whole = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    silent, begun = connected(), connected()
+    begun.sendall(b"\x16\x03\x01\x02\x00\x01")
+    fresh, idle, half = secured(), secured(whole), secured(whole, b"GET / HTTP")
+    for client in (idle, half):
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.read() == b"hello"
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert fresh.recv(100) == b""
+    assert idle.recv(100) == b""
+    rest = b"".join(iter(lambda: half.recv(1000), b""))
+    assert rest == b"" or rest.startswith(b"HTTP/1.1 4")
+    for raw in (silent, begun):
+        try:
+            assert raw.recv(100) == b""
+        except ConnectionResetError:
+            pass
+    for each in (silent, begun, fresh, idle, half):
+        each.close()
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0, err
+    assert time.monotonic() - began < 4
+    assert "Traceback" not in err
+    assert "cut short" not in err
 
 
 def test_the_settings_reach_the_server(served: Callable[..., Served]) -> None:

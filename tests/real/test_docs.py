@@ -117,6 +117,37 @@ def test_every_dependency_has_its_reason() -> None:
     assert {name for name in names if f"[{name}](" not in reasons} == set()
 
 
+def test_the_oldest_versions_are_those_of_the_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = dict(re.split(r",|>=", each)[:2] for each in project["dependencies"])
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    assert dict(re.findall(r"^\| \[([\w-]+)\]\([^)]*\) \| ([\d.]+) \|", page, re.MULTILINE)) == asked
+    [database] = project["optional-dependencies"]["sqlalchemy"]
+    assert re.findall(r"extra `sqlalchemy`: \[.*?\]\(.*?\) from ([\d.]+),", page) == [
+        database.partition(">=")[2]
+    ]
+    said = dict(re.findall(r"^- ([\w-]+) ([\d.]+): ", page, re.MULTILINE))
+    assert len(said) >= 5
+    assert {name.lower(): version for name, version in said.items()}.items() <= {
+        **asked,
+        "sqlalchemy": database.partition(">=")[2],
+    }.items()
+
+
+@pytest.mark.parametrize(
+    ("package", "oldest"), [("h11", "0.16"), ("python-multipart", "0.0.32"), ("ujson", "5.13")]
+)
+def test_versions_with_known_vulnerabilities_are_not_admitted(package: str, oldest: str) -> None:
+    """Each of these mended a fault that a client can reach, in the version that is named here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [floor] = [
+        each.partition(">=")[2].partition(",")[0]
+        for each in project["dependencies"]
+        if each.startswith(f"{package}>=")
+    ]
+    assert [int(part) for part in floor.split(".")] >= [int(part) for part in oldest.split(".")]
+
+
 def test_recipes_and_options_that_are_named_exist() -> None:
     """What the pages say of `just …` and `--…` exists."""
     recipes = re.findall(r"^(\w+)(?: [^:\n]*)?:", (ROOT / "justfile").read_text(), re.MULTILINE)

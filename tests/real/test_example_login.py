@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from html import unescape
 from pathlib import Path
@@ -191,6 +192,33 @@ async def test_without_a_user_the_socket_says_so(client: Client) -> None:
         with pytest.raises(ConnectionClosed) as closed:
             await socket.receive()
         assert closed.value.code == 4401
+
+
+MARKS = "a" + "\u0300\u0301" * 40_000
+"""Marks that Unicode's normal form has to sort."""
+
+
+@pytest.mark.parametrize("path", ["/login", "/register"])
+@pytest.mark.parametrize(
+    "name",
+    [MARKS, "a" * 49, " " * 100_000 + "Ada", "\ufdfa" * 100_000],
+    ids=["marks", "long", "spaces", "wide"],
+)
+async def test_a_name_that_is_too_long_is_refused_before_anything_is_made_of_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    normalized = []
+    normalize = unicodedata.normalize
+
+    def counted(form: Any, text: str) -> str:
+        normalized.append(len(text))
+        return normalize(form, text)
+
+    monkeypatch.setattr("login.accounts.unicodedata.normalize", counted)
+    assert (await submit(client, path, name=name, password=PASSWORD)).status == 422
+    assert normalized == []
+    assert (await submit(client, "/register", name="Ada", password=PASSWORD)).status == 303
+    assert normalized == [3]
 
 
 @pytest.mark.slow

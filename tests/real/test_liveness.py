@@ -142,23 +142,24 @@ async def serving(way: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pl
     if "without epoll" in way:
         monkeypatch.setattr("triochan.readers.has_epoll", lambda: False)
     context = CONTEXTS[0] if tls else None
-    async with trio.open_nursery() as nursery:
-        if "door" in way:
+    trust = CONTEXTS[1] if tls else None
+    if "door" in way:
 
-            async def handler(request: trio_websocket.WebSocketRequest) -> None:
-                await handle(request, application)
+        async def handler(request: trio_websocket.WebSocketRequest) -> None:
+            await handle(request, application)
 
-            async with running(application, settings=SETTINGS), trio.open_nursery() as door:
-                serve = partial(trio_websocket.serve_websocket, handler, "127.0.0.1", 0, ssl_context=context)
-                server = await door.start(serve)
-                yield Place(Address("127.0.0.1", server.port), CONTEXTS[1] if tls else None, Consumer)
-                door.cancel_scope.cancel()
-            return
-        start = partial(triochan.serve, application, port=0, settings=SETTINGS, ssl_context=context)
-        [address] = await nursery.start(start)
-        async with no_leak():
-            yield Place(address, CONTEXTS[1] if tls else None, Consumer)
-        nursery.cancel_scope.cancel()
+        async with running(application, settings=SETTINGS), trio.open_nursery() as door:
+            serve = partial(trio_websocket.serve_websocket, handler, "127.0.0.1", 0, ssl_context=context)
+            server = await door.start(serve)
+            yield Place(Address("127.0.0.1", server.port), trust, Consumer)
+            door.cancel_scope.cancel()
+    else:
+        async with trio.open_nursery() as nursery:
+            start = partial(triochan.serve, application, port=0, settings=SETTINGS, ssl_context=context)
+            [address] = await nursery.start(start)
+            async with no_leak():
+                yield Place(address, trust, Consumer)
+            nursery.cancel_scope.cancel()
 
 
 async def all_at_once(place: Place, one: Callable[[Place], Awaitable[None]], count: int = PEERS) -> None:
@@ -179,7 +180,7 @@ def compressed(data: bytes) -> bytes:
     return frame(TEXT, compress(data, Agreement()), reserved=4)
 
 
-SENT = {
+SENT: dict[str, Callable[[bytes], bytes]] = {
     "a pong": lambda ping: frame(PONG, ping),
     "a pong behind a message whose handler waits": lambda ping: frame(TEXT, "wait") + frame(PONG, ping),
     "a pong within a message": lambda ping: frame(TEXT, "a", final=False) + frame(PONG, ping) + frame(0, "b"),

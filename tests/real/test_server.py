@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 import trio
+import trustme
 from raw_clients import BINARY, TEXT, RawClient, close_frame, frame, get, no_leak
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -60,16 +62,18 @@ def request(path: str) -> bytes:
 
 @asynccontextmanager
 async def running(
-    folder: Path, routing: list[Any] = ROUTING, **settings: Any
+    folder: Path, routing: list[Any] = ROUTING, context: ssl.SSLContext | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Server, Address]]:
     """A server, and where it listens; the block ends when it has."""
     async with Runtime.open(Application(routing), Settings(**settings), None) as runtime:
         async with trio.open_nursery() as nursery:
             listeners = await open_listeners(None, 0, folder / "socket", "http")
-            running_server = Server(runtime, listeners)
+            running_server = Server(runtime, listeners, context)
             [address] = await nursery.start(running_server.run)
-            yield running_server, address
-            running_server.stop()
+            try:
+                yield running_server, address
+            finally:
+                running_server.stop()
 
 
 async def test_it_starts_in_a_nursery_and_ends_with_it() -> None:
@@ -324,6 +328,108 @@ async def test_a_full_server_says_so(tmp_path: Path) -> None:
         await wait_all_tasks_blocked()
         assert running_server.runtime.sockets == 0
         assert (await get(address, "/hello")).status == 200
+
+
+@pytest.fixture(scope="module")
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's and the client's."""
+    authority = trustme.CA()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"HEAD /hello HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000,
+        b"\r\nGET /hello HTTP/1.1\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 5 443\r\n",
+        b"G",
+    ],
+    ids=lambda data: data[:9].decode().strip(),
+)
+async def test_plain_text_to_a_port_of_tls_gets_400(
+    tmp_path: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext], data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In plain text, for that is what the client reads; and it may read it though it has sent much."""
+    caplog.set_level("DEBUG", "triochan")
+    async with running(tmp_path, context=tls[0]) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            await client.send(data)
+            answer = await client.answer()
+            assert (answer.status, answer["connection"]) == (400, "close")
+            assert b"plain text came to a port that speaks TLS; ask it by https://" in answer.body
+            assert await client.rest() == b""
+        await wait_all_tasks_blocked()
+        assert running_server.runtime.sockets == 0
+        stream = await trio.open_unix_socket(str(tmp_path / "socket"))
+        async with RawClient(
+            trio.SSLStream(stream, tls[1], server_hostname="localhost", https_compatible=True)
+        ) as served:
+            await served.send(request("/hello"))
+            assert (await served.answer()).body == b"hello"
+    assert [record.getMessage() for record in caplog.records if "400" in record.getMessage()] == [
+        "a client got 400: plain text came to a port that speaks TLS; ask it by https:// or wss://"
+    ]
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x80\x2e\x01", b"\x00" * 50, b"\xff" * 50]
+)
+async def test_what_is_neither_tls_nor_text_is_closed(
+    tmp_path: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext], data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "triochan")
+    async with running(tmp_path, context=tls[0]) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            if data:
+                await client.send(data)
+            await client.stream.send_eof()  # type: ignore[attr-defined]
+            try:
+                assert b"HTTP" not in await client.rest()
+            except trio.BrokenResourceError:
+                pass  # what was sent is not read any more
+        await wait_all_tasks_blocked()
+        assert running_server.runtime.sockets == 0
+    assert ["connection from" in record.getMessage() for record in caplog.records] == [True]
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+async def test_tls_to_a_port_of_plain_text_gets_400(
+    tmp_path: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, and not when the time for a head is over."""
+    caplog.set_level("DEBUG", "triochan")
+    hello = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        tls[1].wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
+    async with running(tmp_path) as (running_server, address):
+        async with await RawClient.connect(address) as client:
+            await client.send(hello.read())
+            with trio.fail_after(2):
+                answer = await client.answer()
+            assert (answer.status, answer["connection"]) == (400, "close")
+            assert b"TLS came to a port that speaks plain HTTP; ask it by http:// or ws://" in answer.body
+        stream = await trio.open_unix_socket(str(tmp_path / "socket"))
+        secured = trio.SSLStream(stream, tls[1], server_hostname="localhost")
+        with pytest.raises(trio.BrokenResourceError) as refused:
+            await secured.do_handshake()
+        assert "WRONG_VERSION_NUMBER" in str(refused.value.__cause__)
+        await trio.aclose_forcefully(secured)
+        assert (await get(address, "/hello")).status == 200
+        await wait_all_tasks_blocked()
+        assert running_server.runtime.sockets == 0
+    assert [record.getMessage() for record in caplog.records if "400" in record.getMessage()] == [
+        "a client got 400: TLS came to a port that speaks plain HTTP; ask it by http:// or ws://"
+    ] * 2
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
 
 
 class Refusing:

@@ -17,9 +17,13 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Numeric
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from trio.testing import MockClock
 
 from triochan import Application, Group, Message, content, route, route_class
+from triochan.binding.sqlalchemy import Database
+from triochan.binding.websockets import WebsocketBindingWithMembers
 from triochan.content import DECIMAL_DIGITS, decode_json, encode_json, is_plain, plain_of
 from triochan.exceptions import InvalidContent
 from triochan.generic.websockets import (
@@ -388,6 +392,92 @@ async def test_hooks_hold_for_a_task_beside_the_server(autojump_clock: MockClock
             await sent.wait()
             assert await socket.receive_json() == {"who": "hooked Ada", "plain": "TEXT"}
             assert (await Group("all").members()) != []
+
+
+async def test_hooks_are_not_for_what_comes_in_on_a_stream() -> None:
+    converter = make_converter()
+    converter.register_unstructure_hook(str, lambda value: value.upper())
+
+    class Says(JsonWebsocketConsumer):
+        async def receive(self, content: Any, **kwargs: Any) -> None:
+            await kwargs["multiplexer"].send({"same": content == {"who": "Ada"}, "who": content["who"]})
+
+    class Demultiplexer(WebsocketDemultiplexer):
+        consumers: ClassVar[dict[str, Any]] = {"a": Says}
+
+    async with WSClient(Application([route_class(Demultiplexer)], converter=converter)) as socket:
+        await socket.send('{"stream": "a", "payload": {"who": "Ada"}}')
+        assert (await socket.receive_json())["payload"] == {"same": True, "who": "ADA"}
+
+
+class Euros(decimal.Decimal):
+    pass
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_hooks_hold_in_the_thread_of_a_session(beside: bool) -> None:
+    """Of a task beside the server too, whose context says nothing of an application."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Price(Base):
+        __tablename__ = "prices"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        amount: Mapped[decimal.Decimal] = mapped_column(Numeric(8, 2, asdecimal=False))
+
+        @property
+        def euros(self) -> Euros:
+            return Euros(self.amount)
+
+    database = Database("sqlite://")
+    Base.metadata.create_all(database.engine)
+
+    class PriceBinding(WebsocketBindingWithMembers):
+        model = database.model(Price)
+        stream = "prices"
+        fields = ()
+        send_members = ("euros",)
+
+        @classmethod
+        def group_names(cls, instance: Price) -> list[str]:
+            return ["all"]
+
+    async def add() -> None:
+        await database.run_in_session(lambda session: session.add(Price(id=2**60, amount=1.5)))
+
+    class Demultiplexer(WebsocketDemultiplexer):
+        consumers: ClassVar[dict[str, Any]] = {"prices": PriceBinding.consumer}
+        groups = ("all",)
+
+        async def connect(self, message: Message, **kwargs: Any) -> None:
+            if not beside:
+                await add()
+            await PriceBinding.send_list(message, self.groups)
+
+    converter = make_converter(large_integers_as_strings=True)
+    converter.register_unstructure_hook(Euros, lambda value: f"{value} EUR")
+    item = {"pk": str(2**60), "data": {"euros": "1.5 EUR"}}
+    async with Client(Application([route_class(Demultiplexer)], converter=converter)) as client:
+        async with client.websocket("/") as socket:
+            if beside:
+                assert (await socket.receive_json())["payload"]["items"] == []
+                await add()
+            change = (await socket.receive_json())["payload"]
+            assert change == {**item, "action": "create", "model": "test_wire_values.price"}
+        if not beside:
+            return
+        async with client.websocket("/") as socket:
+            assert (await socket.receive_json())["payload"]["items"] == [item]
+            frame = '{"stream": "prices", "payload": {"action": "delete", "pk": %s}}'
+            await socket.send(frame % (2**60))
+            answer = await socket.receive_json()
+            assert "as a string of digits" in answer["details"][0]
+            await socket.send(frame % f'"{2**60}"')
+            assert (await socket.receive_json())[
+                "error"
+            ] == "not permitted"  # it is read, and permitted to nobody
+    database.close()
 
 
 def test_what_is_made_by_hand_is_made_of_plain_values() -> None:

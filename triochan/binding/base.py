@@ -152,8 +152,15 @@ class Binding:
         """The message that tells groups of ``instance``; None where there is nothing to tell."""
         self = cls()
         self.instance = instance
-        payload = self.serialize(instance, action)
-        return cls.encode(cls.stream or "", payload) if payload else None
+        try:
+            payload = self.serialize(instance, action)
+            return cls.encode(cls.stream or "", payload) if payload else None
+        except (TypeError, ValueError, OverflowError) as error:
+            assert cls.model is not None
+            error.add_note(
+                f"in {name_of(cls)}'s {action} of {cls.model_label} {cls.model.pk_of(instance)!r:.60}"
+            )
+            raise
 
     # -- inbound
 

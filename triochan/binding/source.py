@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -241,6 +241,15 @@ class Source(ABC, Generic[T]):
 def label_of(model: type[Any]) -> str:
     """``module.class`` in lower case, of a dotted module its last part."""
     return f"{model.__module__.rpartition('.')[2]}.{model.__name__}".lower()
+
+
+def said_keys(keys: Sequence[Any]) -> str:
+    """A few primary keys for a line of the log."""
+    more = f" and {len(keys) - _SAID_KEYS} more" if len(keys) > _SAID_KEYS else ""
+    return ", ".join(f"{key!r:.60}" for key in keys[:_SAID_KEYS]) + more
+
+
+_SAID_KEYS = 5
 
 
 def no_such_object() -> ChangeRefused:

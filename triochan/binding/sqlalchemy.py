@@ -10,6 +10,7 @@ import threading
 import typing
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
 
@@ -22,7 +23,19 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..exceptions import ImproperlyConfigured
 from ..routing import name_of
-from .source import ChangeRefused, Delivery, Field, Source, deliver, label_of, made, no_such_object
+from ..running import current_application, of_application
+from .source import (
+    ChangeRefused,
+    Delivery,
+    Field,
+    Source,
+    deliver,
+    label_of,
+    logger,
+    made,
+    no_such_object,
+    said_keys,
+)
 from .tracking import begin, track_class, track_sessions
 
 P = ParamSpec("P")
@@ -52,8 +65,8 @@ class Database:
         post = await database.run_in_session(publish, 7)
 
     Sessions exist in :meth:`run_in_session` alone, so that every commit is followed by its messages. What is changed in
-    another way, by another program, by a session of one's own on the same engine, by SQL or by the database itself
-    (``ON DELETE CASCADE``), clients are not told of.
+    another way, by another program, by a session of one's own on the same engine or by a trigger, clients are not told
+    of. What goes past a session's instances is an error where they would have to be.
 
     Args:
         engine: a URL or an engine. An engine made here for SQLite checks foreign keys, has working savepoints, and is
@@ -111,8 +124,12 @@ class Database:
                 await self._tell()
 
     async def _in_thread(self, function: Callable[[Session], R]) -> R:
+        application = current_application()
+
         def work() -> R:
-            with self._sessions() as session:
+            # A thread can't ask which application is served; it is that of the task that waits for it.
+            own = nullcontext() if application is None else of_application(application)
+            with own, self._sessions() as session:
                 begin(session, self)
                 result = function(session)
                 session.commit()
@@ -182,11 +199,41 @@ class Model(Source[T]):
 
     async def collect(self, view: Callable[[T], R | None]) -> list[R]:
         def work(session: Session) -> list[R]:
-            instances = session.scalars(sa.select(self.cls).order_by(self.mapper.primary_key[0]))
+            query = sa.select(self.cls).order_by(self.mapper.primary_key[0])
+            try:
+                instances = session.scalars(query).all()
+            except Exception as error:  # noqa: BLE001 - a column's type raises what it likes
+                instances = self._one_by_one(session, error)
             return [seen for instance in instances if (seen := view(instance)) is not None]
 
         # Not run_in_session, which would wait for the turn that the caller has.
         return await self.database._in_thread(work)
+
+    def _one_by_one(self, session: Session, error: Exception) -> list[T]:
+        """The instances that can be read; one that holds what its column's type can't read keeps nobody from them.
+
+        Raises:
+            DBAPIError: the database itself has something against each of them.
+        """
+        session.expunge_all()
+        instances: list[T] = []
+        unreadable: list[Any] = []
+        key = self.mapper.primary_key[0]
+        for pk in session.scalars(sa.select(key).order_by(key)):
+            try:
+                instance = session.get(self.cls, pk)
+            except Exception as at_this:  # noqa: BLE001 - as above
+                unreadable.append(pk)
+                error = at_this
+            else:
+                if instance is not None:
+                    instances.append(instance)
+        if not instances and isinstance(error, exc.DBAPIError):
+            raise error
+        logger.error(
+            "a list of %s has not what can't be read (%r): %s", self.label, error, said_keys(unreadable)
+        )
+        return instances
 
     def _find(self, session: Session, pk: Any) -> T:
         instance = session.get(self.cls, pk)

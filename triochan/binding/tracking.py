@@ -4,7 +4,8 @@ For each instance that a transaction changes, what its groups knew is read from 
 that touches it, in a session of its own on the same connection: the instance itself has its new values by then. What
 they are to be told is worked out after each flush, so that what a binding raises still stops the change. It is kept
 with the transaction or savepoint that the flush was in: a savepoint that is released hands it on, a commit of the
-outermost transaction gives it to the database object to be sent, and a rollback forgets it.
+outermost transaction gives it to the database object to be sent, and a rollback forgets it. What the database deletes
+or changes along with an instance (:mod:`triochan.binding.cascades`) is looked at in the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from .source import Before, Delivery, Observer, Source, deliveries, look
+from .cascades import Cascades, in_pieces
+from .source import DELETE, Before, Delivery, Observer, Source, deliveries, look
 
 logger = logging.getLogger("triochan.binding")
 
@@ -79,12 +81,23 @@ class _Tracker:
     touched: dict[InstanceState[Any], tuple[Any, Key | None]] = attrs.field(factory=dict)
     """By that flush: the instances, which nobody else may hold, and their keys from before; None for new ones."""
     deleted: set[Key] = attrs.field(factory=set)
+    taken: dict[Key, tuple[Mapper[Any], Any]] = attrs.field(factory=dict)
+    """By the database's cascades, in that flush: mapped classes and primary keys."""
     committing: bool = False
     """The database's ``committing`` is held."""
     flushing: bool = False
     """What is executed is the flush's own."""
     watched: set[sa.Connection] = attrs.field(factory=set)
     """The connections of the session, whose statements are looked at."""
+    _cascades: Cascades | None = None
+
+    @property
+    def cascades(self) -> Cascades:
+        """The ways from a delete to what bindings tell of."""
+        if self._cascades is None:
+            tables = {table for mapper in _observed(self.database) for table in mapper.tables}
+            self._cascades = Cascades.to([table for table in tables if isinstance(table, sa.Table)])
+        return self._cascades
 
     def remember(self, connection: sa.Connection, state: InstanceState[Any]) -> None:
         """Read what the groups know of a stored instance, unless that is known."""
@@ -92,6 +105,29 @@ class _Tracker:
         if observers and state.key is not None and self._known(state.key) is None:
             with Session(connection, autoflush=False, join_transaction_mode="rollback_only") as reading:
                 self.before[state.key] = look(observers, reading.get(state.mapper.class_, state.identity))
+
+    def remember_taken(self, connection: sa.Connection, state: InstanceState[Any]) -> None:
+        """Read what the groups know of the instances that the database will delete, or change, with this one."""
+        for table in state.mapper.tables:
+            if not isinstance(table, sa.Table) or state.identity is None:
+                continue
+            for child, keys in self.cascades.rows(connection, table, tuple(state.identity)).items():
+                for mapper in _observed(self.database):
+                    if child in mapper.tables:
+                        self._remember_all(connection, mapper, keys)
+
+    def _remember_all(
+        self, connection: sa.Connection, mapper: Mapper[Any], keys: set[tuple[Any, ...]]
+    ) -> None:
+        [column] = mapper.primary_key
+        with Session(connection, autoflush=False, join_transaction_mode="rollback_only") as reading:
+            for some in in_pieces(keys):
+                query = sa.select(mapper).where(column.in_([key[0] for key in some]))
+                for instance in reading.scalars(query):
+                    state: InstanceState[Any] = sa.inspect(instance)
+                    self.taken[state.key] = (state.mapper, state.identity)
+                    if self._known(state.key) is None:
+                        self.before[state.key] = look(self._observers(state.mapper), instance)
 
     def flushed(self, session: Session, transaction: SessionTransaction) -> None:
         """Work out what the flush means for the groups."""
@@ -106,13 +142,18 @@ class _Tracker:
         for state in self.touched:
             before = self._known(state.key) or look(self._observers(state.mapper), None)
             # What is told is what is stored: a column may have made another value of the instance's.
-            with Session(
-                session.connection(bind_arguments={"mapper": state.mapper}),
-                autoflush=False,
-                join_transaction_mode="rollback_only",
-            ) as reading:
+            with _reading(session, state.mapper) as reading:
                 stored = reading.get(state.mapper.class_, state.identity)
                 changes[state.key] = _Change(before, deliveries(before, stored))
+        done = gone | {state.key for state in self.touched}
+        for key, (mapper, identity) in self.taken.items():
+            if key in done:
+                continue
+            before = self._known(key) or {}
+            with _reading(session, mapper) as reading:
+                stored = reading.get(mapper.class_, identity)
+                if stored is None or not _is_as_before(before, stored):
+                    changes[key] = _Change(before, deliveries(before, stored))
         self.forget()
 
     def forget(self) -> None:
@@ -121,6 +162,7 @@ class _Tracker:
         self.before.clear()
         self.touched.clear()
         self.deleted.clear()
+        self.taken.clear()
 
     def _observers(self, mapper: Mapper[Any]) -> list[Observer]:
         sources = self.database.sources
@@ -134,6 +176,21 @@ class _Tracker:
             if key in changes:
                 return changes[key].before
         return self.before.get(key)
+
+
+def _reading(session: Session, mapper: Mapper[Any]) -> Session:
+    """A session of its own on the same connection: what it gives is what is stored by now."""
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    return Session(connection, autoflush=False, join_transaction_mode="rollback_only")
+
+
+def _is_as_before(before: Before, instance: Any) -> bool:
+    """A cascade has left the instance alone: SQLite, for one, may not look at foreign keys."""
+    return all(
+        observer.names_of(instance) == sight.names
+        and (not sight.names or observer.content_of(instance, DELETE) == sight.farewell)
+        for observer, sight in before.items()
+    )
 
 
 def track_sessions(sessions: sessionmaker[Session]) -> None:
@@ -169,11 +226,15 @@ def _before_flush(session: Session, *_: Any) -> None:
     # Those whose changes are known by now. Others are found as the flush comes to them, when what they refer to may
     # have been changed already.
     tracker: _Tracker = session.info[_TRACKER]
-    tracker.flushing = True
     for instance in (*session.dirty, *session.deleted):
         state: InstanceState[Any] = sa.inspect(instance)
         if instance in session.deleted or session.is_modified(instance):
-            tracker.remember(session.connection(bind_arguments={"mapper": state.mapper}), state)
+            connection = session.connection(bind_arguments={"mapper": state.mapper})
+            tracker.remember(connection, state)
+            if instance in session.deleted:
+                tracker.remember_taken(connection, state)
+    # Last: where the bindings have raised, there is no flush.
+    tracker.flushing = True
 
 
 def _tracker_of(instance: Any) -> _Tracker | None:
@@ -219,17 +280,24 @@ def _do_orm_execute(execution: ORMExecuteState) -> None:
     table = getattr(execution.statement, "table", None)
     name = getattr(table, "name", None)
     if name is not None:
-        _refuse_untold(execution.session.info[_TRACKER].database, name)
+        _refuse_untold(execution.session.info[_TRACKER], name, deletes=execution.is_delete)
 
 
-def _refuse_untold(database: Database, name: str) -> None:
-    for mapper in _observed(database):
+def _refuse_untold(tracker: _Tracker, name: str, *, deletes: bool) -> None:
+    """Raise an error for a statement that changes the table ``name``, where clients would have to be told."""
+    for mapper in _observed(tracker.database):
         if any(getattr(table, "name", None) == name for table in mapper.tables):
             raise RuntimeError(
                 f"this statement changes {name}, and the clients of {mapper.class_.__name__}'s bindings would "
                 "not be told: change instances of a session instead (not bulk_save_objects and its like); or, if they "
                 f"need not know, give the statement .execution_options({UNTOLD}=True), or the session's connection()"
             )
+    if deletes and tracker.cascades.start_at(name):
+        raise RuntimeError(
+            f"this statement deletes from {name}, and what bindings tell of goes with it (ON DELETE), whose "
+            "clients would not be told: delete instances with session.delete() instead; or, if they need not know, "
+            f"give the statement .execution_options({UNTOLD}=True), or the session's connection()"
+        )
 
 
 def _observed(database: Database) -> Iterator[Mapper[Any]]:
@@ -260,7 +328,8 @@ def _after_begin(session: Session, _: SessionTransaction, connection: sa.Connect
         if tracker.flushing or (context is not None and context.execution_options.get(UNTOLD)):
             return
         for found in _CHANGES.finditer(statement):
-            _refuse_untold(tracker.database, found["table"])
+            deletes = not found[0].lower().startswith(("insert", "update"))
+            _refuse_untold(tracker, found["table"], deletes=deletes)
 
 
 # -- a transaction

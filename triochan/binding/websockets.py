@@ -13,10 +13,10 @@ from ..generic.websockets import WebsocketMultiplexer
 from ..message import Message
 from ..routing import name_of
 from ..running import current_application
-from ..typed import encode_content, to_plain
+from ..typed import to_plain
 from ..typed.mistakes import said
 from .base import Binding
-from .source import DELETE, ChangeRefused, Source
+from .source import DELETE, ChangeRefused, Source, said_keys
 
 LIST = "list"
 logger = logging.getLogger("triochan.binding")
@@ -106,16 +106,13 @@ class WebsocketBinding(Binding):
                     return None
                 self = cls()
                 self.instance = instance
-                item = self._item(instance)
-                encode_content(item, application)
-            except Exception:
-                # One that can't be told of must not keep all the others from everybody.
-                pk = source.pk_of(instance)
-                logger.exception("%s.send_list left out %s %r", name_of(cls), cls.model_label, pk)
+                return self._item(instance)
+            except Exception as error:  # noqa: BLE001 - it is logged, with the others
+                left_out.append((source.pk_of(instance), error))
                 return None
-            return item
 
-        application = current_application()
+        # One that can't be told of must not keep all the others from everybody.
+        left_out: list[tuple[Any, Exception]] = []
         endpoint: Any = getattr(message.reply_channel, "endpoint", None)
         deliver_whole = getattr(endpoint, "deliver_whole", None)
         if deliver_whole is not None:
@@ -124,11 +121,30 @@ class WebsocketBinding(Binding):
         async with source.turn:
             items = await source.collect(view)
             payload = {"action": LIST, "model": cls.model_label, "items": items}
-            content = cls.encode(cls.stream or "", payload)
+            try:
+                content = cls.encode(cls.stream or "", payload)
+            except (TypeError, ValueError, OverflowError):
+                payload["items"] = [item for item in items if cls._can_be_sent(item, left_out)]
+                content = cls.encode(cls.stream or "", payload)
+            if left_out:
+                error = left_out[0][1]
+                logger.error(
+                    "%s.send_list left out what can't be sent (%s: %s): %s %s",
+                    name_of(cls), type(error).__name__, error, cls.model_label, said_keys([pk for pk, _ in left_out]),
+                )  # fmt: skip
             if deliver_whole is not None:
                 deliver_whole(content)
             else:
                 await message.reply_channel.send(content)
+
+    @classmethod
+    def _can_be_sent(cls, item: dict[str, Any], left_out: list[tuple[Any, Exception]]) -> bool:
+        try:
+            cls.encode(cls.stream or "", item)
+        except (TypeError, ValueError, OverflowError) as error:
+            left_out.append((item["pk"], error))
+            return False
+        return True
 
     @classmethod
     def content_of(cls, instance: Any, action: str) -> dict[str, Any] | None:
@@ -136,12 +152,16 @@ class WebsocketBinding(Binding):
         holds an infinity, say, can be mended or deleted."""
         try:
             return super().content_of(instance, action)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError) as error:
             if action != DELETE:
                 raise
-            logger.exception("%s: what was known of an instance can't be sent", name_of(cls))
             assert cls.model is not None
-            pk = to_plain(cls.model.pk_of(instance), current_application())
+            key = cls.model.pk_of(instance)
+            logger.error(
+                "%s: a delete of %s %r goes without data, which can't be sent (%s: %s)",
+                name_of(cls), cls.model_label, key, type(error).__name__, error,
+            )  # fmt: skip
+            pk = to_plain(key, current_application())
             return cls.encode(
                 cls.stream or "", {"action": DELETE, "pk": pk, "model": cls.model_label, "data": {}}
             )

@@ -487,7 +487,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         """
         encode = self.encode_json
         application = self.message.application
-        if getattr(encode, "__func__", None) is _ENCODE_JSON:
+        if getattr(encode, "__func__", None) is OWN_ENCODE_JSON:
             text = encode_content(content, application)
         else:
             text = encode_with(encode, content, application)
@@ -532,7 +532,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
 
 # As it is written here: the class itself may be patched.
-_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
+OWN_ENCODE_JSON = JsonWebsocketConsumer.__dict__["encode_json"].__func__
 
 
 def _check_group_names(cls: type, names: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn, cast
 
 import trio
 
+from ..content import encode_plain, is_plain
 from ..exceptions import (
     ChannelFull,
     ImproperlyConfigured,
@@ -25,7 +26,7 @@ from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
 from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
-from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain
+from .consumers import OWN_ENCODE_JSON, JsonWebsocketConsumer, WebsocketConsumer, check_plain
 
 logger = logging.getLogger("triochan.generic")
 
@@ -238,8 +239,14 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await self._send_to(self.mapping[stream], stream, payload)
         else:
             received = self.message.own
-            own = {"path": self.path, "order": received.get("order"), "text": self.encode_json(payload)}
+            own = {"path": self.path, "order": received.get("order"), "text": self._encode_again(payload)}
             await self._forward(stream, _message_for_stream(self.message, own), kwargs)
+
+    def _encode_again(self, payload: dict[str, Any]) -> str:
+        """The text of a payload that has come. The converter's hooks are for what the program sends: not asked here."""
+        encode = self.encode_json
+        own = getattr(encode, "__func__", None) is OWN_ENCODE_JSON
+        return encode_plain(payload) if own and is_plain(payload) else encode(payload)
 
     async def _send_to(self, channel: str, stream: str, payload: dict[str, Any]) -> None:
         taken = SERVER_NAMES & payload.keys()

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from ..headers import Headers, values
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-# Between two tags the first comma is in one place, and what follows it in one set: nothing can be matched in two ways.
-_TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
+# Possessive, so that spaces between two commas are never shared out anew between the expressions on both sides of them.
+_TAGS = re.compile(rf"(?:[ \t]*+,)*[ \t]*+{_TAG}(?:[ \t]*+,[ \t]*+(?:{_TAG})?)*[ \t]*+")
 _EACH_TAG = re.compile(_TAG)
 
 _DAY, _MONTH = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", "(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"

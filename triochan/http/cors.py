@@ -53,14 +53,15 @@ def cors(
         max_age: seconds for which a browser remembers a preflight's answer.
 
     Raises:
-        ImproperlyConfigured: something that is no origin, method or header; or credentials for any page, which would
-            let every page act for its visitors.
+        ImproperlyConfigured: something that is no origin, method or header; or credentials for any page (``"*"``
+            and ``"null"``), which would let every page act for its visitors.
     """
     allowed = AllowedOrigins(origins)
     methods, headers, expose = map(_names, (methods, headers, expose), ("methods", "headers", "expose"))
-    if credentials and allowed.any:
+    if credentials and allowed.allows_text("null"):
+        which = "*" if allowed.any else "null"  # which any page is, in a sandboxed frame of its own
         raise ImproperlyConfigured(
-            "cors(['*'], credentials=True) lets every page act for its visitors; name the origins that may"
+            f"cors(['{which}'], credentials=True) lets every page act for its visitors; name the origins that may"
         )
     any_header = "*" in headers
     lower = {each.lower() for each in headers}

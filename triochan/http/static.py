@@ -36,9 +36,7 @@ _COMPRESSED = {
 _NEIGHBOURS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
 """Content codings, the one that is liked most first, and how the names of files in them end."""
 _CODING = re.compile(
-    # Possessive, so that no run of spaces is tried in all ways.
-    rb"[ \t]*+(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+"
-    rb"(?:;[ \t]*+[qQ]=(?P<weight>[01](?:\.[0-9]{0,3})?))?[ \t]*+\Z"
+    rb"[ \t]*(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*+(?:;[ \t]*[qQ]=(?P<weight>[01](?:\.[0-9]{0,3})?))?[ \t]*+\Z"
 )
 
 

@@ -328,6 +328,8 @@ class RequestParser:
     def _malformed(self, head: bytes) -> Refusal:
         """Say what is wrong with a head that the grammar does not take."""
         self.method = b"HEAD" if head.startswith(b"HEAD ") else b""
+        if head.startswith(b"\x16\x03"):  # a handshake of TLS, any version (RFC 8446 section 5.1)
+            return self._refuse(400, "TLS came to a port that speaks plain HTTP; ask it by http:// or ws://")
         line, _, rest = head.partition(b"\r\n")
         found = _REQUEST_LINE.fullmatch(line)
         if found is None:

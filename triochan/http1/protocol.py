@@ -31,6 +31,7 @@ from .writer import ResponseWriter
 logger = logging.getLogger("triochan.http")
 
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
+NOT_TLS = Refusal(400, "plain text came to a port that speaks TLS; ask it by https:// or wss://")
 UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
 _MORE_SECONDS = 1.0
 """For a client that was in time, and could not send all because the server did not read."""
@@ -47,7 +48,7 @@ class HttpConnection:
         connect: makes the transport, given what stands behind it.
         scheme: ``"http"`` or ``"https"``.
         client, server: ``[host, port]``, or None where the socket has no such address.
-        full: the server holds all it can: refuse what comes.
+        refusal: what is answered to whatever comes, such as :data:`FULL`; None: requests are served.
     """
 
     __slots__ = (
@@ -67,7 +68,7 @@ class HttpConnection:
         scheme: str = "http",
         client: list[Any] | None = None,
         server: list[Any] | None = None,
-        full: bool = False,
+        refusal: Refusal | None = None,
     ) -> None:
         settings = runtime.settings
         self._runtime = runtime
@@ -98,8 +99,8 @@ class HttpConnection:
         self.outbox.release()
         self.outbox.opened()
         runtime.http.add(self)
-        if full:
-            self._refuse(FULL)
+        if refusal is not None:
+            self._refuse(refusal)
         else:
             self._await(settings.head_timeout, self._no_head)
 
@@ -385,6 +386,8 @@ class HttpConnection:
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, and end the connection: what comes next can't be told from the rest of this request."""
+        client = "a client" if self._client is None else self._client[0]
+        logger.debug("%s got %d: %s", client, refusal.status, refusal.text)
         method = b"" if self._parser.begun else self._parser.method  # not that of the request before
         writer = ResponseWriter(method, b"1.1", False)
         self.write(writer.refuse(refusal))
@@ -565,14 +568,14 @@ async def serve_connection(
     scheme: str = "http",
     client: list[Any] | None = None,
     server: list[Any] | None = None,
-    full: bool = False,
+    refusal: Refusal | None = None,
 ) -> None:
     """Serve one connection to its end, as HTTP and, where a request asks for it, as a WebSocket.
 
     Args: as :class:`HttpConnection`.
     """
     task = ConnectionTask()
-    HttpConnection(runtime, task, connect, scheme=scheme, client=client, server=server, full=full)
+    HttpConnection(runtime, task, connect, scheme=scheme, client=client, server=server, refusal=refusal)
     await task.live()
 
 

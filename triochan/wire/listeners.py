@@ -62,7 +62,12 @@ def _place(host: str, port: int) -> str:
 
 
 async def open_listeners(
-    host: str | None, port: int, uds: str | os.PathLike[str] | None, scheme: str
+    host: str | None,
+    port: int,
+    uds: str | os.PathLike[str] | None,
+    scheme: str,
+    *,
+    uds_mode: int | None = None,
 ) -> list[tuple[socket.socket, Address]]:
     """Non-blocking listening sockets: one for each address that ``host`` has, or the Unix socket ``uds``.
 
@@ -72,13 +77,15 @@ async def open_listeners(
         port: 0 picks a free one, the same for all addresses.
         uds: a path; a link is followed; a stale socket file is replaced. Closing the listener removes its file, if it
             is that listener's still. One that begins with a zero byte is of Linux's abstract namespace.
+        uds_mode: the permissions of its file, such as 0o660; nobody can connect before it has them. None: what the
+            process's umask leaves.
 
     Raises:
         OSError: an address can't be had; its ``filename`` is that address. Those opened before it are closed.
         ImproperlyConfigured: a host or a port that is none.
     """
     if uds is not None:
-        return [(await _open_unix(os.fspath(uds)), Address(path=os.fspath(uds), scheme=scheme))]
+        return [(await _open_unix(os.fspath(uds), uds_mode), Address(path=os.fspath(uds), scheme=scheme))]
     found = await _resolve(host, port)
     tries = _SHARED_PORT_TRIES if len(found) > 1 and not port else 1
     while True:
@@ -187,7 +194,7 @@ class _UnixListener(socket.socket):
         super().close()
 
 
-async def _open_unix(path: str) -> socket.socket:
+async def _open_unix(path: str, mode: int | None) -> socket.socket:
     if not path:
         raise OSError(errno.EINVAL, "a path is expected, not ''", path)
     abstract = path.startswith("\0")
@@ -202,6 +209,8 @@ async def _open_unix(path: str) -> socket.socket:
             async with _alone_in(os.path.dirname(path) or "."):
                 _remove_stale(path)
                 listener.bind_file(path)
+                if mode is not None:
+                    os.chmod(path, mode)
                 listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -266,6 +275,24 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:
             pass  # its queue is full, so somebody listens
     raise OSError(errno.EADDRINUSE, "another program listens on it")
+
+
+async def says_plain_text(sock: socket.socket) -> bool:
+    """Whether a connection begins as HTTP does: with a letter or a line's end.
+
+    No record of TLS does (RFC 8446 section 5.1). Waits for the first byte, and leaves it in the socket; no limit of
+    its own.
+
+    Raises:
+        OSError: the socket is lost.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        return first.isalpha() or first in (b"\r", b"\n")
 
 
 async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 from sqlalchemy import JSON, Float, Numeric, String, event, insert, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from trio.testing import MockClock
 
@@ -385,6 +386,80 @@ async def test_who_sees_a_row_may_raise(caplog: pytest.LogCaptureFixture) -> Non
         await measures.insert(Measure(value))
     binding = bind(measures, ["value"], lambda measure: ["all"] if 1 / measure.value else [])
     assert await lists(binding) == [1]
+
+
+async def test_a_line_for_all_that_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    measures = Collection(Measure)
+    for _ in range(8):
+        await measures.insert(Measure(math.inf))
+    binding = bind(measures, ["value"], lambda measure: ["all"])
+    assert await lists(binding) == []
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "inf is no number in JSON" in record.getMessage()
+    assert record.getMessage().endswith(".measure 1, 2, 3, 4, 5 and 3 more")
+    assert record.exc_info is None
+
+
+UNREADABLE = [
+    "id, at) VALUES (2, 'soon'",
+    "id, extra) VALUES (2, '{'",
+    "id, name) VALUES (2, CAST(X'FF' AS TEXT)",
+]
+
+
+@pytest.mark.parametrize("row", UNREADABLE)
+async def test_a_row_that_can_not_be_read_keeps_nobody_from_the_list(
+    database: Database, row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    binding = bind(database.model(Item), ["stamped"], lambda item: ["all"])
+    for pk in (1, 3):
+        await database.run_in_session(adding(id=pk))
+    with database.engine.begin() as connection:
+        values = "0.00" if "name" in row else "'', 0.00"
+        columns = "price" if "name" in row else "name, price"
+        connection.exec_driver_sql(f"INSERT INTO items ({columns}, {row.replace('(2', f'({values}, 2')})")
+    assert await lists(binding) == [1, 3]
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "item has not what can't be read" in record.getMessage()
+    assert record.getMessage().endswith(": 2")
+
+
+async def test_a_list_that_the_database_refuses_is_an_error(database: Database) -> None:
+    source = database.model(Item)
+    await database.run_in_session(adding(id=1))
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE items DROP COLUMN stamped")
+    with pytest.raises(OperationalError, match="no such column"):
+        await source.collect(lambda item: item.id)
+
+
+async def test_an_error_names_the_row(database: Database, layer: Recording) -> None:
+    bind(database.model(Item), ["weight"], lambda item: ["all"])
+    with pytest.raises(OverflowError, match="inf is no number in JSON") as caught:
+        await database.run_in_session(adding(id=7, weight=math.inf))
+    [note] = caught.value.__notes__
+    assert note.endswith("Bound's create of test_what_is_told.item 7")
+    assert layer.take() == []
+
+
+async def test_what_follows_bindings_that_have_raised_is_not_untold(
+    database: Database, layer: Recording
+) -> None:
+    def names(item: Item) -> list[str]:
+        return ["all"] if item.name != "bad" else 1 // 0  # type: ignore[return-value]
+
+    pk = await database.run_in_session(adding(name="bad"))
+    bind(database.model(Item), ["name"], names)
+
+    def work(session: Session) -> None:
+        item = session.get_one(Item, pk)
+        item.name = "good"
+        with pytest.raises(ZeroDivisionError):
+            session.flush()
+        session.connection().execute(text("DELETE FROM items"))
+
+    with pytest.raises(RuntimeError, match="this statement changes items"):
+        await database.run_in_session(work)
 
 
 async def test_a_bad_row_can_be_mended_and_deleted(

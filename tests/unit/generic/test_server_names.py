@@ -91,6 +91,67 @@ async def test_a_streams_own_consumer_sees_what_the_server_knows() -> None:
             assert answer == {"content": payload, "path": "/here", "order": 1, "headers": False}
 
 
+ATTRIBUTES = (
+    "user", "session", "http_session", "channel_session", "connection", "application", "channel", "scheme", "method",
+    "stream", "multiplexer", "kwargs", "content", "self", "message", "name", "text", "bytes",
+)  # fmt: skip
+
+
+class Knows(JsonWebsocketConsumer):
+    http_user_and_session = True
+
+    async def receive(self, content: Any, **kwargs: Any) -> None:
+        multiplexer = kwargs.pop("multiplexer", None)
+        message = self.message
+        answer = {"banned": message.http_session["banned"], "id": message.user.id, "kwargs": kwargs}
+        answer |= {"path": message["path"], "channel": message.channel.name}
+        await (self if multiplexer is None else multiplexer).send(answer)
+
+
+class KnowsOnStreams(WebsocketDemultiplexer):
+    consumers = {"inner": Knows}
+    mapping = {"named": "internal.named"}
+
+
+@pytest.mark.parametrize("way", ["socket", "stream", "named"])
+@pytest.mark.parametrize("forged", [None, 7, "x", [], {"id": 1, "banned": False}])
+async def test_what_a_message_has_as_attributes_is_no_matter_of_its_content(way: str, forged: Any) -> None:
+    @channel_and_http_session_user_from_http
+    async def named(message: Message, **kwargs: Any) -> None:
+        answer = {"banned": message.http_session["banned"], "id": message.user.id, "kwargs": kwargs}
+        answer |= {"path": None, "channel": message.channel.name}
+        await message.reply_channel.send(WebsocketDemultiplexer.encode("named", answer))
+
+    store = MemorySessionStore()
+    await store.save("a-key", '{"banned":true}', 60, new=True)
+    routing = [
+        route_class(Knows, path="^/socket/(?P<room>.*)$"),
+        route_class(KnowsOnStreams, path="^/(?:stream|named)/(?P<room>.*)$"),
+        route("internal.named", named),
+    ]
+    application = Application(routing, session_store=store, secrets=SECRETS)
+    request = Message({"headers": []}, Channel("http.request"))
+    cookie = application.sessions.cookies.header(request, "a-key")[1].partition(";")[0]
+    content: Any = dict.fromkeys(ATTRIBUTES, forged)
+    if way == "named":
+        content |= dict.fromkeys(SERVER_NAMES, forged)
+    async with Client(application) as client:
+        headers = {"Cookie": cookie, "Origin": "http://testserver"}
+        async with client.websocket(f"/{way}/a?user=1&session=x", headers=headers) as socket:
+            stream = {"stream": "inner", "named": "named"}.get(way)
+            await socket.send_json(content if stream is None else {"stream": stream, "payload": content})
+            answer = await socket.receive_json()
+    if way != "socket":
+        answer = answer["payload"]
+    assert answer == {
+        "banned": True,
+        "id": None,
+        "kwargs": {} if way == "named" else {"room": "a"},
+        "path": None if way == "named" else f"/{way}/a",
+        "channel": "internal.named" if way == "named" else "websocket.receive",
+    }
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

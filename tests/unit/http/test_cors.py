@@ -159,6 +159,7 @@ async def test_it_goes_with_sessions() -> None:
     ("origins", "options", "says"),
     [
         (["*"], {"credentials": True}, "lets every page act for its visitors"),
+        (["null"], {"credentials": True}, "lets every page act for its visitors"),
         ([PAGE], {"methods": "GET"}, "methods is a list of names, not 'GET'"),
         ([PAGE], {"headers": ["a b"]}, "headers is a list of names"),
         ([PAGE], {"expose": [""]}, "expose is a list of names"),

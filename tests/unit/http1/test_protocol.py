@@ -21,7 +21,7 @@ from triochan import Application, Channel, Message, Settings, route
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import LATER, HttpError, text
-from triochan.http1.protocol import serve_connection, serve_stream
+from triochan.http1.protocol import FULL, serve_connection, serve_stream
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
 from triochan.test import Client
@@ -407,7 +407,7 @@ async def test_a_drain_closes_who_idles_and_lets_the_rest_finish(autojump_clock:
 async def test_a_full_server_says_so(autojump_clock: MockClock) -> None:
     async with Client(ROUTING) as client:
         ours, theirs = trio.testing.memory_stream_pair()
-        client._nursery.start_soon(partial(serve_stream, theirs, client.runtime, full=True))
+        client._nursery.start_soon(partial(serve_stream, theirs, client.runtime, refusal=FULL))
         async with RawClient(ours) as raw:
             answer = await raw.answer()
             assert (answer.status, answer["retry-after"]) == (503, "5")

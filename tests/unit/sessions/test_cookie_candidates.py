@@ -103,6 +103,31 @@ async def test_a_cookie_of_an_ended_session_hides_no_other_one() -> None:
         ({"cookie_path": None}, "path is a string, not None"),
         ({"cookie_domain": b"example.com"}, "domain is a string"),
         ({"user_id": "id"}, "user_id is a function of a user, not 'id'"),
+        ({"session_age": float("nan")}, "not nan"),
+        ({"session_age": float("inf")}, "not inf"),
+        ({"session_age": 10**400}, "whole number of seconds"),
+        ({"cookie_name": ""}, "is not a token"),
+        ({"cookie_name": "a;b"}, "is not a token"),
+        ({"cookie_name": "sitzung\u00fc"}, "is not a token"),
+        ({"cookie_path": ""}, "begins with '/'"),
+        ({"cookie_path": "app"}, "begins with '/'"),
+        ({"cookie_path": "/a;b"}, "can't be an attribute"),
+        ({"cookie_path": "/\u00fc"}, "can't be an attribute"),
+        ({"cookie_domain": ""}, "is a host's name"),
+        ({"cookie_domain": "https://example.com"}, "is a host's name"),
+        ({"cookie_domain": "example.com:8000"}, "is a host's name"),
+        ({"cookie_domain": "example.com/app"}, "is a host's name"),
+        ({"cookie_domain": "a b.example"}, "is a host's name"),
+        ({"cookie_domain": "*.example.com"}, "is a host's name"),
+        ({"cookie_domain": "a..b"}, "is a host's name"),
+        ({"cookie_same_site": "None", "cookie_secure": False}, "over TLS only: set secure=True"),
+        ({"cookie_name": "__Secure-s", "cookie_secure": False}, "for its prefix: set secure=True"),
+        ({"cookie_name": "__host-s", "cookie_secure": False}, "for its prefix: set secure=True"),
+        ({"cookie_name": "__Host-s", "cookie_path": "/app"}, "with path='/' and without a domain only"),
+        (
+            {"cookie_name": "__Host-s", "cookie_domain": "example.com"},
+            "with path='/' and without a domain only",
+        ),
     ],
 )
 def test_an_option_that_is_none_is_found_when_the_application_is_made(
@@ -110,6 +135,28 @@ def test_an_option_that_is_none_is_found_when_the_application_is_made(
 ) -> None:
     with pytest.raises(ImproperlyConfigured, match=words):
         Application([], **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cookie_same_site": "None"}, {"cookie_name": "__Host-s"}, {"cookie_name": "__Secure-s", "cookie_path": "/a"},
+     {"cookie_domain": ".example.com", "cookie_secure": True}],
+)  # fmt: skip
+def test_a_cookie_that_browsers_take_over_tls_only_is_always_secure(options: dict[str, Any]) -> None:
+    application = Application([], secrets=[SECRET], **options)
+    header = application.sessions.cookies.header(
+        Message({"scheme": "http"}, Channel("http.request")), "a-key"
+    )[1]
+    assert "; Secure; " in header
+
+
+def test_a_value_that_is_longer_than_a_cookie_of_ours_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr(
+        itsdangerous.TimestampSigner, "unsign", lambda self, value, **kwargs: hashed.append(value)
+    )
+    assert COOKIES.keys(a_request("triochan_session=" + "x" * 60_000)) == []
+    assert hashed == []
 
 
 @pytest.mark.parametrize(

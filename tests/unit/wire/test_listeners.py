@@ -281,6 +281,13 @@ async def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
         client.connect(str(path))
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+async def test_the_mode_of_a_unix_socket(tmp_path: Path, mode: int) -> None:
+    [(listener, _)] = await open_listeners(None, 0, tmp_path / "socket", "http", uds_mode=mode)
+    with listener:
+        assert (tmp_path / "socket").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
