@@ -107,7 +107,7 @@ async def _live(application: Hashable, lifespan: Open | None) -> AsyncIterator[N
         # One error is what it is: the group says only that there is a nursery.
         if len(group.exceptions) > 1:
             raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise group.exceptions[0] from group.exceptions[0].__cause__  # noqa: ASYNC123 - as above
 
 
 def _check_given(given: object) -> None:

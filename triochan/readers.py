@@ -205,9 +205,8 @@ class Readers:
                 waiting = 0
                 for _ in range(len(ready)):
                     asked = ready.popleft()
-                    if (
-                        asked.waits and poller is not None
-                    ):  # without one, nobody leads who would have to be replaced
+                    # Without a poller, there is no other worker to leave it to.
+                    if asked.waits and poller is not None:
                         waiting += 1
                         ready.append(asked)
                         continue

@@ -159,18 +159,16 @@ def _ends_now(message: Message, session: Session) -> bool:
 
 
 async def _save(message: Message, owed: list[Session], opened: list[Session]) -> None:
-    try:
-        for session in owed:
-            if _ends_now(message, session):
-                await session.flush()
-            else:
-                await session.save()
-    finally:
-        for session in opened:
-            for key in session.over:
-                # Whose handler has ended the session knows it, and may go on, with an anonymous one.
-                await leave(message, endpoint_of(message), key)
-            await session.tell_ended()
+    for session in opened:
+        for key in session.over:
+            # Whose handler has ended the session knows it, and may go on, with an anonymous one.
+            await leave(message, endpoint_of(message), key)
+        await session.tell_ended()
+    for session in owed:
+        if _ends_now(message, session):
+            await session.flush()
+        else:
+            await session.save()
 
 
 @contextmanager

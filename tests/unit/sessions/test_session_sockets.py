@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from triochan import Application, Message, Settings, route, route_class
 from triochan.auth import USER_ID, channel_session_user_from_http, http_session_user
-from triochan.exceptions import DenyConnection, SessionStoreUnavailable
+from triochan.exceptions import DenyConnection, LayerUnavailable, SessionStoreUnavailable
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
 from triochan.sessions import MemorySessionStore, channel_and_http_session, http_session
@@ -118,7 +118,7 @@ async def test_the_end_of_a_session_closes_its_sockets_and_no_other(
         assert client.runtime.timers.pending == other.runtime.timers.pending == 0
 
 
-@pytest.mark.parametrize("kind", SOCKETS)
+@pytest.mark.parametrize("kind", ["http_session", "http_session_user", "http_user_and_session"])
 async def test_a_session_that_is_over_closes_its_sockets(kind: str) -> None:
     application = an_application(SOCKETS[kind], session_age=1)
     async with Client(application) as client:
@@ -300,3 +300,21 @@ async def test_disconnect_user_in_the_handler_that_ends_the_session_has_its_own_
             await client.get("/out")
             closed = await socket.wait_closed()
             assert (closed.code, closed.reason) == (4001, "bye")
+
+
+async def test_a_layer_that_is_away_is_one_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    application = an_application(SOCKETS["http_user"])
+    async with Client(application) as client:
+        await client.get("/begin")
+
+        async def away(group: str, content: dict[str, Any]) -> None:
+            raise LayerUnavailable("the engine is away")
+
+        monkeypatch.setattr(client.runtime.layer, "group_send", away)
+        assert (await client.get("/flush")).status == 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "a session has ended, and its sockets in other processes were not told: the engine is away"
+    ]
+    assert application.sessions.store._texts == {}  # type: ignore[attr-defined]
