@@ -28,7 +28,7 @@ luck times='20' *options:
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
 
-# lint, formatting, types, Trio's pitfalls, the floors, coverage
+# lint, formatting, types, Trio's pitfalls, the floors, known vulnerabilities, coverage
 check: && coverage
     {{python}} tests/support/audit.py
     {{venv}}/bin/ruff check .
@@ -52,6 +52,13 @@ coverage:
         || {{python}} -m pytest --quiet --cov --cov-report=
     {{venv}}/bin/coverage report --include='{{pure}}' --fail-under=100
     {{venv}}/bin/coverage report --omit='{{pure}}' --fail-under=95
+
+# the unit tests with the lowest versions that pyproject.toml allows, in an environment of their own (a few minutes)
+floors:
+    python3 -m venv --clear .floors
+    .floors/bin/pip install --quiet $({{python}} tests/support/dependencies.py) \
+        hypothesis pytest pytest-cov pytest-trio trustme sqlalchemy argon2-cffi selenium
+    .floors/bin/python -m pytest --quiet -m 'not slow and not browser and not engine' tests/unit tests/contracts
 
 # format the code, and mend what ruff can mend
 format:

@@ -24,6 +24,7 @@ from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import hold_open
+from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
 from .wire.proxy_protocol import ProxyProtocolError
@@ -186,7 +187,8 @@ class Server:
             refusal = None
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
-                with trio.CancelScope(deadline=deadline) as scope:
+                with trio.CancelScope() as scope:
+                    timer = runtime.timers.at(deadline, partial(self._no_handshake, scope, deadline))
                     self._handshakes.add(scope)
                     try:
                         if self._proxy_protocol:
@@ -198,6 +200,7 @@ class Server:
                             else:
                                 sock = await start_tls(sock, self._ssl_context)
                     finally:
+                        timer.cancel()
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught or self.stopping:
                     return
@@ -220,6 +223,13 @@ class Server:
         finally:
             runtime.sockets -= 1
             sock.close()
+
+    def _no_handshake(self, scope: trio.CancelScope, deadline: float) -> None:
+        """A client has not said in time what comes before its first request. Where something has kept the loop, it gets
+        that time once more."""
+        now = trio.current_time()
+        late = now - deadline
+        scope.deadline = now + min(late, self.runtime.settings.head_timeout) if late > LATE_SECONDS else now
 
     def _serve(self, sock: socket.socket, **about: Any) -> Awaitable[None]:
         runtime = self.runtime

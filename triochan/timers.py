@@ -14,6 +14,8 @@ from .handlers import report
 
 logger = logging.getLogger("triochan.server")
 
+LATE_SECONDS = 0.05
+"""By which a timer fires too late only where something has kept the loop."""
 _SWEEP = 256
 """Timers that were called off may stay in the heap, at the least."""
 

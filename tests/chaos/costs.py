@@ -45,6 +45,7 @@ class Kind(NamedTuple):
         one_by_one: each byte in a segment of its own.
         websocket: it comes behind a handshake; False: it is HTTP.
         dies: the server ends the connection: each batch needs another one, and the handshake counts.
+        tls: over TLS.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kind(NamedTuple):
     one_by_one: bool = False
     websocket: bool = True
     dies: bool = False
+    tls: bool = False
 
 
 def kinds() -> Iterator[Kind]:
@@ -90,6 +92,33 @@ def kinds() -> Iterator[Kind]:
     yield Kind("compressed messages of 250 kB of zeros", "/deflate", bomb * 4, 1_000_000)
     yield kind("deep JSON", "/json", frame(TEXT, "[" * 500 + "]" * 500) * 20)
     yield kind("JSON that is too deep", "/json", frame(TEXT, "[" * 100_000), dies=True)
+    yield kind(
+        "arrays within each other as JSON",
+        "/json",
+        frame(TEXT, "[" + ",".join(["[" * 300 + "]" * 300] * 160) + "]"),
+    )
+    yield kind("empty objects as JSON", "/json", frame(TEXT, "[" + ",".join(["{}"] * 30_000) + "]") * 2)
+    yield kind("empty arrays as JSON", "/json", frame(TEXT, "[" + ",".join(["[]"] * 30_000) + "]") * 2)
+    yield kind(
+        "numbers of 198 digits as JSON", "/json", frame(TEXT, "[" + ",".join(["9" * 198] * 500) + "]") * 2
+    )
+    yield kind(
+        "fractions of 198 digits as JSON",
+        "/json",
+        frame(TEXT, "[" + ",".join(["0." + "9" * 198] * 500) + "]") * 2,
+    )
+    yield kind(
+        "one key of an object as JSON", "/json", frame(TEXT, "{" + ",".join(['"a":1'] * 16_000) + "}") * 2
+    )
+    payload = '{"stream":"full","payload":{"a":[' + ",".join(["{}"] * 30_000) + "]}}"
+    yield kind("empty objects to a channel that is full", "/streams", frame(TEXT, payload) * 2)
+    yield kind(
+        "messages to a channel that is full", "/streams", frame(TEXT, '{"stream":"full","payload":{}}') * 200
+    )
+    yield kind("unknown streams", "/streams", frame(TEXT, '{"stream":"x","payload":{}}') * 200)
+    numbers = ",".join(str(each * (2**61 - 1)) for each in range(5000))
+    yield kind("numbers of one hash, for a set", "/typed", frame(TEXT, f"[{numbers}]") * 2)
+    yield kind("items that do not fit", "/typed", frame(TEXT, "[" + ",".join(["{}"] * 30_000) + "]") * 2)
     yield kind("JSON of a long number", "/json", frame(TEXT, "1" * 100_000), dies=True)
     yield kind("small values as JSON", "/json", frame(TEXT, "[" + "1," * 5000 + "1]") * 4)
     yield kind("escapes as JSON", "/json", frame(TEXT, '"' + r"\u00e9" * 5000 + '"') * 4)
@@ -100,6 +129,34 @@ def kinds() -> Iterator[Kind]:
     yield kind("1-byte chunks of a body", "", head + b"1\r\nx\r\n" * 4000 + b"0\r\n\r\n", websocket=False)
     fields = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"a%d:\r\n" % each for each in range(80)) + b"\r\n"
     yield kind("empty header fields", "", fields * 20, websocket=False)
+    yield kind(
+        "a path of escapes", "", request.replace(b" / ", b" /" + b"%41" * 600 + b" ") * 40, websocket=False
+    )
+    yield kind(
+        "a path of slashes", "", request.replace(b" / ", b" /" + b"/" * 1800 + b" ") * 40, websocket=False
+    )
+    keys = b"&".join(b"%x" % each for each in range(500))
+    yield kind(
+        "a query string of keys", "", request.replace(b" / ", b" /?" + keys + b" ") * 40, websocket=False
+    )
+    for what, line in {
+        "cookies": b"Cookie: " + b"a=b;" * 450,
+        "entity tags": b"If-None-Match: " + b'"a",' * 450,
+        "entity tags and commas": b'If-None-Match: "a"' + b",  " * 600 + b"x",
+        "content codings": b"Accept-Encoding: " + b"gzip;q=0.5," * 160,
+        "a content coding and spaces": b"Accept-Encoding: gzip" + b" " * 1800 + b"x",
+        "ranges": b"Range: bytes=" + b"0-0," * 450,
+    }.items():
+        asked = b"GET /file/__init__.py HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n"
+        yield kind(what, "", asked * 20, websocket=False)
+    yield Kind(
+        "1-byte TLS records",
+        "/echo",
+        frame(TEXT, "x" * 128) * 2,
+        268 * (SEGMENT + 23),
+        one_by_one=True,
+        tls=True,
+    )
     slow = request * 8
     yield Kind("heads byte by byte", "", slow, len(slow) * (SEGMENT + 1), one_by_one=True, websocket=False)
 
@@ -108,7 +165,7 @@ class Costs:
     """Measures a server that has nothing else to do.
 
     Args:
-        address: where it listens.
+        addresses: where it listens, over TCP and TLS.
         pid: its process.
         seconds: of its processor that are to be measured for each kind, more or less.
         counts: where the costs are told.
@@ -116,9 +173,9 @@ class Costs:
     """
 
     def __init__(
-        self, address: Address, pid: int, seconds: float, counts: Counter[str], violations: list[str]
+        self, addresses: list[Address], pid: int, seconds: float, counts: Counter[str], violations: list[str]
     ) -> None:
-        self._address = address
+        self._addresses = addresses
         self._schedule = Path(f"/proc/{pid}/schedstat")
         self._seconds = seconds
         self._counts = counts
@@ -175,12 +232,13 @@ class Costs:
         return 1e6 * (await self._at_rest() - before) / size
 
     async def _connect(self, kind: Kind) -> Client:
+        address = self._addresses[kind.tls]
         if kind.websocket:
             offer = [OFFER] if kind.path == "/deflate" else []
-            client = await Client.websocket(self._address, kind.path, offer)
+            client = await Client.websocket(address, kind.path, offer)
             assert client.compresses is bool(offer)
         else:
-            client = await Client.connect(self._address)
+            client = await Client.connect(address)
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 

@@ -807,7 +807,7 @@ class Chaos:
 
     async def measure(self, pid: int) -> None:
         if self.costs:
-            await Costs(self.address, pid, self.costs, self.counts, self.violations).measure()
+            await Costs(self.addresses, pid, self.costs, self.counts, self.violations).measure()
 
     async def see_off(self, behaving: trio.Nursery) -> None:
         """Let the clients that behave come to their end, and the others vanish."""

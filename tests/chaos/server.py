@@ -16,8 +16,10 @@ import sys
 import traceback
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 
 import triochan
@@ -25,7 +27,7 @@ import triochan.http
 from triochan import Group, Message, Settings, route, route_class
 from triochan.content import encode_json
 from triochan.exceptions import ConnectionClosed
-from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
+from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import MemoryLayer
 
 SETTINGS = Settings(
@@ -62,6 +64,11 @@ layer = MemoryLayer(SETTINGS)
 
 class PlannedError(Exception):
     """Raised by a consumer because a client asked for it."""
+
+
+@attrs.define
+class Items:
+    items: list[int]
 
 
 class Ledger(logging.Handler):
@@ -189,6 +196,17 @@ class EchoJson(JsonWebsocketConsumer, Accounted):
         await self.send(content)
 
 
+class Streams(WebsocketDemultiplexer, Accounted):
+    """One stream, to a channel that nobody takes anything from."""
+
+    mapping = {"full": "full"}
+
+
+class Typed(JsonWebsocketConsumer, Accounted):
+    async def receive(self, content: Items | set[int], **kwargs: Any) -> None:
+        await self.send(len(content.items) if isinstance(content, Items) else len(content))
+
+
 class Compressing(Echo):
     compression = True
     strict_ordering = True
@@ -304,6 +322,9 @@ routing = [
     route_class(Waiting, path="^/wait$"),
     route_class(Overlapping, path="^/overlap$"),
     route_class(EchoJson, path="^/json$"),
+    route_class(Streams, path="^/streams$"),
+    route_class(Typed, path="^/typed$"),
+    triochan.http.static_files("/file/", Path(__file__).parent),
     route_class(Undecided, path="^/undecided$"),
     route_class(Refusing, path="^/refusing$"),
     route("http.request", echo_body, path="^/body$"),

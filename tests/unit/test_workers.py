@@ -533,6 +533,63 @@ class TestDrain:
         [record] = caplog.records
         assert record.getMessage() == "shutdown: 3 messages on channel jobs were not handled"
 
+    async def test_what_a_consumer_sends_on_meanwhile_is_counted_by_its_channel(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Several channels, several workers: each consumer under way ends, and what it sends on waits."""
+        ended: list[Any] = []
+
+        async def first(message: Message) -> None:
+            await trio.sleep(message["number"])
+            await Channel("second").send({"number": message["number"]})
+            await Group("all").send({"number": message["number"]})
+            ended.append(message["number"])
+
+        async def later(message: Message) -> None:
+            raise AssertionError
+
+        routing = [route(["one", "other"], first), route(["second", "third"], later)]
+        settings = Settings(worker_tasks=2)
+        async with Runtime.open(Application(routing), settings, MemoryLayer(settings)) as runtime:
+            workers = Workers(runtime)
+            async with trio.open_nursery() as nursery:
+                await Group("all").add("third")
+                nursery.start_soon(workers.run)
+                for number in (1, 2, 3):
+                    await Channel("one").send({"number": number})
+                    await Channel("other").send({"number": 10 * number})
+                await wait_all_tasks_blocked()
+                began = trio.current_time()
+                await workers.drain()
+                assert trio.current_time() - began == 20
+        assert ended == [1, 2, 10, 20]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"shutdown: {count} messages on channel {name} were not handled"
+            for name, count in (("one", 1), ("other", 1), ("second", 4), ("third", 4))
+        ]
+
+    async def test_a_message_that_was_handed_over_when_the_shutdown_begins_is_handled(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        seen: list[int] = []
+
+        async def consume(message: Message) -> None:
+            seen.append(message["number"])
+
+        async with Runtime.open(Application([route("jobs", consume)]), Settings(), MemoryLayer()) as runtime:
+            workers = Workers(runtime)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(workers.run)
+                await wait_all_tasks_blocked()
+                for number in range(
+                    3
+                ):  # the first goes to the worker that waits, the others into the channel
+                    await Channel("jobs").send({"number": number})
+                await workers.drain()
+        [record] = caplog.records
+        assert record.getMessage() == "shutdown: 2 messages on channel jobs were not handled"
+        assert seen == [0]
+
     async def test_a_worker_that_waits_for_an_engine_ends_at_once(self, autojump_clock: MockClock) -> None:
         class Down(MemoryLayer):
             async def receive(self, channel: str) -> dict[str, Any]:

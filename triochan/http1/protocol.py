@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -18,7 +19,7 @@ from ..handlers import Held
 from ..message import Message
 from ..replies import Refusal
 from ..runtime import REQUEST, Runtime
-from ..timers import Timer
+from ..timers import LATE_SECONDS, Timer
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..wire.handshake import check_upgrade
 from ..wire.outbox import Outbox
@@ -32,6 +33,8 @@ logger = logging.getLogger("triochan.http")
 FULL = Refusal(503, "this server is full; come later", [(b"Retry-After", b"5")])
 NOT_TLS = Refusal(400, "plain text came to a port that speaks TLS; ask it by https:// or wss://")
 UNKNOWN_HOST = Refusal(400, "this server does not go by the name in the Host header")
+_MORE_SECONDS = 1.0
+"""For a client that was in time, and could not send all because the server did not read."""
 _REQUESTS = 16
 """Requests of one connection before others have their turn."""
 
@@ -49,7 +52,7 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_client", "_deadline", "_exchange", "_expired", "_held_back", "_lingers", "_listening_only",
+        "_client", "_deadline", "_exchange", "_expired", "_extended", "_held_back", "_lingers", "_listening_only",
         "_outbox_sent", "_parser", "_paused", "_runtime", "_scheme", "_server", "_task", "_timer", "_used",
         "_write_timer", "outbox", "over", "transport", "unread", "waits",
     )  # fmt: skip
@@ -88,6 +91,7 @@ class HttpConnection:
         self._timer: Timer | None = None
         self._deadline = math.inf
         self._expired: Callable[[], None] = self.lost
+        self._extended = False
         self._write_timer: Timer | None = None
         self._outbox_sent = 0
         self.transport = connect(self)
@@ -439,6 +443,7 @@ class HttpConnection:
     def _await(self, seconds: float, expired: Callable[[], None]) -> None:
         """Call ``expired`` in ``seconds``, unless something else is awaited by then."""
         self._expired = expired
+        self._extended = False
         if seconds == math.inf:
             self._deadline = math.inf
             return
@@ -455,11 +460,35 @@ class HttpConnection:
             return
         if trio.current_time() < self._deadline:
             self._timer = self._runtime.timers.at(self._deadline, self._look)
-        elif self._reads and self.transport.unread():
-            # What is awaited may lie unread, where something has kept the loop until now. It is bounded in bytes.
+        elif self._reads:
+            self._judge(self.transport.turns)
+        else:
+            self._deadline = math.inf
+            self._expired()
+
+    def _judge(self, turns: int) -> None:
+        """The time is over for what a client was to send. It may lie unread, where something has kept the loop.
+
+        Then the client gets a little more time, once, for it may have had no room to send the rest; all of it is
+        bounded in bytes.
+        """
+        self._timer = None
+        now = trio.current_time()
+        if not self._reads or now < self._deadline:
+            self._look()
+            return
+        unread = self.transport.unread()
+        if unread:
             self.unread = True
             self._runtime.readers.again(self)
-            self._timer = self._runtime.timers.after(0, self._look)
+        if not self._extended and (unread or now - self._deadline > LATE_SECONDS):
+            self._extended = True
+            self._deadline = now + _MORE_SECONDS
+            self._timer = self._runtime.timers.at(self._deadline, self._look)
+        elif unread:
+            self._timer = self._runtime.timers.after(0, partial(self._judge, self.transport.turns))
+        elif turns > 1:
+            self._timer = self._runtime.timers.after(0, partial(self._judge, turns - 1))
         else:
             self._deadline = math.inf
             self._expired()
@@ -469,25 +498,23 @@ class HttpConnection:
         """It is the client's turn."""
         return self._exchange is None and not (self._paused or self._lingers or self.over)
 
-    def _check_writing(self) -> None:
+    def _check_writing(self, turns: int = 0) -> None:
         """A client that takes nothing for ``write_timeout`` is lost."""
-        outbox = self.outbox
+        outbox, timers = self.outbox, self._runtime.timers
         self._write_timer = None
-        if not outbox.size:
-            return
         outbox.writable()  # something may have kept the loop from writing
-        if self.over:
+        if self.over or not outbox.size:
             return
-        if outbox.sent == self._outbox_sent:
+        if outbox.sent != self._outbox_sent:
+            self._outbox_sent = outbox.sent
+            self._write_timer = timers.after(self._runtime.settings.write_timeout, self._check_writing)
+        elif turns < self.transport.turns:
+            self._write_timer = timers.after(0, partial(self._check_writing, turns + 1))
+        else:
             logger.debug(
                 "a client takes nothing of its response for %g s", self._runtime.settings.write_timeout
             )
             self.lost()
-        else:
-            self._outbox_sent = outbox.sent
-            self._write_timer = self._runtime.timers.after(
-                self._runtime.settings.write_timeout, self._check_writing
-            )
 
     def _no_head(self) -> None:
         limit = self._runtime.settings.head_timeout

@@ -542,20 +542,24 @@ class Connection:
         elif not self.over:
             # A pong may lie unread, where something has kept the loop until now.
             self.again()
-            self._ping = timers.after(0, self._no_pong)
+            self._ping = timers.after(0, partial(self._no_pong, self._transport.turns))
 
-    def _no_pong(self) -> None:
+    def _no_pong(self, turns: int) -> None:
         if not self.life.talking or self.inbound.heard:
             self._pong_due()
         elif self._transport.unread():
             # The readers have much to do, and come to it in their turn.
             self._ping = self._runtime.timers.after(self._runtime.settings.ping_interval, self._ping_due)
+        elif turns > 1:
+            self._ping = self._runtime.timers.after(0, partial(self._no_pong, turns - 1))
         else:
             self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
 
     def _takes(self) -> bool:
-        """The peer has taken something of the backlog since this was noted, or takes it now: the loop may have been
-        kept from writing."""
+        """The peer has taken something of the backlog since this was noted, or takes it now.
+
+        Something may have kept the loop from writing.
+        """
         self.outbox.writable()
         return self.outbox.sent != self._pinged
 

@@ -42,9 +42,13 @@ class Transport(Protocol):
 
     Attributes:
         ended: the stream's end, or an error, lies behind what can be read: reading on never blocks.
+        turns: of Trio's loop, that what has come, or the room to write, may need until it shows here.
     """
 
     ended: bool
+
+    @property
+    def turns(self) -> int: ...
 
     @property
     def send(self) -> Callable[[bytes], int]:
@@ -109,6 +113,8 @@ class SocketTransport:
         "send",
         "socket",
     )
+
+    turns = 1
 
     def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
         self.socket = sock
@@ -249,6 +255,9 @@ class StreamTransport:
         "_closed", "_come", "_end", "_lost", "_outgoing", "_paused", "_read", "_room", "_source", "_stream", "_taken",
         "_told", "_written", "ended",
     )  # fmt: skip
+
+    turns = 8
+    """Tasks that pump pass it on, within the stream as well: those of TLS, or another server's."""
 
     def __init__(self, stream: trio.abc.Stream, told: Callable[[Any], None], source: Source) -> None:
         self._stream = stream
