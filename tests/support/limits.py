@@ -282,8 +282,26 @@ TURNS = [
     ),
     Row(
         "a form",
-        "16 KiB of multipart between two checkpoints",
-        tests=("unit/http/test_requests.py::test_whatever_comes_is_read_or_refused",),
+        "16 KiB of it between two checkpoints, multipart or urlencoded",
+        tests=(
+            "unit/http/test_requests.py::test_whatever_comes_is_read_or_refused",
+            "unit/test_field_costs.py::test_multipart_forms",
+            "unit/test_field_costs.py::test_urlencoded_forms",
+        ),
+    ),
+    Row(
+        "a field of a head, whatever is in it",
+        "below 400 times a head of as many bytes, which takes 0.1 ms for 16 KiB",
+        tests=tuple(
+            f"unit/test_field_costs.py::{name}"
+            for name in (
+                "test_cookies",
+                "test_query_strings",
+                "test_what_proxies_say",
+                "test_what_is_asked_of_files",
+                "test_lists_of_a_handshake",
+            )
+        ),
     ),
 ]
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
-from urllib.parse import unquote_to_bytes
 
 import attrs
 import trio
@@ -37,8 +37,11 @@ T = TypeVar("T")
 
 MAX_FIELDS = 1000
 MAX_FILES = 100
+_HEX = b"0123456789abcdefABCDEF"
 _PIECE = 16384
-"""Bytes of a multipart body between two checkpoints: a body of line ends is read at some 2 MB a second."""
+"""Bytes of a form between two checkpoints: a multipart body of line ends is read at some 2 MB a second."""
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_ESCAPED = {b"%c%c" % (high, low): bytes.fromhex(chr(high) + chr(low)) for high in _HEX for low in _HEX}
 _MAX_BOUNDARY = 70
 """RFC 2046 section 5.1.1."""
 
@@ -109,7 +112,9 @@ def query(message: Message, *, max_fields: int = MAX_FIELDS) -> Fields:
     Raises:
         HttpError: 400: more of them, or one that is not UTF-8.
     """
-    return Fields(_urlencoded(message.own.get("query_string") or b"", "the query", max_fields))
+    what = "the query"
+    pairs = _pairs(message.own.get("query_string") or b"", what, max_fields)
+    return Fields((_text(_unquote(name), what), _text(_unquote(value), what)) for name, value in pairs)
 
 
 async def form(
@@ -121,7 +126,7 @@ async def form(
 ) -> Form:
     """The fields and files of a form: ``application/x-www-form-urlencoded`` or ``multipart/form-data`` (RFC 7578).
 
-    A checkpoint for every 16 KiB of a multipart body.
+    A checkpoint for every 16 KiB of the body.
 
     Args:
         max_fields, max_files: more of them are refused.
@@ -134,7 +139,7 @@ async def form(
     content_type, options = _content_type(message)
     body = message.own.get("body") or b""
     if content_type == "application/x-www-form-urlencoded":
-        return Form(Fields(_urlencoded(body, "the form", max_fields)), [])
+        return Form(Fields(await _urlencoded(body, "the form", max_fields)), [])
     if content_type != "multipart/form-data":
         raise HttpError(
             415,
@@ -205,15 +210,52 @@ def _content_type(message: Message) -> tuple[str, dict[bytes, bytes]]:
     return content_type.decode("latin-1"), options
 
 
-def _urlencoded(data: bytes, what: str, max_fields: int) -> list[tuple[str, str]]:
+def _pairs(data: bytes, what: str, max_fields: int) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values, as they are before their escapes are read."""
     if data.count(b"&") >= max_fields:
         raise HttpError(400, f"{what} has more than {max_fields} fields")
-    pairs = []
     for pair in data.split(b"&"):
         if pair:
             name, _, value = pair.replace(b"+", b" ").partition(b"=")
-            pairs.append((_text(unquote_to_bytes(name), what), _text(unquote_to_bytes(value), what)))
-    return pairs
+            yield name, value
+
+
+async def _urlencoded(data: bytes, what: str, max_fields: int) -> list[tuple[str, str]]:
+    fields: list[tuple[str, str]] = []
+    size = 0
+    for pair in _pairs(data, what, max_fields):
+        texts = []
+        for part in pair:
+            whole = bytearray()
+            for piece in _pieces(part):
+                whole += _unquote(piece)
+                size += len(piece)
+                if size >= _PIECE - 2:  # what a piece has at least, but a field's last one
+                    size = 0
+                    await trio.lowlevel.checkpoint()
+            texts.append(_text(bytes(whole), what))
+        fields.append((texts[0], texts[1]))
+    return fields
+
+
+def _pieces(part: bytes) -> Iterator[bytes]:
+    """What is long in pieces that cut no escape in two."""
+    start = 0
+    while start < len(part):
+        end = start + _PIECE
+        if end < len(part) and (escape := part.rfind(b"%", end - 2, end)) >= 0:
+            end = escape
+        yield part[start:end]
+        start = end
+
+
+def _unquote(data: bytes) -> bytes:
+    """Without its escapes; what is none stays. urllib's takes four times as long where there are many that are none."""
+    return _ESCAPE.sub(_unescaped, data) if b"%" in data else data
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return _ESCAPED[found[1]]
 
 
 def _text(data: bytes, what: str) -> str:
