@@ -48,7 +48,7 @@ pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan
     "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/porting.py," + \
     "triochan/proxies.py,triochan/replies.py,triochan/routing.py,triochan/session.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
-    "triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
+    "triochan/wire/binds.py,triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
 
 # what tests run: all of what is pure, 95 % of the rest, branches included (measured anew where the code has changed since)
 coverage:

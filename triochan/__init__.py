@@ -10,6 +10,7 @@ from .porting import explain_absent_modules, lookup
 from .routing import include, route, route_class
 from .server import run, serve
 from .settings import Settings
+from .wire.inherited import systemd_sockets
 from .wire.listeners import Address
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "route_class",
     "run",
     "serve",
+    "systemd_sockets",
 ]
 
 explain_absent_modules()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import importlib
 import inspect
 import os
@@ -17,7 +16,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
@@ -25,15 +24,15 @@ from typing import Any
 from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
 from .certificates import CannotUseCertificate, make_context
-from .exceptions import ImproperlyConfigured, TriochanError
+from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
 from .logs import start_logging
 from .near_misses import closest
-from .options import make_parser, settings_of
+from .options import binds_of, descriptors_of, make_parser, settings_of
 from .routing import name_of
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
 from .standard_streams import flush_or_drop, hold_open
-from .wire import listeners
+from .wire.inherited import adopt, systemd_sockets
 from .wire.listeners import Address
 
 
@@ -64,49 +63,52 @@ def _run(arguments: Sequence[str] | None) -> int:
         if options.secret is not None:
             # Before the module is imported, which may make an Application; and worker processes inherit it.
             os.environ[SECRET_VARIABLE] = ",".join(options.secret)
-        application = _load(options)
-        start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
-        announcement.routes = application.router.describe()
-        context = _tls(options.ssl_certfile, options.ssl_keyfile)
-        settings = settings_of(options)
-        try:
-            return run_process(
-                application,
-                host=options.host,
-                port=options.port,
-                uds=options.uds,
-                uds_mode=options.uds_mode,
-                ssl_context=context,
-                trusted_proxies=options.forwarded_allow_ips,
-                proxy_protocol=options.proxy_protocol,
-                root_path=options.root_path,
-                health_path=options.health_path,
-                settings=settings,
-                task_status=announcement,
-            )
-        except Exception as error:
-            if announcement.made:
-                raise
-            if isinstance(error, TriochanError):
-                raise CannotServe(str(error)) from None
-            if isinstance(error, OSError) and _was_listening(error):
-                raise CannotServe(
-                    _why_not_listening(error, options.host, options.port, options.uds)
-                ) from None
-            # The application's lifespan, before it has yielded.
-            with contextlib.suppress(OSError):
-                traceback.print_exception(error)
-                print(
-                    "triochan: error: the application did not start, see above", file=sys.stderr, flush=True
-                )
-            return 3
-    except (CannotServe, ImproperlyConfigured) as error:
+        with _inherited(options) as sockets:
+            return _serve(options, sockets, announcement)
+    except (CannotServe, CannotListen, ImproperlyConfigured) as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
             print(f"triochan: error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         # Once it serves, the server takes the signals itself; what comes after it has ended changes nothing.
         return 0 if announcement.made else 130
+
+
+def _serve(options: argparse.Namespace, sockets: list[socket.socket], announcement: _Announcement) -> int:
+    """Load the application and serve it; the exit status.
+
+    Raises:
+        CannotServe: it can't be had.
+    """
+    application = _load(options)
+    start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
+    announcement.routes = application.router.describe()
+    context = _tls(options.ssl_certfile, options.ssl_keyfile)
+    settings = settings_of(options)
+    try:
+        return run_process(
+            application,
+            bind=binds_of(options),
+            sockets=sockets,
+            uds_mode=options.uds_mode,
+            ssl_context=context,
+            trusted_proxies=options.forwarded_allow_ips,
+            proxy_protocol=options.proxy_protocol,
+            root_path=options.root_path,
+            health_path=options.health_path,
+            settings=settings,
+            task_status=announcement,
+        )
+    except Exception as error:
+        if announcement.made:
+            raise
+        if isinstance(error, TriochanError):
+            raise CannotServe(str(error)) from None
+        # The application's lifespan, before it has yielded.
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
+            print("triochan: error: the application did not start, see above", file=sys.stderr, flush=True)
+        return 3
 
 
 class _Announcement:
@@ -247,7 +249,24 @@ def _print_traceback(error: BaseException) -> None:
         traceback.print_exception(type(error), error, place)
 
 
-# -- logging, TLS, listening
+# -- listening, TLS
+
+
+@contextlib.contextmanager
+def _inherited(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
+    """The sockets of systemd and of ``--fd``; taken before anything else may open a file under one of their numbers.
+
+    Raises:
+        CannotListen: one is none to listen on.
+        ImproperlyConfigured: systemd's variables say no numbers.
+    """
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(each) for each in systemd_sockets()]
+        known = {each.fileno() for each in sockets}
+        for number in descriptors_of(options):
+            if number not in known:
+                sockets.append(held.enter_context(adopt(number)))
+        yield sockets
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -268,30 +287,3 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
         return make_context(certificate, key)
     except CannotUseCertificate as error:
         raise CannotServe(str(error)) from None
-
-
-def _was_listening(error: BaseException) -> bool:
-    """It is of an address: an application's lifespan may well raise the same, of a database."""
-    return any(
-        place.f_code.co_filename == listeners.__file__ for place, _ in traceback.walk_tb(error.__traceback__)
-    )
-
-
-def _why_not_listening(error: OSError, host: str, port: int, uds: str | None) -> str:
-    if uds is not None:
-        return f"can't listen on the Unix socket {uds}: {error.strerror or error}"
-    asked = listeners.place(host, port)
-    place = f"can't listen on {asked}: "
-    if isinstance(error, socket.gaierror):
-        return f"{place}the name {host!r} does not resolve ({error.strerror}); give --host an address of this machine"
-    if isinstance(error.filename, str) and error.filename != asked:
-        place = f"can't listen on {error.filename} ({asked}): "
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"{place}the port is in use; stop the program that has it, or give another --port (0 picks one)"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{place}this machine has no such address; give --host one that it has"
-    if error.errno == errno.EACCES:
-        return f"{place}permission denied; ports below 1024 are reserved, give another --port"
-    return f"{place}{error.strerror or error}"

@@ -19,6 +19,19 @@ class ImproperlyConfigured(TriochanError):
     """A routing, a consumer class or an option is wrong; found when it is built, never on a message."""
 
 
+class CannotListen(TriochanError, OSError):
+    """An address can't be had, or a socket that was handed over is none to listen on.
+
+    Attributes:
+        errno: the system's number.
+        strerror: what is wrong, and what to do.
+        filename: where: ``127.0.0.1:8000``, ``the Unix socket /run/app.sock``, ``descriptor 3``.
+    """
+
+    def __str__(self) -> str:
+        return f"can't listen on {self.filename}: {self.strerror}"
+
+
 class RoutingWarning(UserWarning):
     """Something in a routing or a consumer class is probably not meant so; found when it is built."""
 

@@ -21,8 +21,10 @@ from .application import DEFAULT_SESSION_FILE
 from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
 from .near_misses import closest
+from .server import HOST, PORT
 from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
+from .wire.binds import parse_bind, place
 
 DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C, SIGTERM or SIGHUP."
 
@@ -76,6 +78,22 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**{each.name: getattr(options, each.name) for each in attrs.fields(Settings)})
 
 
+def binds_of(options: argparse.Namespace) -> list[str]:
+    """Where the options say to listen, as :func:`triochan.serve` takes it; inherited sockets are left out, and nothing
+    is said where nothing was."""
+    if options.uds is not None:
+        return [f"unix:{options.uds}"]
+    if (options.host, options.port) != (None, None):
+        return [place(options.host or HOST, PORT if options.port is None else options.port)]
+    return [text for text in options.bind if parse_bind(text).descriptor is None]
+
+
+def descriptors_of(options: argparse.Namespace) -> list[int]:
+    """The inherited sockets that the options name, each once."""
+    named = [parse_bind(text).descriptor for text in options.bind]
+    return list(dict.fromkeys([*options.fd, *(each for each in named if each is not None)]))
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in two lines, without the usage of thirty options."""
 
@@ -98,12 +116,18 @@ class _Parser(argparse.ArgumentParser):
         options = super().parse_args(*args, **kwargs)
         if options.uds is not None and (options.host, options.port) != (None, None):
             self.error("--uds takes the place of --host and --port; give one or the other")
-        if options.uds_mode is not None and options.uds is None:
+        if (options.bind or options.fd) and (options.host, options.port, options.uds) != (None, None, None):
+            self.error(
+                "--bind and --fd take the place of --host, --port and --uds; give those as a --bind too"
+            )
+        if (
+            options.uds_mode is not None
+            and options.uds is None
+            and not any(parse_bind(each).path for each in options.bind)
+        ):
             self.error("--uds-mode goes with --uds; give the socket's path too")
         if options.ssl_keyfile is not None and options.ssl_certfile is None:
             self.error("--ssl-keyfile goes with --ssl-certfile; give the certificate too")
-        options.host = "127.0.0.1" if options.host is None else options.host
-        options.port = 8000 if options.port is None else options.port
         return options
 
 
@@ -152,6 +176,23 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         type=_path,
         help="listen on this Unix socket instead; its file goes with the server",
+    )
+    where.add_argument(
+        "--bind",
+        metavar="WHERE",
+        type=_bind,
+        action="append",
+        default=[],
+        help="listen here: 127.0.0.1:8000, [::1]:8000, unix:PATH, or fd://N as --fd; again for more",
+    )
+    where.add_argument(
+        "--fd",
+        metavar="N",
+        type=_descriptor,
+        action="append",
+        default=[],
+        help="listen on the socket that was inherited as this descriptor; again for more. Those that systemd hands "
+        "over (LISTEN_FDS) need no option",
     )
     where.add_argument(
         "--uds-mode",
@@ -394,6 +435,20 @@ def _host(text: str) -> str:
     if text.startswith("[") and text.endswith("]") and ":" in text:
         return text[1:-1]
     return text
+
+
+def _bind(text: str) -> str:
+    try:
+        parse_bind(text)
+    except ImproperlyConfigured as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _descriptor(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"takes the number of a descriptor, such as 3, not {text!r}")
+    return int(text)
 
 
 def _path(text: str) -> str:

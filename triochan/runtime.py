@@ -142,7 +142,11 @@ class Runtime:
             _serving_on(layer, application, settings) as shared,
             application.living(),
         ):
-            yield cls(application, settings, shared, front)
+            runtime = cls(application, settings, shared, front)
+            try:
+                yield runtime
+            finally:
+                runtime.readers.close()  # where it never came to serve
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[trio.Nursery]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import trio
 
 from .application import Application
+from .exceptions import ImproperlyConfigured
 from .handlers import report
 from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
 from .layers import ChannelLayer
@@ -26,13 +28,24 @@ from .stalls import watched
 from .standard_streams import hold_open
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
+from .wire.binds import Bind, parse_binds
+from .wire.listeners import (
+    Address,
+    Listener,
+    open_binds,
+    receive_proxy_header,
+    says_plain_text,
+    start_tls,
+    take_over,
+)
 from .wire.proxy_protocol import ProxyProtocolError
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
 
 logger = logging.getLogger("triochan.server")
 
+HOST, PORT = "127.0.0.1", 8000
+"""Where a server listens that is not told."""
 _ACCEPT_BATCH = 64
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_ACCEPT = 0.1
@@ -45,7 +58,7 @@ class Server:
 
     Args:
         runtime: what its connections share.
-        listeners: as :func:`triochan.wire.listeners.open_listeners` made them; they are closed with the server.
+        listeners: as :func:`triochan.wire.listeners.open_binds` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
         proxy_protocol: each connection begins with a header of the PROXY protocol.
@@ -54,7 +67,7 @@ class Server:
     def __init__(
         self,
         runtime: Runtime,
-        listeners: list[tuple[socket.socket, Address]],
+        listeners: list[Listener],
         ssl_context: ssl.SSLContext | None = None,
         watchdog: Watchdog | None = None,
         *,
@@ -255,10 +268,12 @@ def _host_and_port(address: Any) -> list[Any] | None:
 async def serve(
     routing: Routing | Application,
     *,
-    host: str | None = "127.0.0.1",
-    port: int = 8000,
+    host: str | None = HOST,
+    port: int = PORT,
     uds: str | os.PathLike[str] | None = None,
     uds_mode: int | None = None,
+    bind: str | Iterable[str] = (),
+    sockets: Iterable[socket.socket] = (),
     ssl_context: ssl.SSLContext | None = None,
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
@@ -281,7 +296,12 @@ async def serve(
         uds: listen on this Unix socket instead. Its file is removed when the shutdown begins, so that a successor can
             take its place at once; a file that is another server's by then is left.
         uds_mode: the permissions of that file, such as ``0o660``; None: what the process's umask leaves.
-        ssl_context: serve TLS with it.
+        bind: listen on all of these instead of ``host``, ``port`` and ``uds``: ``"127.0.0.1:8000"``, ``"[::1]:8000"``,
+            ``"unix:/run/app.sock"``, ``"fd://3"``, a listening socket that the process inherited; as gunicorn's and
+            Hypercorn's ``bind``.
+        sockets: listen on these listening sockets, too, or alone; :func:`triochan.systemd_sockets` has those of
+            systemd. They are the server's, which closes them; a socket's file is left.
+        ssl_context: serve TLS with it, on Unix sockets too.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
         signals: stop at SIGINT, SIGTERM and SIGHUP too, and return then; a second SIGINT or SIGTERM cuts the shutdown
@@ -304,14 +324,20 @@ async def serve(
 
     Raises:
         ImproperlyConfigured: the routing is wrong, or the host or port is none.
-        OSError: an address can't be had.
+        triochan.exceptions.CannotListen: an address can't be had (an OSError). Of several, none is listened on then.
     """
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
-    async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
-        listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
-        try:
+    with contextlib.ExitStack() as held:
+        listeners = take_over(sockets, scheme)
+        for listener, _ in listeners:  # once the server accepts on them, it closes them when it stops
+            held.callback(listener.close)
+        binds = _binds(bind, host, port, uds, alone=not listeners)
+        async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
+            for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
+                held.callback(opened[0].close)
+                listeners.append(opened)
             server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
@@ -323,10 +349,22 @@ async def serve(
                 finally:
                     server.stop()
                 nursery.cancel_scope.cancel()
-        finally:
-            for listener, _ in listeners:  # where it never came to accept on them
-                listener.close()
     return not server.cut_short
+
+
+def _binds(
+    bind: str | Iterable[str], host: str | None, port: int, uds: str | os.PathLike[str] | None, *, alone: bool
+) -> list[Bind]:
+    """Where to listen, beside sockets that exist already unless ``alone``."""
+    binds = parse_binds(bind)
+    short = uds is not None or (host, port) != (HOST, PORT)
+    if short and (binds or not alone):
+        raise ImproperlyConfigured(
+            "bind= and sockets= take the place of host=, port= and uds=; give those as one of bind="
+        )
+    if binds or not alone:
+        return binds
+    return [Bind(host, port) if uds is None else Bind(path=os.fspath(uds))]
 
 
 def run_process(routing: Routing | Application, **options: Any) -> int:

@@ -21,11 +21,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import trustme
+from command_line import SECONDS, Served, environment, folder, get, served
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -39,48 +39,8 @@ from triochan import cli, options
 from triochan.settings import Settings
 from triochan.wire import listeners
 
-APP = """
-    import logging
-    from triochan import Application, route, route_class
-    from triochan.generic.websockets import WebsocketConsumer
-    from triochan.http import text
-
-    class Echo(WebsocketConsumer):
-        async def receive(self, text=None, bytes=None, **kwargs):
-            await self.send(text=text, bytes=bytes)
-
-    async def hello(message):
-        logging.getLogger("hello").info("greeting")
-        await message.reply_channel.send(text("hello"))
-
-    routing = [route_class(Echo, path=r"^/echo/$"), route("http.request", hello, path="^/$")]
-    application = Application(routing)
-    mapping = {"http.request": hello}
-    number = 7
-
-    def make():
-        return application
-
-    def broken():
-        raise LookupError("no such setting")
-
-    async def later():
-        return application
-
-    blocking = [lambda message: None]
-
-    class holder:
-        routing = routing
-"""
-SECONDS = 20
-"""Nothing here takes that long; what hangs is cut off, and fails."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "hello.py").write_text(textwrap.dedent(APP))
-    return tmp_path
-
+__all__ = ["folder", "served"]
+"""Fixtures."""
 
 # -- errors, in this process
 
@@ -202,6 +162,14 @@ def test_what_a_factory_raises_is_shown_from_there_on(fails: Callable[..., str])
         (["a:b", "--uds", "s", "--uds-mode", "rw"], "takes three octal digits, such as 660, not 'rw'"),
         (["a:b", "--uds", "s", "--uds-mode", "999"], "takes three octal digits, such as 660, not '999'"),
         (["a:b", "--uds", "s", "--port", "1"], "--uds takes the place of --host and --port"),
+        (
+            ["a:b", "--bind", "localhost"],
+            "argument --bind: 'localhost' is not where one can listen; HOST:PORT",
+        ),
+        (["a:b", "--fd", "three"], "argument --fd: takes the number of a descriptor, such as 3, not 'three'"),
+        (["a:b", "--bind", "unix:s", "--port", "1"], "--bind and --fd take the place of --host, --port and"),
+        (["a:b", "--fd", "3", "--uds", "s"], "--bind and --fd take the place of --host, --port and --uds"),
+        (["a:b", "--bind", "1.1.1.1:1", "--uds-mode", "660"], "--uds-mode goes with --uds"),
         (["a:b", "--ssl-keyfile", "k"], "--ssl-keyfile goes with --ssl-certfile"),
         (["a:b", "--log-level", "loud"], "takes one of debug, info, warning, error, critical, not 'loud'"),
         (["a:b", "--max-message-size", "many"], "takes a size such as 65536, 64KiB or 1.5MiB, not 'many'"),
@@ -268,7 +236,7 @@ def test_a_busy_port(fails: Callable[..., str]) -> None:
         text = fails("hello:routing", "--port", port)
     assert text == (
         f"triochan: error: can't listen on 127.0.0.1:{port}: the port is in use; "
-        "stop the program that has it, or give another --port (0 picks one)\n"
+        "stop the program that has it, or give another (0 picks one)\n"
     )
 
 
@@ -286,7 +254,7 @@ def test_a_busy_unix_socket(fails: Callable[..., str]) -> None:
     [
         (
             PermissionError(errno.EACCES, "Permission denied", "127.0.0.1:80"),
-            "can't listen on 127.0.0.1:80: permission denied; ports below 1024 are reserved, give another --port",
+            "can't listen on 127.0.0.1:80: permission denied; ports below 1024 are reserved, give another",
         ),
         (
             OSError(errno.EADDRINUSE, "Address already in use", "[::1]:80"),
@@ -376,70 +344,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # -- a server, in a process of its own
 
 
-@attrs.define
-class Served:
-    """A running ``python -m triochan``."""
-
-    process: subprocess.Popen[str]
-    line: str
-    """The line that it began with."""
-
-    @property
-    def url(self) -> str:
-        found = re.search(r" on (\S+) serving ", self.line)
-        assert found is not None, self.line
-        return found[1]
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
-        """Exit status and what else was printed, on stdout and stderr."""
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, out, err
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(triochan.__file__).parents[1]), "PYTHONUNBUFFERED": ""}
-
-
-@pytest.fixture
-def served(folder: Path) -> Iterator[Callable[..., Served]]:
-    processes = []
-
-    def serve(
-        *arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "triochan"), **options: Any
-    ) -> Served:
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            **options,
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=SECONDS)[1]
-        return Served(process, line)
-
-    yield serve
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def get(connection: http.client.HTTPConnection) -> bytes:
-    connection.request("GET", "/")
-    body = connection.getresponse().read()
-    connection.close()
-    return body
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serves_until_a_signal(served: Callable[..., Served], number: int) -> None:
     server = served("hello:routing", "--port", "0")
@@ -501,7 +405,7 @@ def test_tls(served: Callable[..., Served], folder: Path) -> None:
     # This client reads in one thread and writes in another; with TLS 1.3's tickets Python 3.11 may lose a write.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     server = served("hello:routing", "--host", "localhost", "--port", "0", "--ssl-certfile", "both.pem")
-    assert server.url.rstrip(",").startswith("https://")
+    assert server.urls[0].startswith("https://")
     port = int(re.findall(r":(\d+)", server.line)[0])
     assert get(http.client.HTTPSConnection("localhost", port, timeout=SECONDS, context=context)) == b"hello"
     with connect(f"wss://localhost:{port}/echo/", ssl=context) as client:

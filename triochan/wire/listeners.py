@@ -8,14 +8,16 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from ..exceptions import ImproperlyConfigured
+from ..exceptions import CannotListen, ImproperlyConfigured
+from .binds import Bind, place
+from .inherited import adopt, check
 from .proxy_protocol import ProxyHeader, ProxyProtocolError, parse_proxy_header
 
 BACKLOG = 2048
@@ -57,9 +59,91 @@ class Address:
         return self.url
 
 
-def place(host: str, port: int) -> str:
-    """Both as an address bar has them: IPv6 in brackets."""
-    return f"{f'[{host}]' if ':' in host else host}:{port}"
+Listener = tuple[socket.socket, Address]
+
+
+async def open_binds(binds: Sequence[Bind], scheme: str, *, uds_mode: int | None = None) -> list[Listener]:
+    """Non-blocking listening sockets, in the order of ``binds``; see :func:`open_listeners`.
+
+    ``[::]`` takes IPv4 as well, unless another of ``binds`` takes the same port by IPv4.
+
+    Raises:
+        CannotListen: one can't be had. Those opened before it are closed, and their files removed.
+        ImproperlyConfigured: a host or a port that is none.
+    """
+    opened: list[Listener] = []
+    with contextlib.ExitStack() as unwind:
+        for bind in binds:
+            for listener in await _open_bind(bind, binds, scheme, uds_mode):
+                unwind.callback(listener[0].close)
+                opened.append(listener)
+        unwind.pop_all()
+    return opened
+
+
+async def _open_bind(bind: Bind, binds: Sequence[Bind], scheme: str, uds_mode: int | None) -> list[Listener]:
+    if bind.descriptor is not None:
+        sock = adopt(bind.descriptor)
+        return [(sock, address_of(sock, scheme))]
+    shared = (
+        bind.host == "::"
+        and bind.port
+        and any(each.port == bind.port and each.host is not None and ":" not in each.host for each in binds)
+    )
+    try:
+        return await open_listeners(
+            bind.host, bind.port, bind.path, scheme, uds_mode=uds_mode, both=not shared
+        )
+    except OSError as error:
+        raise _cannot_listen(error, bind) from error
+
+
+def _cannot_listen(error: OSError, bind: Bind) -> CannotListen:
+    where, why = str(bind), error.strerror or str(error)
+    if bind.path is not None:
+        return CannotListen(error.errno, why, where)
+    if isinstance(error, socket.gaierror):
+        why = f"the name {bind.host!r} does not resolve ({why}); give an address of this machine"
+    elif error.errno == errno.EADDRINUSE:
+        why = "the port is in use; stop the program that has it, or give another (0 picks one)"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        why = "this machine has no such address; give one that it has"
+    elif error.errno == errno.EACCES:
+        why = "permission denied; ports below 1024 are reserved, give another"
+    if isinstance(error.filename, str) and error.filename != where:
+        where = f"{error.filename} ({where})"
+    return CannotListen(error.errno, why, where)
+
+
+def take_over(sockets: Iterable[socket.socket], scheme: str) -> list[Listener]:
+    """Listening sockets that somebody else has made, non-blocking from now on.
+
+    Raises:
+        CannotListen: one does not listen, or is none of streams. All of them are closed then.
+        ImproperlyConfigured: one is no socket of the standard library's; the others are closed.
+    """
+    given = list(sockets)
+    taken: list[Listener] = []
+    with contextlib.ExitStack() as unwind:
+        for sock in given:
+            if isinstance(sock, socket.socket):
+                unwind.callback(sock.close)
+        for index, sock in enumerate(given):
+            if not isinstance(sock, socket.socket):
+                raise ImproperlyConfigured(f"sockets takes socket.socket objects that listen, not {sock!r}")
+            check(sock, f"socket {index} of those given")
+            sock.setblocking(False)
+            taken.append((sock, address_of(sock, scheme)))
+        unwind.pop_all()
+    return taken
+
+
+def address_of(sock: socket.socket, scheme: str) -> Address:
+    """Where a socket is bound."""
+    bound = sock.getsockname()
+    if isinstance(bound, tuple):
+        return _address_of(bound, scheme)
+    return Address(path=os.fsdecode(bound), scheme=scheme)
 
 
 async def open_listeners(
@@ -69,7 +153,8 @@ async def open_listeners(
     scheme: str,
     *,
     uds_mode: int | None = None,
-) -> list[tuple[socket.socket, Address]]:
+    both: bool = True,
+) -> list[Listener]:
     """Non-blocking listening sockets: one for each address that ``host`` has, or the Unix socket ``uds``.
 
     Args:
@@ -80,6 +165,7 @@ async def open_listeners(
             is that listener's still. One that begins with a zero byte is of Linux's abstract namespace.
         uds_mode: the permissions of its file, such as 0o660; nobody can connect before it has them. None: what the
             process's umask leaves.
+        both: False: ``"::"`` is IPv6 alone.
 
     Raises:
         OSError: an address can't be had; its ``filename`` is that address. Those opened before it are closed.
@@ -92,7 +178,7 @@ async def open_listeners(
     while True:
         tries -= 1
         try:
-            opened = _open_all(found)
+            opened = _open_all(found, both)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
@@ -126,7 +212,7 @@ async def _resolve(host: str | None, port: int) -> list[tuple[int, int, int, Any
     )
 
 
-def _open_all(found: list[tuple[int, int, int, Any]]) -> list[socket.socket]:
+def _open_all(found: list[tuple[int, int, int, Any]], both: bool) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     picked = 0
@@ -135,7 +221,11 @@ def _open_all(found: list[tuple[int, int, int, Any]]) -> list[socket.socket]:
             try:
                 # Beside the IPv4 addresses of the same host, IPv6 keeps to itself.
                 listener = _open(
-                    family, kind, protocol, (host, port or picked, *scope), host == "::" and len(found) == 1
+                    family,
+                    kind,
+                    protocol,
+                    (host, port or picked, *scope),
+                    both and host == "::" and len(found) == 1,
                 )
             except OSError as error:
                 error = OSError(error.errno, error.strerror, place(host, port or picked))
