@@ -9,9 +9,11 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from .standard_streams import has_terminal
+
 logger = logging.getLogger("triochan.server")
 
-PASSWORD_VARIABLE = "TRIOCHAN_SSL_KEY_PASSWORD"
+PASSWORD_VARIABLE = "TRIOCHAN_SSL_KEYFILE_PASSWORD"
 """The environment variable with the password of an encrypted private key."""
 
 _MAX_PASSWORD = 1024
@@ -26,33 +28,47 @@ class CannotUseCertificate(Exception):
     """A certificate or its key; the text is for who runs the server."""
 
 
-def make_context(certificate: str, key: str | None) -> ssl.SSLContext:
+def make_context(
+    certificate: str,
+    key: str | None = None,
+    *,
+    password: str | None = None,
+    password_file: str | None = None,
+) -> ssl.SSLContext:
     """A server's context, which offers HTTP/1.1 by ALPN (RFC 7301).
 
-    A certificate that clients will not take for its dates is logged as a warning: it may be one for tests.
+    A certificate that clients will not take for its dates is logged as a warning: it may be one for tests. For a
+    certificate that is renewed while a server runs: ``serve(…, ssl_context=partial(make_context, "cert.pem",
+    "key.pem"))``.
 
     Args:
         certificate: a PEM file with the certificate, those that lead from it to its root, and perhaps the key.
-        key: a PEM file with the private key; None: it is in ``certificate``. The password of an encrypted one is
-            that of :data:`PASSWORD_VARIABLE`, or is asked for at the terminal.
+        key: a PEM file with the private key; None: it is in ``certificate``.
+        password: of an encrypted key.
+        password_file: the file whose first line it is (nginx: ssl_password_file). Where neither is given, the
+            password is that of :data:`PASSWORD_VARIABLE`, or is asked for at the terminal.
 
     Raises:
-        CannotUseCertificate: there is no certificate or no key, they do not go together, or no client could use them.
-        OSError: a file can't be read.
+        CannotUseCertificate: a file can't be read, there is no certificate or no key, they do not go together, or no
+            client could use them.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     holder = key or certificate
-    if b"CERTIFICATE-----" not in Path(certificate).read_bytes():
+    certificates = _read("--ssl-certfile", certificate)
+    keys = _read("--ssl-keyfile", key) if key else certificates
+    if b"CERTIFICATE-----" not in certificates:
         raise CannotUseCertificate(
             f"{certificate} holds no certificate: 'BEGIN CERTIFICATE' is expected (PEM)"
         )
-    if b"PRIVATE KEY-----" not in Path(holder).read_bytes():
+    if b"PRIVATE KEY-----" not in keys:
         where = "" if key else "; give --ssl-keyfile the file that does"
         raise CannotUseCertificate(
             f"{holder} holds no private key: 'BEGIN PRIVATE KEY' is expected (PEM){where}"
         )
-    asked = _Password(holder)
+    if password_file is not None:
+        password = _first_line(password_file)
+    asked = _Password(holder, password)
     try:
         context.load_cert_chain(certificate, key, asked)
     except ssl.SSLError as error:
@@ -61,20 +77,46 @@ def make_context(certificate: str, key: str | None) -> ssl.SSLContext:
     return context
 
 
-class _Password:
-    """Asked for the password of an encrypted key."""
+def _read(option: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CannotUseCertificate(f"{option} {path}: {error.strerror}") from None
 
-    def __init__(self, holder: str) -> None:
+
+def _first_line(path: str) -> str:
+    lines = _read("--ssl-keyfile-password-file", path).splitlines()
+    try:
+        return lines[0].decode() if lines else ""
+    except UnicodeDecodeError:
+        raise CannotUseCertificate(
+            f"--ssl-keyfile-password-file {path}: the first line is no UTF-8"
+        ) from None
+
+
+class _Password:
+    """Asked for the password of an encrypted key.
+
+    Args:
+        holder: the file with the key.
+        said: the password, where it was said already.
+    """
+
+    def __init__(self, holder: str, said: str | None) -> None:
         self._holder = holder
+        self._said = said
         self.given = False
 
     def __call__(self) -> str:
-        password = os.environ.get(PASSWORD_VARIABLE)
+        password = self._said
         if password is None:
-            if not _has_terminal():
+            password = os.environ.get(PASSWORD_VARIABLE)
+        if password is None:
+            if not has_terminal():
                 raise CannotUseCertificate(
                     f"the private key in {self._holder} is encrypted, and there is no terminal to ask for its "
-                    f"password; give the password in the environment variable {PASSWORD_VARIABLE}"
+                    f"password; give the password in the environment variable {PASSWORD_VARIABLE} or in a file, by "
+                    "--ssl-keyfile-password-file"
                 )
             try:
                 password = getpass.getpass(f"Password of the private key in {self._holder}: ")
@@ -87,14 +129,6 @@ class _Password:
             )
         self.given = True
         return password
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
 
 
 def _why(error: ssl.SSLError, certificate: str, holder: str, encrypted: bool) -> str:

@@ -16,7 +16,8 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
@@ -65,7 +66,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             os.environ[SECRET_VARIABLE] = ",".join(options.secret)
         with _inherited(options) as sockets:
             return _serve(options, sockets, announcement)
-    except (CannotServe, CannotListen, ImproperlyConfigured) as error:
+    except (CannotServe, CannotListen, CannotUseCertificate, ImproperlyConfigured) as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
             print(f"triochan: error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -83,7 +84,6 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
     application = _load(options)
     start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
     announcement.routes = application.router.describe()
-    context = _tls(options.ssl_certfile, options.ssl_keyfile)
     settings = settings_of(options)
     try:
         return run_process(
@@ -91,7 +91,7 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
             bind=binds_of(options),
             sockets=sockets,
             uds_mode=options.uds_mode,
-            ssl_context=context,
+            ssl_context=_tls(options),
             trusted_proxies=options.forwarded_allow_ips,
             proxy_protocol=options.proxy_protocol,
             root_path=options.root_path,
@@ -102,7 +102,7 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
     except Exception as error:
         if announcement.made:
             raise
-        if isinstance(error, TriochanError):
+        if isinstance(error, (TriochanError, CannotUseCertificate)):
             raise CannotServe(str(error)) from None
         # The application's lifespan, before it has yielded.
         with contextlib.suppress(OSError):
@@ -269,21 +269,14 @@ def _inherited(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
         yield sockets
 
 
-def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
-    """A server's context with these files, None without them.
-
-    Raises:
-        CannotServe: one of them can't be read or used, or they do not go together.
-    """
-    if certificate is None:
+def _tls(options: argparse.Namespace) -> Callable[[], ssl.SSLContext] | None:
+    """What reads the certificate, at the start and whenever it is asked to again; None without one."""
+    if options.ssl_certfile is None:
         return None
-    for option, path in (("--ssl-certfile", certificate), ("--ssl-keyfile", key)):
-        try:
-            if path is not None:
-                Path(path).open("rb").close()
-        except OSError as error:
-            raise CannotServe(f"{option} {path}: {error.strerror}") from None
-    try:
-        return make_context(certificate, key)
-    except CannotUseCertificate as error:
-        raise CannotServe(str(error)) from None
+    return partial(
+        make_context,
+        options.ssl_certfile,
+        options.ssl_keyfile,
+        password=options.ssl_keyfile_password,
+        password_file=options.ssl_keyfile_password_file,
+    )

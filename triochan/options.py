@@ -26,7 +26,7 @@ from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 from .wire.binds import parse_bind, place
 
-DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C, SIGTERM or SIGHUP."
+DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C or SIGTERM."
 
 EPILOG = """\
 example:
@@ -50,9 +50,10 @@ example:
       triochan hello:routing --max-message-size 2MiB --port 0
 
 signals:
-  SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal has gone) shut it down in order: what was received is answered,
-  sockets are closed with 1001. A second SIGTERM or SIGINT cuts that short. A SIGHUP that is ignored at the start, as
-  nohup does it, stays ignored.
+  SIGTERM and SIGINT (Ctrl-C) shut it down in order: what was received is answered, sockets are closed with 1001. A
+  second one cuts that short. SIGHUP reads the certificate anew, where one is served; a server that was started at a
+  terminal shuts down, for then it says that the terminal has gone. A SIGHUP that is ignored at the start, as nohup
+  does it, stays ignored.
 
 exit status: 0 after a shutdown, 1 where that cut something off or the server broke, 2 where it could not be served,
 3 where the application's lifespan raised at the start, 130 where it was interrupted before it served.
@@ -128,6 +129,12 @@ class _Parser(argparse.ArgumentParser):
             self.error("--uds-mode goes with --uds; give the socket's path too")
         if options.ssl_keyfile is not None and options.ssl_certfile is None:
             self.error("--ssl-keyfile goes with --ssl-certfile; give the certificate too")
+        if options.ssl_certfile is None:
+            for name in ("--ssl-keyfile-password", "--ssl-keyfile-password-file"):
+                if getattr(options, name[2:].replace("-", "_")) is not None:
+                    self.error(f"{name} goes with --ssl-certfile; give the certificate too")
+        if options.ssl_keyfile_password is not None and options.ssl_keyfile_password_file is not None:
+            self.error("--ssl-keyfile-password and --ssl-keyfile-password-file: give one or the other")
         return options
 
 
@@ -206,6 +213,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="and this private key, where it is not in the same file; the password of one that is encrypted is taken "
         f"from the environment variable {PASSWORD_VARIABLE}, or asked for at the terminal",
+    )
+    where.add_argument(
+        "--ssl-keyfile-password-file",
+        metavar="FILE",
+        help="or from the first line of this file",
+    )
+    where.add_argument(
+        "--ssl-keyfile-password",
+        metavar="PASSWORD",
+        help="or is this; others may see it in the list of processes",
     )
     front = parser.add_argument_group("behind a proxy")
     front.add_argument(

@@ -9,13 +9,14 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
 import trio
 
 from .application import Application
+from .certificates import CannotUseCertificate
 from .exceptions import ImproperlyConfigured
 from .handlers import report
 from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
@@ -25,7 +26,7 @@ from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
-from .standard_streams import hold_open
+from .standard_streams import has_terminal, hold_open
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.binds import Bind, parse_binds
@@ -60,6 +61,7 @@ class Server:
         runtime: what its connections share.
         listeners: as :func:`triochan.wire.listeners.open_binds` made them; they are closed with the server.
         ssl_context: TLS for every connection, or None.
+        renew: makes the context anew, see :meth:`renew_tls`; None: there is nothing to make it of.
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
         proxy_protocol: each connection begins with a header of the PROXY protocol.
     """
@@ -71,6 +73,7 @@ class Server:
         ssl_context: ssl.SSLContext | None = None,
         watchdog: Watchdog | None = None,
         *,
+        renew: Callable[[], ssl.SSLContext] | None = None,
         proxy_protocol: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -78,10 +81,8 @@ class Server:
         self._watchdog = watchdog
         self.addresses = [address for _, address in listeners]
         self._listeners = [listener for listener, _ in listeners]
-        self._ssl_context = ssl_context
-        if ssl_context is not None:
-            # A renegotiation would make a write wait for a read; TLS 1.3 has none.
-            ssl_context.options |= ssl.OP_NO_RENEGOTIATION
+        self._ssl_context = None if ssl_context is None else _prepared(ssl_context)
+        self._renew = renew
         self._handshakes: set[trio.CancelScope] = set()
         self._stop = trio.Event()
         self.finished = trio.Event()
@@ -144,24 +145,63 @@ class Server:
         threads = busy_threads()
         return f"{what}, in threads: {', '.join(threads)}" if threads else what
 
-    async def stop_at_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stop at the first SIGINT, SIGTERM or SIGHUP, abort at a second one of the first two; runs until cancelled.
+    async def renew_tls(self) -> bool:
+        """Make the TLS context anew: handshakes from now on have it, connections that are open go on. One that can't
+        be made is logged, and the old one stays.
 
-        A SIGHUP that is ignored by now stays ignored: ``nohup`` asks for that. One during the shutdown changes nothing,
-        for a terminal that goes may send several.
+        Returns:
+            Whether there is a new one.
+        """
+        if self._renew is None:
+            logger.info("there is no certificate to be read anew; SIGTERM shuts the server down")
+            return False
+        try:
+            # In a thread: files may be slow, and so is the decryption of a key.
+            made = await trio.to_thread.run_sync(self._renew, abandon_on_cancel=True)
+            self._ssl_context = _prepared(made)
+        except (CannotUseCertificate, ImproperlyConfigured, OSError) as error:
+            logger.error("the certificate was not read anew, the one that is served stays: %s", error)
+            return False
+        except Exception as error:  # noqa: BLE001 - the program's own function
+            report(logger, "the certificate was not read anew, the one that is served stays", error=error)
+            return False
+        logger.info("the certificate was read anew; new connections have it")
+        return True
+
+    async def handle_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stop at the first SIGINT or SIGTERM, abort at a second one; runs until cancelled.
+
+        A SIGHUP says that the terminal has gone, where the process has been started at one: that stops too, and again
+        changes nothing, for several may come. Where it has none, somebody asks for the certificate to be read anew.
+        A SIGHUP that is ignored by now stays ignored: ``nohup`` asks for that.
         """
         numbers = [signal.SIGINT, signal.SIGTERM]
         if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
             numbers.append(_SIGHUP)
+        at_terminal = has_terminal()
+        told = False
+        asking, asked = trio.open_memory_channel[None](1)
         with trio.open_signal_receiver(*numbers) as received:
-            task_status.started()
-            async for number in received:
-                if not self._stop.is_set():
-                    again = "SIGTERM" if number == _SIGHUP else "once more"
-                    logger.info("%s: shutting down; %s to stop at once", signal.Signals(number).name, again)
-                    self.stop()
-                elif number != _SIGHUP:
-                    self.abort()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._renew_when_asked, asked)
+                task_status.started()
+                async for number in received:
+                    if number == _SIGHUP and not at_terminal:
+                        with contextlib.suppress(trio.WouldBlock):  # one more is waiting to be read already
+                            asking.send_nowait(None)
+                    elif not told:
+                        told = True
+                        again = "SIGTERM" if number == _SIGHUP else "once more"
+                        logger.info(
+                            "%s: shutting down; %s to stop at once", signal.Signals(number).name, again
+                        )
+                        self.stop()
+                    elif number != _SIGHUP:
+                        self.abort()
+
+    async def _renew_when_asked(self, asked: trio.MemoryReceiveChannel[None]) -> None:
+        async for _ in asked:
+            await self.renew_tls()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         try:
@@ -265,6 +305,16 @@ def _host_and_port(address: Any) -> list[Any] | None:
     return [host[7:] if host.startswith("::ffff:") and "." in host else host, address[1]]
 
 
+def _prepared(context: ssl.SSLContext) -> ssl.SSLContext:
+    if not isinstance(context, ssl.SSLContext):
+        raise ImproperlyConfigured(
+            f"ssl_context is an ssl.SSLContext, or a function that returns one, not {context!r}"
+        )
+    # A renegotiation would make a write wait for a read; TLS 1.3 has none.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
 async def serve(
     routing: Routing | Application,
     *,
@@ -274,7 +324,7 @@ async def serve(
     uds_mode: int | None = None,
     bind: str | Iterable[str] = (),
     sockets: Iterable[socket.socket] = (),
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
     signals: bool = False,
@@ -301,11 +351,15 @@ async def serve(
             Hypercorn's ``bind``.
         sockets: listen on these listening sockets, too, or alone; :func:`triochan.systemd_sockets` has those of
             systemd. They are the server's, which closes them; a socket's file is left.
-        ssl_context: serve TLS with it, on Unix sockets too.
+        ssl_context: serve TLS with it, on Unix sockets too. A function makes it, at the start and, with ``signals``,
+            again at each SIGHUP, in a thread then: for a certificate that is renewed while the server runs, such as
+            ``partial(triochan.certificates.make_context, "cert.pem", "key.pem")``. What is raised at a SIGHUP is
+            logged, and the old context stays.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
-        signals: stop at SIGINT, SIGTERM and SIGHUP too, and return then; a second SIGINT or SIGTERM cuts the shutdown
-            short. A SIGHUP that is ignored when the server starts stays ignored.
+        signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short. SIGHUP stops as
+            well where the process has a terminal, and has ``ssl_context`` made anew where it has none. A SIGHUP that is
+            ignored when the server starts stays ignored.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
         trusted_proxies: addresses (``"10.0.0.1"``, ``"10.0.0.0/8"``, ``"unix"``, ``"*"``) of proxies whose
@@ -327,6 +381,8 @@ async def serve(
         triochan.exceptions.CannotListen: an address can't be had (an OSError). Of several, none is listened on then.
     """
     application = Application.of(routing)
+    renew = ssl_context if callable(ssl_context) else None
+    context = ssl_context() if callable(ssl_context) else ssl_context
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
     with contextlib.ExitStack() as held:
@@ -338,11 +394,11 @@ async def serve(
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
                 listeners.append(opened)
-            server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
+            server = Server(runtime, listeners, context, watchdog, renew=renew, proxy_protocol=proxy_protocol)
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
                 if signals:
-                    await nursery.start(server.stop_at_signals)
+                    await nursery.start(server.handle_signals)
                 task_status.started(addresses)
                 try:
                     await server.finished.wait()
@@ -368,7 +424,7 @@ def _binds(
 
 
 def run_process(routing: Routing | Application, **options: Any) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own and a process that is nothing else.
+    """Serve until SIGINT or SIGTERM, in a Trio run of its own and a process that is nothing else.
 
     Args:
         options: as :func:`serve` takes them.
@@ -394,7 +450,7 @@ class _Announcement:
 
 
 def run(routing: Routing | Application, **options: Any) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, in a Trio run of its own; ``options`` as :func:`serve` takes them.
+    """Serve until SIGINT or SIGTERM, in a Trio run of its own; ``options`` as :func:`serve` takes them.
 
     It returns when everything has ended. The process is taken to be the server's: where a handler sits in a thread
     for longer than ``settings.shutdown_timeout``, the process ends a second later, with exit status 1.

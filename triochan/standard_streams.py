@@ -1,4 +1,5 @@
-"""Standard input, output and error of a process, as whoever started it left them: open, closed, or read by nobody.
+"""Standard input, output and error of a process, as whoever started it left them: open, closed, or read by nobody; and
+its terminal.
 
 A number from 0 to 2 that is free goes to the next file that is opened. Were that a client's socket, what a library or a
 child process prints would be sent to the client.
@@ -49,3 +50,12 @@ def flush_or_drop() -> None:
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
                 stream.flush()
+
+
+def has_terminal() -> bool:
+    """The process has a controlling terminal: one can ask there, and SIGHUP says that it has gone."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

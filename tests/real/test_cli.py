@@ -25,7 +25,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trustme
-from command_line import SECONDS, Served, environment, folder, get, served
+from command_line import SECONDS, Served, Terminal, environment, folder, get, served, terminal
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -39,7 +39,7 @@ from triochan import cli, options
 from triochan.settings import Settings
 from triochan.wire import listeners
 
-__all__ = ["folder", "served"]
+__all__ = ["folder", "served", "terminal"]
 """Fixtures."""
 
 # -- errors, in this process
@@ -171,6 +171,12 @@ def test_what_a_factory_raises_is_shown_from_there_on(fails: Callable[..., str])
         (["a:b", "--fd", "3", "--uds", "s"], "--bind and --fd take the place of --host, --port and --uds"),
         (["a:b", "--bind", "1.1.1.1:1", "--uds-mode", "660"], "--uds-mode goes with --uds"),
         (["a:b", "--ssl-keyfile", "k"], "--ssl-keyfile goes with --ssl-certfile"),
+        (["a:b", "--ssl-keyfile-password", "x"], "--ssl-keyfile-password goes with --ssl-certfile"),
+        (["a:b", "--ssl-keyfile-password-file", "x"], "--ssl-keyfile-password-file goes with --ssl-certfile"),
+        (
+            ["a:b", "--ssl-certfile=c", "--ssl-keyfile-password=x", "--ssl-keyfile-password-file=x"],
+            "--ssl-keyfile-password and --ssl-keyfile-password-file: give one or the other",
+        ),
         (["a:b", "--log-level", "loud"], "takes one of debug, info, warning, error, critical, not 'loud'"),
         (["a:b", "--max-message-size", "many"], "takes a size such as 65536, 64KiB or 1.5MiB, not 'many'"),
         (["a:b", "--max-message-size", "1.5"], "takes a whole number of bytes, not '1.5'"),
@@ -345,8 +351,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_serves_until_a_signal(served: Callable[..., Served], number: int) -> None:
-    server = served("hello:routing", "--port", "0")
+def test_serves_until_a_signal(served: Callable[..., Served], number: int, terminal: Terminal) -> None:
+    server = served("hello:routing", "--port", "0", **terminal.options)
     assert server.line == (
         f"triochan {triochan.__version__} on http://127.0.0.1:{server.port} serving "
         "websocket.* path=^/echo/$ → hello.Echo; http.request path=^/$ → hello.hello\n"
@@ -496,26 +502,6 @@ def test_interrupted_before_it_serves(served: Callable[..., Served], folder: Pat
 # -- signals
 
 
-def test_sighup_that_is_ignored_stays_ignored(served: Callable[..., Served]) -> None:
-    """As ``nohup`` starts it."""
-    server = served(
-        "hello:routing",
-        "--port",
-        "0",
-        command=("sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-m", "triochan"),
-    )
-    server.process.send_signal(signal.SIGHUP)
-    with connect(f"ws://127.0.0.1:{server.port}/echo/") as client:
-        client.send("there")
-        assert client.recv() == "there"
-        server.process.send_signal(signal.SIGHUP)
-        client.send("still there")
-        assert client.recv() == "still there"
-    status, _, err = server.end(signal.SIGTERM)
-    assert status == 0
-    assert "SIGHUP" not in err
-
-
 SLOW = """
     import trio
     from triochan import route
@@ -541,11 +527,16 @@ SLOW = """
     ],
 )
 def test_a_second_signal(
-    served: Callable[..., Served], folder: Path, first: signal.Signals, then: signal.Signals, status: int
+    served: Callable[..., Served],
+    folder: Path,
+    first: signal.Signals,
+    then: signal.Signals,
+    status: int,
+    terminal: Terminal,
 ) -> None:
     """A terminal that goes may send several SIGHUPs: what is under way is answered all the same."""
     (folder / "slow.py").write_text(textwrap.dedent(SLOW))
-    server = served("slow:routing", "--port", "0")
+    server = served("slow:routing", "--port", "0", **terminal.options)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
     connection.request("GET", "/")
     assert server.process.stdout is not None
@@ -702,17 +693,51 @@ def test_an_encrypted_key_without_a_terminal(folder: Path, encrypted: list[str])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
         "triochan: error: the private key in key.pem is encrypted, and there is no terminal to ask for its password; "
-        "give the password in the environment variable TRIOCHAN_SSL_KEY_PASSWORD\n"
+        "give the password in the environment variable TRIOCHAN_SSL_KEYFILE_PASSWORD or in a file, by "
+        "--ssl-keyfile-password-file\n"
     )
 
 
-def test_an_encrypted_key_whose_password_is_in_the_environment(
-    served: Callable[..., Served], encrypted: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        ([], {"TRIOCHAN_SSL_KEYFILE_PASSWORD": "open sesame"}),
+        (["--ssl-keyfile-password-file", "password"], {}),
+        # what is said on the command line goes before the environment
+        (["--ssl-keyfile-password", "open sesame"], {"TRIOCHAN_SSL_KEYFILE_PASSWORD": "open barley"}),
+    ],
+)
+def test_an_encrypted_key_whose_password_is_said(
+    served: Callable[..., Served],
+    folder: Path,
+    encrypted: list[str],
+    arguments: list[str],
+    environ: dict[str, str],
 ) -> None:
-    monkeypatch.setenv("TRIOCHAN_SSL_KEY_PASSWORD", "open sesame")
-    server = served("hello:routing", *encrypted, start_new_session=True)
+    (folder / "password").write_text("open sesame\n")
+    server = served("hello:routing", *encrypted, *arguments, env=environ, start_new_session=True)
     assert server.url.startswith("https://")
     assert server.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ssl-keyfile-password", "open barley"], "can't be decrypted: is the password right?"),
+        (["--ssl-keyfile-password", ""], "is one of 1 to 1024 bytes; what was given has 0"),
+        (["--ssl-keyfile-password-file", "hello.py"], "is one of 1 to 1024 bytes; what was given has 0"),
+        (
+            ["--ssl-keyfile-password-file", "absent"],
+            "--ssl-keyfile-password-file absent: No such file or directory",
+        ),
+    ],
+)
+def test_a_wrong_password_is_one_line(
+    fails: Callable[..., str], encrypted: list[str], arguments: list[str], said: str
+) -> None:
+    text = fails("hello:routing", *encrypted, *arguments)
+    assert said in text
+    assert len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.client
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,3 +131,32 @@ def get(connection: http.client.HTTPConnection) -> bytes:
     body = connection.getresponse().read()
     connection.close()
     return body
+
+
+class Terminal:
+    """A terminal for one process: ``served(…, **terminal.options)``. It is the process's controlling one, and none of
+    its standard streams unless the test says so."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = os.openpty()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "start_new_session": True,
+            "preexec_fn": lambda: fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0),
+            "pass_fds": [self.slave],
+        }
+
+    def hang_up(self) -> None:
+        """Go away, as a window that is closed. Again is no error."""
+        for number in (self.master, self.slave):
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    made = Terminal()
+    yield made
+    made.hang_up()

@@ -67,7 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nobody_is_asked(monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
     monkeypatch.chdir(files)
     monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    monkeypatch.setattr(certificates, "_has_terminal", lambda: False)
+    monkeypatch.setattr(certificates, "has_terminal", lambda: False)
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("cert.pem", "key.pem"), ("both.pem", None)])
@@ -125,7 +125,7 @@ class TestAnEncryptedKey:
         self, certificate: str, key: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
-        monkeypatch.setattr(certificates, "_has_terminal", lambda: True)
+        monkeypatch.setattr(certificates, "has_terminal", lambda: True)
 
         def ask(prompt: str) -> str:
             asked.append(prompt)
@@ -156,7 +156,7 @@ class TestAnEncryptedKey:
         def end_of_file(prompt: str) -> str:
             raise EOFError
 
-        monkeypatch.setattr(certificates, "_has_terminal", lambda: True)
+        monkeypatch.setattr(certificates, "has_terminal", lambda: True)
         monkeypatch.setattr("getpass.getpass", end_of_file)
         with pytest.raises(CannotUseCertificate, match=r"what was given has 0$"):
             make_context(certificate, key)
