@@ -26,7 +26,7 @@ from . import __version__
 from .application import DEFAULT_SESSION_FILE, Application
 from .certificates import CannotUseCertificate, make_context
 from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
-from .logs import start_logging
+from .logs import progress_line, start_logging
 from .near_misses import closest
 from .options import binds_of, descriptors_of, make_parser, settings_of
 from .routing import name_of
@@ -97,6 +97,7 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
             root_path=options.root_path,
             health_path=options.health_path,
             settings=settings,
+            progress=progress_line(),
             task_status=announcement,
         )
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.config
@@ -63,6 +64,56 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(said, default=repr, ensure_ascii=False)
 
 
+class ProgressLine:
+    """One line of a terminal that is rewritten; what is logged meanwhile on the same terminal stands above it.
+
+    Args:
+        stream: of the terminal.
+    """
+
+    interval = 0.2
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = False
+        self._beside: list[logging.Handler] = []
+
+    def show(self, left: int, total: int, seconds: float) -> None:
+        """See :class:`triochan.server.DrainProgress`."""
+        if not self._beside:
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(self._make_room)
+                self._beside.append(handler)
+        self._write(
+            f"\r\x1b[Kdraining: {left} of {total} connections left, {seconds:.0f} s until they are cut off"
+        )
+        self._shown = True
+
+    def end(self) -> None:
+        self._erase()
+        for handler in self._beside:
+            handler.removeFilter(self._make_room)
+
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        self._erase()
+        return True
+
+    def _erase(self) -> None:
+        if self._shown:
+            self._write("\r\x1b[K")
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal has gone
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def progress_line() -> ProgressLine | None:
+    """On stderr, where that is a terminal."""
+    return ProgressLine(sys.stderr) if is_terminal(sys.stderr) else None
+
+
 def start_logging(
     *,
     level: str | None = None,
@@ -90,9 +141,7 @@ def start_logging(
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(
-            JsonFormatter() if form == "json" else TextFormatter(colors=_is_terminal(stream))
-        )
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=is_terminal(stream)))
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)
@@ -105,7 +154,8 @@ def start_logging(
             logger.setLevel(logging.WARNING)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Somebody sees at once what is written there."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # it is closed

@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -29,7 +29,7 @@ from .stalls import watched
 from .standard_streams import has_terminal, hold_open
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
-from .wire.binds import Bind, parse_binds
+from .wire.binds import Bind, parse_binds, place
 from .wire.listeners import (
     Address,
     Listener,
@@ -50,8 +50,36 @@ HOST, PORT = "127.0.0.1", 8000
 _ACCEPT_BATCH = 64
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_ACCEPT = 0.1
+_NAMED = 5
+"""Clients of connections that were cut off that the log names."""
 _SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """Windows has none."""
+
+
+class DrainProgress(Protocol):
+    """Shows how far a shutdown has come, while it waits for connections."""
+
+    interval: float
+    """Seconds between two of :meth:`show`."""
+
+    def show(self, left: int, total: int, seconds: float) -> None:
+        """``left`` of the ``total`` connections of the beginning are there; what is left in ``seconds`` is cut off."""
+
+    def end(self) -> None:
+        """The shutdown has ended."""
+
+
+class _DrainLog:
+    """Into the log, where nobody looks on."""
+
+    interval = 5.0
+
+    def show(self, left: int, total: int, seconds: float) -> None:
+        logger.info(
+            "draining: %d of %d connections left, %.0f s until they are cut off", left, total, seconds
+        )
+
+    def end(self) -> None: ...
 
 
 class Server:
@@ -64,6 +92,7 @@ class Server:
         renew: makes the context anew, see :meth:`renew_tls`; None: there is nothing to make it of.
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
         proxy_protocol: each connection begins with a header of the PROXY protocol.
+        progress: shows how far a shutdown has come; None: the log does.
     """
 
     def __init__(
@@ -75,8 +104,12 @@ class Server:
         *,
         renew: Callable[[], ssl.SSLContext] | None = None,
         proxy_protocol: bool = False,
+        progress: DrainProgress | None = None,
     ) -> None:
         self.runtime = runtime
+        self._progress: DrainProgress = progress or _DrainLog()
+        self._cut: list[str] = []
+        """Clients whose connections had not ended when the shutdown was cut short."""
         self._proxy_protocol = proxy_protocol
         self._watchdog = watchdog
         self.addresses = [address for _, address in listeners]
@@ -110,6 +143,7 @@ class Server:
         """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
         runtime = self.runtime
         workers = Workers(runtime)
+        total, began = 0, 0.0
         with self._hard, watched(runtime.settings.block_warning):
             async with runtime.serving() as services:
                 services.start_soon(workers.run)
@@ -123,14 +157,39 @@ class Server:
                     for scope in self._handshakes:
                         scope.cancel()
                     self._watch(runtime.settings.shutdown_timeout)
+                    total, began = runtime.sockets, trio.current_time()
+                    if total:
+                        services.start_soon(self._show_progress, total)
                     await runtime.drain(self._hard)
                 await runtime.guests_left()
                 await workers.drain()
         if self._hard.cancelled_caught:
             self.cut_short = True
-            logger.error("the shutdown was cut short: what still ran was cancelled")
+            logger.error("the shutdown was cut short: what still ran was cancelled%s", self._cut_off(total))
+        elif total:
+            seconds = trio.current_time() - began
+            logger.info("draining: all %d connections have ended, after %.1f s", total, seconds)
         self.cut_short = self.cut_short or runtime.cut_short
         self.finished.set()
+
+    async def _show_progress(self, total: int) -> None:
+        runtime, progress = self.runtime, self._progress
+        timeout = runtime.settings.shutdown_timeout
+        logger.info("draining: %d connections are open; what is left in %g s is cut off", total, timeout)
+        try:
+            while True:
+                await trio.sleep(progress.interval)
+                progress.show(runtime.sockets, total, max(0.0, runtime.deadline - trio.current_time()))
+        finally:
+            progress.end()
+
+    def _cut_off(self, total: int) -> str:
+        if not self._cut:
+            return ""
+        named = sorted({each for each in self._cut if each})[:_NAMED]
+        more = len(self._cut) - len(named)
+        of = f" (of {', '.join(named)}{f' and {more} more' if more else ''})" if named else ""
+        return f", with {len(self._cut)} of {max(total, len(self._cut))} connections{of}"
 
     def _watch(self, seconds: float) -> None:
         deadline = self.runtime.deadline
@@ -274,6 +333,8 @@ class Server:
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
             report(logger, "internal error on the connection from %s", address, error=error)
         finally:
+            if self.stopping and self._hard.cancel_called:
+                self._cut.append(place(*address[:2]) if isinstance(address, tuple) else "")
             runtime.sockets -= 1
             sock.close()
 
@@ -329,6 +390,7 @@ async def serve(
     layer: ChannelLayer | None = None,
     signals: bool = False,
     watchdog: Watchdog | None = None,
+    progress: DrainProgress | None = None,
     trusted_proxies: Iterable[str] = (),
     proxy_protocol: bool = False,
     root_path: str = "",
@@ -362,6 +424,7 @@ async def serve(
             ignored when the server starts stays ignored.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
+        progress: shows how many connections a shutdown still waits for; None: the log does, every 5 s.
         trusted_proxies: addresses (``"10.0.0.1"``, ``"10.0.0.0/8"``, ``"unix"``, ``"*"``) of proxies whose
             ``Forwarded`` or ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed: messages have their client,
             scheme and host then.
@@ -394,7 +457,15 @@ async def serve(
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
                 listeners.append(opened)
-            server = Server(runtime, listeners, context, watchdog, renew=renew, proxy_protocol=proxy_protocol)
+            server = Server(
+                runtime,
+                listeners,
+                context,
+                watchdog,
+                renew=renew,
+                proxy_protocol=proxy_protocol,
+                progress=progress,
+            )
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
                 if signals:

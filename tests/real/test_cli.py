@@ -557,6 +557,28 @@ def test_a_second_signal(
     assert "Traceback" not in err
 
 
+def test_a_terminal_shows_how_far_a_shutdown_is(
+    folder: Path, terminal: Terminal, served: Callable[..., Served]
+) -> None:
+    (folder / "slow.py").write_text(textwrap.dedent(SLOW))
+    server = served("slow:routing", "--port", "0", **{**terminal.options, "stderr": terminal.slave})
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == "begun\n"
+        server.process.send_signal(signal.SIGTERM)
+        seen = ""
+        while "have ended" not in seen:
+            seen += os.read(terminal.master, 1000).decode()
+        assert b"late" in client.recv(1000)
+    assert server.process.wait(SECONDS) == 0
+    assert "SIGTERM: shutting down; once more to stop at once\r\n" in seen
+    assert "\r\x1b[Kdraining: 1 of 1 connections left, 30 s until they are cut off\r\x1b[K" in seen
+    assert re.search(
+        r"\r\x1b\[K[-\d:, ]+INFO.*draining: all 1 connections have ended, after 0\.\d s\r\n$", seen
+    )
+
+
 # -- standard streams
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,49 @@ async def test_a_handler_that_never_ends_is_cut_off_in_time_for_disconnect(
     ]
 
 
+async def test_the_log_says_how_far_it_is(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "triochan.server")
+    options = {"shutdown_timeout": 20, "disconnect_timeout": 8}
+    async with running(tmp_path, Record(), [route_class(consumer(Record()))], **options) as drained:
+        async with await RawClient.websocket(drained.address) as busy:
+            async with await RawClient.websocket(drained.address) as idle:
+                busy.patience = 100
+                await busy.send(frame(TEXT, "never"))
+                await drained.stop()
+                assert await idle.ended() == (1001, "going away")
+            assert await busy.ended() == (1001, "going away")
+            await drained.server.finished.wait()
+    assert [each.getMessage() for each in caplog.records if "connections" in each.getMessage()] == [
+        "draining: 2 connections are open; what is left in 20 s is cut off",
+        "draining: 1 of 2 connections left, 15 s until they are cut off",
+        "draining: 1 of 2 connections left, 10 s until they are cut off",
+        "draining: all 2 connections have ended, after 12.5 s",
+    ]
+
+
+async def test_who_is_cut_off_is_named(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """The first of them, by address."""
+    async with Runtime.open(Application(HTTP), Settings(shutdown_timeout=6), None) as runtime:
+        async with trio.open_nursery() as nursery:
+            server = Server(runtime, await open_listeners("127.0.0.1", 0, None, "http"))
+            [address] = await nursery.start(server.run)
+            async with AsyncExitStack() as stack:
+                for _ in range(7):
+                    client = await stack.enter_async_context(await RawClient.connect(address))
+                    await client.send(request("/never"))
+                await wait_all_tasks_blocked(0.01)
+                server.stop()
+                await server.finished.wait()
+    [line] = [each.getMessage() for each in caplog.records]
+    assert re.fullmatch(
+        r"the shutdown was cut short: what still ran was cancelled, with 7 of 7 connections "
+        r"\(of (127\.0\.0\.1:\d+, ){4}127\.0\.0\.1:\d+ and 2 more\)",
+        line,
+    )
+
+
 async def test_a_handler_that_resists_is_cut_off_at_the_deadline(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,7 +293,7 @@ async def test_a_handler_that_resists_is_cut_off_at_the_deadline(
         "the shutdown cuts off 1 handlers on '/', and 0 bytes of answers",
         "tests.real.test_drain.test_a_handler_that_resists_is_cut_off_at_the_deadline.<locals>.Shielded on '/' "
         "was cancelled: disconnect took too long",
-        "the shutdown was cut short: what still ran was cancelled",
+        "the shutdown was cut short: what still ran was cancelled, with 1 of 1 connections",
     ]
 
 
@@ -370,7 +414,7 @@ async def test_a_request_that_is_never_answered_is_cut_off_at_the_deadline(
             assert trio.current_time() - began == 6
     assert drained.server.cut_short
     assert [each.getMessage() for each in caplog.records] == [
-        "the shutdown was cut short: what still ran was cancelled"
+        "the shutdown was cut short: what still ran was cancelled, with 1 of 1 connections"
     ]
 
 

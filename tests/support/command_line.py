@@ -108,11 +108,9 @@ def served(folder: Path) -> Iterator[Callable[..., Served]]:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             env={**environment(), **options.pop("env", {})},
-            **options,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         processes.append(process)
         assert process.stdout is not None

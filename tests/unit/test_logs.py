@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from triochan.exceptions import ImproperlyConfigured
-from triochan.logs import CHATTER, JsonFormatter, TextFormatter, start_logging
+from triochan.logs import CHATTER, JsonFormatter, ProgressLine, TextFormatter, start_logging
 
 logger = logging.getLogger("somebody")
 
@@ -202,3 +202,36 @@ def test_a_file_that_is_wrong(tmp_path: Path, name: str, text: str, says: str) -
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ImproperlyConfigured, match="No such file"):
         start_logging(config=str(tmp_path / "none.toml"))
+
+
+def test_a_line_that_is_rewritten_makes_room_for_the_log() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    line = ProgressLine(stream)
+    try:
+        line.show(12, 40, 7.4)
+        line.show(11, 40, 7.2)
+        logging.getLogger("somebody").warning("something")
+        logging.getLogger("somebody").warning("more")
+        line.show(10, 40, 7.0)
+        line.end()
+        assert handler.filters == []
+    finally:
+        root.removeHandler(handler)
+    clear = "\r\x1b[K"
+    assert stream.getvalue() == (
+        f"{clear}draining: 12 of 40 connections left, 7 s until they are cut off"
+        f"{clear}draining: 11 of 40 connections left, 7 s until they are cut off"
+        f"{clear}something\nmore\n"
+        f"{clear}draining: 10 of 40 connections left, 7 s until they are cut off{clear}"
+    )
+
+
+def test_a_terminal_that_has_gone_is_no_error() -> None:
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    stream.close()
+    line.show(1, 1, 1)
+    line.end()
