@@ -29,10 +29,12 @@ from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
 from .logs import progress_line, start_logging
 from .near_misses import closest
 from .options import binds_of, descriptors_of, make_parser, settings_of
+from .reloading import CannotWatch, Leash, supervise
 from .routing import name_of
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
 from .standard_streams import flush_or_drop, hold_open
+from .watchdog import GRACE
 from .wire.inherited import adopt, systemd_sockets
 from .wire.listeners import Address
 
@@ -41,32 +43,39 @@ class CannotServe(Exception):
     """What was asked for can't be served; its text is for the user."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, leash: Leash | None = None) -> int:
     """Run the command line; the exit status.
 
     Args:
         arguments: without the program's name; those of this process where None.
+        leash: of a server that ``--reload`` has started.
 
     Raises:
         SystemExit: as argparse does: 0 after ``--help`` and ``--version``, 2 for an option that is wrong.
     """
     hold_open()
     try:
-        return _run(arguments)
+        return _run(sys.argv[1:] if arguments is None else arguments, leash)
     finally:
         flush_or_drop()
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str], leash: Leash | None) -> int:
     options = make_parser().parse_args(arguments)
     announcement = _Announcement()
     try:
         if options.secret is not None:
             # Before the module is imported, which may make an Application; and worker processes inherit it.
             os.environ[SECRET_VARIABLE] = ",".join(options.secret)
+        if leash is not None:
+            return _serve(options, leash.sockets, announcement, leash)
         with _inherited(options) as sockets:
-            return _serve(options, sockets, announcement)
-    except (CannotServe, CannotListen, CannotUseCertificate, ImproperlyConfigured) as error:
+            if options.reload:
+                # A configuration of the log may name what is the program's, which the parent does not import.
+                start_logging(level=options.log_level, form=options.log_format)
+                return supervise(options, arguments, sockets)
+            return _serve(options, sockets, announcement, None)
+    except (CannotServe, CannotListen, CannotUseCertificate, CannotWatch, ImproperlyConfigured) as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
             print(f"triochan: error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -75,7 +84,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0 if announcement.made else 130
 
 
-def _serve(options: argparse.Namespace, sockets: list[socket.socket], announcement: _Announcement) -> int:
+def _serve(
+    options: argparse.Namespace,
+    sockets: list[socket.socket],
+    announcement: _Announcement,
+    leash: Leash | None,
+) -> int:
     """Load the application and serve it; the exit status.
 
     Raises:
@@ -85,10 +99,12 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
     start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
     announcement.routes = application.router.describe()
     settings = settings_of(options)
+    if leash is not None:
+        leash.wait()
     try:
         return run_process(
             application,
-            bind=binds_of(options),
+            bind=binds_of(options) if leash is None else (),
             sockets=sockets,
             uds_mode=options.uds_mode,
             ssl_context=_tls(options),
@@ -98,6 +114,9 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket], announceme
             health_path=options.health_path,
             settings=settings,
             progress=progress_line(),
+            shutdown_trigger=None
+            if leash is None
+            else partial(leash.gone, settings.shutdown_timeout + 2 * GRACE),
             task_status=announcement,
         )
     except Exception as error:

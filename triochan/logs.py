@@ -24,7 +24,7 @@ _COLORS = {
     logging.ERROR: "\x1b[31m",
     logging.CRITICAL: "\x1b[1;31m",
 }
-CHATTER = ("trio-websocket", "trio_websocket", "h11", "wsproto", "hpack")
+CHATTER = ("trio-websocket", "trio_websocket", "h11", "wsproto", "hpack", "watchfiles")
 """Loggers of libraries below, whose debugging is theirs: they are heard from warnings on."""
 
 

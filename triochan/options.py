@@ -129,6 +129,9 @@ class _Parser(argparse.ArgumentParser):
             self.error("--uds-mode goes with --uds; give the socket's path too")
         if options.ssl_keyfile is not None and options.ssl_certfile is None:
             self.error("--ssl-keyfile goes with --ssl-certfile; give the certificate too")
+        for name in ("--reload-dir", "--reload-include", "--reload-exclude"):
+            if getattr(options, name[2:].replace("-", "_")) and not options.reload:
+                self.error(f"{name} goes with --reload; give that too")
         if options.ssl_certfile is None:
             for name in ("--ssl-keyfile-password", "--ssl-keyfile-password-file"):
                 if getattr(options, name[2:].replace("-", "_")) is not None:
@@ -278,6 +281,33 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"sign session cookies with it; again for older ones that still hold. Others may see it in the list of "
         f"processes: the environment variable {SECRET_VARIABLE} says it too, with commas between several "
         "(default: a random one, which logs everybody out with each start)",
+    )
+    reload = parser.add_argument_group("while you develop")
+    reload.add_argument(
+        "--reload",
+        action="store_true",
+        help="start anew when a file changes; what can't be imported changes nothing. Needs triochan[reload]",
+    )
+    reload.add_argument(
+        "--reload-dir",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="watch this folder; again for more (default: --app-dir's)",
+    )
+    reload.add_argument(
+        "--reload-include",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="watch files like this too, *.html; again for more (default: *.py)",
+    )
+    reload.add_argument(
+        "--reload-exclude",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="but none like this; again for more (default: .*, .py[cod], .sw.*, ~*, in any folder)",
     )
     other = parser.add_argument_group("other")
     other.add_argument(

@@ -123,6 +123,7 @@ class Server:
         self.cut_short = False
         """The shutdown's deadline came, or :meth:`abort`, before all had ended."""
         self._hard = trio.CancelScope(shield=True)
+        self._signals = trio.CancelScope(shield=True)
 
     def stop(self) -> None:
         """Begin the shutdown; again is no error."""
@@ -139,8 +140,16 @@ class Server:
         """The shutdown has begun."""
         return self._stop.is_set()
 
-    async def run(self, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128
+        self, task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Serve until :meth:`stop`, then drain. Shielded: a cancellation from outside does not cut sockets off."""
+        try:
+            await self._run(task_status)
+        finally:
+            self._signals.cancel()
+
+    async def _run(self, task_status: trio.TaskStatus[list[Address]]) -> None:
         runtime = self.runtime
         workers = Workers(runtime)
         total, began = 0, 0.0
@@ -228,7 +237,8 @@ class Server:
         return True
 
     async def handle_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stop at the first SIGINT or SIGTERM, abort at a second one; runs until cancelled.
+        """Stop at the first SIGINT or SIGTERM, abort at a second one; runs until the server has ended. Shielded: a
+        shutdown that a cancellation has begun hears them too.
 
         A SIGHUP says that the terminal has gone, where the process has been started at one: that stops too, and again
         changes nothing, for several may come. Where it has none, somebody asks for the certificate to be read anew.
@@ -240,7 +250,7 @@ class Server:
         at_terminal = has_terminal()
         told = False
         asking, asked = trio.open_memory_channel[None](1)
-        with trio.open_signal_receiver(*numbers) as received:
+        with self._signals, trio.open_signal_receiver(*numbers) as received:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._renew_when_asked, asked)
                 task_status.started()
@@ -389,6 +399,7 @@ async def serve(
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
     signals: bool = False,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
     watchdog: Watchdog | None = None,
     progress: DrainProgress | None = None,
     trusted_proxies: Iterable[str] = (),
@@ -422,6 +433,8 @@ async def serve(
         signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short. SIGHUP stops as
             well where the process has a terminal, and has ``ssl_context`` made anew where it has none. A SIGHUP that is
             ignored when the server starts stays ignored.
+        shutdown_trigger: when what it gives has been awaited, the shutdown begins, as in Hypercorn: for programs that
+            want to know how it ends, which a cancellation does not tell.
         watchdog: ends the process a moment after the deadline, where a handler in a thread does not; for programs
             that are nothing but this server, as :func:`run` is. None: a thread is waited for.
         progress: shows how many connections a shutdown still waits for; None: the log does, every 5 s.
@@ -470,6 +483,8 @@ async def serve(
                 addresses = await nursery.start(server.run)
                 if signals:
                     await nursery.start(server.handle_signals)
+                if shutdown_trigger is not None:
+                    nursery.start_soon(_stop_after, server, shutdown_trigger)
                 task_status.started(addresses)
                 try:
                     await server.finished.wait()
@@ -477,6 +492,11 @@ async def serve(
                     server.stop()
                 nursery.cancel_scope.cancel()
     return not server.cut_short
+
+
+async def _stop_after(server: Server, trigger: Callable[[], Awaitable[object]]) -> None:
+    await trigger()
+    server.stop()
 
 
 def _binds(

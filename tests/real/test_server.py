@@ -287,6 +287,27 @@ async def test_a_signal_returns_from_serve(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGTERM)
 
 
+async def test_a_trigger_returns_from_serve(tmp_path: Path, autojump_clock: MockClock) -> None:
+    trigger = trio.Event()
+    ends: list[bool] = []
+
+    async def run(task_status: trio.TaskStatus[list[Address]]) -> None:
+        ends.append(
+            await serve(
+                ROUTING, uds=tmp_path / "socket", shutdown_trigger=trigger.wait, task_status=task_status
+            )
+        )
+
+    async with trio.open_nursery() as nursery:
+        [address] = await nursery.start(run)
+        async with await RawClient.connect(address) as client:
+            await client.send(request("/slow"))
+            await wait_all_tasks_blocked()
+            trigger.set()
+            assert (await client.answer()).body == b"late"
+    assert ends == [True]
+
+
 async def test_two_servers_in_one_run_share_their_groups() -> None:
     async with LiveServer(ROUTING) as one, LiveServer(ROUTING) as other:
         async with await RawClient.websocket(one) as here, await RawClient.websocket(other) as there:
