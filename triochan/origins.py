@@ -53,12 +53,15 @@ class AllowedHosts:
             raise ImproperlyConfigured(
                 f"allowed_hosts is a list of names, not one string; write [{patterns!r}]"
             )
-        self.patterns = tuple(pattern.lower() for pattern in patterns)
-        for pattern in self.patterns:
-            if pattern != "*" and not re.match(r"\[[0-9a-f:.]+\]\Z|\.?[a-z0-9_\-][a-z0-9._\-]*\Z", pattern):
+        names: list[str] = []
+        for pattern in patterns:
+            name = pattern.lower().rstrip(".") if isinstance(pattern, str) else ""  # as hosts are compared
+            if name != "*" and not re.match(r"\[[0-9a-f:.]+\]\Z|\.?[a-z0-9_\-][a-z0-9._\-]*\Z", name):
                 raise ImproperlyConfigured(
                     f"allowed_hosts takes names such as 'example.com', '.example.com' or '*', not {pattern!r}"
                 )
+            names.append(name)
+        self.patterns = tuple(names)
 
     def allows(self, host: str) -> bool:
         """Whether ``host``, a name or address without a port, is one of them."""
@@ -102,9 +105,9 @@ class AllowedOrigins:
                 self.any = True
             elif pattern in OPAQUE:
                 self._opaque.add(pattern)
-            elif exact := Origin.parse(pattern):
+            elif isinstance(pattern, str) and (exact := Origin.parse(pattern)):
                 self._exact.add(exact)
-            elif below := Origin.parse(pattern, _PATTERN):
+            elif isinstance(pattern, str) and (below := Origin.parse(pattern, _PATTERN)):
                 self._below.add(below)
             else:
                 raise ImproperlyConfigured(

@@ -295,7 +295,16 @@ def test_what_is_no_origin_is_found_at_once(origins: Any) -> None:
 
 @pytest.mark.parametrize(
     "hosts",
-    ["example.com", ["http://example.com"], ["example.com:80"], [""], ["."], ["*.example.com"], ["a b"]],
+    [
+        "example.com",
+        ["http://example.com"],
+        ["example.com:80"],
+        [""],
+        ["."],
+        ["*.example.com"],
+        ["a b"],
+        [None],
+    ],
 )
 def test_what_is_no_host_is_found_at_once(hosts: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="allowed_hosts"):
@@ -308,6 +317,7 @@ def test_origins_and_hosts_as_values() -> None:
     assert Origin.parse("http://a:") is None
     assert AllowedHosts(["*"]).allows("anything")
     assert not AllowedHosts([]).allows("anything")
+    assert AllowedHosts(["Example.com."]).allows("example.COM")
     assert not AllowedOrigins([]).allows(Origin("http", "a", 80))
 
 
