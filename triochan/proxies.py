@@ -118,7 +118,7 @@ class TrustedProxies:
         for each in self.addresses:
             if each not in ("*", "unix"):
                 try:
-                    self._networks.append(ipaddress.ip_network(each))
+                    self._networks.append(_network(each))
                 except ValueError as error:
                     raise ImproperlyConfigured(
                         "a trusted proxy is an address such as 10.0.0.1, a network such as 10.0.0.0/8, unix or *, "
@@ -176,7 +176,13 @@ def _hops(headers: Headers) -> list[_Hop]:
 
 
 def _list(headers: Headers, name: bytes) -> list[str]:
-    return [each.strip().decode("latin-1") for value in values(headers, name) for each in value.split(b",")]
+    """The members of a field that is a list; empty ones are none (RFC 9110 section 5.6.1.2)."""
+    return [
+        member.decode("latin-1")
+        for value in values(headers, name)
+        for each in value.split(b",")
+        if (member := each.strip(b" \t"))
+    ]
 
 
 def _parse_forwarded(value: bytes) -> list[_Hop]:
@@ -221,6 +227,18 @@ def _address(text: str) -> Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # An IPv4 client of a socket that takes both families.
+    return unmapped(address)
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address of ``::ffff:192.0.2.1``, as a socket that takes both families has it; any other is itself."""
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
