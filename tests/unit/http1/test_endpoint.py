@@ -191,6 +191,11 @@ async def begin_to_answer(message: Message) -> None:
     await message.reply_channel.send({"status": 200, "content": b"half", "more_content": True})
 
 
+async def begin_and_leave_the_rest(message: Message) -> object:
+    await begin_to_answer(message)
+    return LATER
+
+
 async def nothing(message: Message) -> None:
     pass
 
@@ -225,7 +230,8 @@ async def send_to_one_that_is_gone(message: Message) -> None:
     ("consumer", "told", "status", "errors"),
     [
         (answer, ["responded"], 200, 0),
-        (begin_to_answer, [], 200, 0),
+        (begin_to_answer, ["broke off"], 200, 1),
+        (begin_and_leave_the_rest, [], 200, 0),
         (nothing, ["responded"], 500, 1),
         (another_answers, [7], None, 0),
         (hand_on_the_name, [7], None, 0),
@@ -263,11 +269,10 @@ async def test_what_a_consumer_may_do(
     assert (int(written.split()[1]) if written else None) == status
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == errors
     if errors:
-        said = (
-            "returned without an answer to http.request on"
-            if consumer is nothing
-            else "raised in http.request on"
-        )
+        said = {
+            nothing: "returned without an answer to http.request on",
+            begin_to_answer: "returned before the last piece of its response to http.request on",
+        }.get(consumer, "raised in http.request on")
         assert f"run {said} '/here'" in caplog.text
     assert b"purpose" not in written
 

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from triochan import Group, Settings, route, route_class
 from triochan.exceptions import DenyConnection
 from triochan.generic.websockets import WebsocketConsumer
+from triochan.websocket.opening import Opening
 
 
 async def echo(message: Any) -> None:
@@ -195,3 +196,21 @@ async def test_a_peer_that_is_gone_while_connect_runs(accepted: bool, autojump_c
         assert not server.connections.child_tasks
     # Nothing is read before the handshake is answered, so that the end is seen when it is.
     assert events == ["connect", 1006]
+
+
+async def test_a_fault_of_the_server_s_own_ends_the_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the client sees it: it is no HTTP connection any more, and not yet a WebSocket."""
+
+    def fault(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(Opening, "_end", fault)
+    async with serving([route_class(WebsocketConsumer)]) as server:
+        async with server.connect() as client:
+            await client.send(handshake())
+            assert await client.rest() == b""
+        await wait_all_tasks_blocked()
+        assert not server.runtime.websockets
+    assert {record.getMessage() for record in caplog.records} == {"internal error; the connection is ended"}
