@@ -141,9 +141,14 @@ async def every(
 
     Raises:
         ValueError: ``seconds`` is not a number above 0.
+        TypeError: ``function`` is none.
     """
-    if not 0 < seconds < math.inf:
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ValueError(f"every() takes a number of seconds above 0, not {seconds!r}")
+    if not callable(function):
+        raise TypeError(
+            f"every() calls an async function, not {function!r:.100}: pass the function, not what it gives"
+        )
 
     async def call() -> None:
         await function(*args)
