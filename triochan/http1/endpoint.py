@@ -231,6 +231,10 @@ class Exchange:
             hooks, self.on_start = self.on_start, []
             for hook in hooks:
                 content = await hook(content)
+                if not isinstance(content, dict):
+                    raise TypeError(
+                        f"{name_of(hook)}, given to before_response, returned {content!r:.100}; it returns the response"
+                    )
         self._send(content)
         if self._owner.full:
             await self._owner.room()

@@ -180,6 +180,17 @@ async def test_what_has_to_be_in_the_first_piece() -> None:
     assert b"\r\nSet-Cookie: a=b\r\n" in rig.connection.written
 
 
+async def test_a_hook_gives_the_response_back() -> None:
+    rig = Rig()
+
+    async def forgets(content: dict[str, Any]) -> Any:
+        content["headers"] = []
+
+    rig.exchange.on_start.append(forgets)
+    with pytest.raises(TypeError, match=r"forgets, given to before_response, returned None; it returns the"):
+        await rig.exchange.deliver({"status": 200})
+
+
 # -- its consumer
 
 
