@@ -159,7 +159,7 @@ async def every(
     due = trio.current_time() + (0 if at_once else seconds)
     while True:
         await trio.sleep_until(due)
-        with Barrier(raised):
+        with Barrier(raised, of_a_client=False):
             await run(call())
         passed = trio.current_time() - due
         due += seconds * max(1, math.ceil(passed / seconds))

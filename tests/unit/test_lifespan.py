@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Group, Message, Settings, every, route, serve
-from triochan.exceptions import ImproperlyConfigured
+from triochan.exceptions import ConnectionClosed, ImproperlyConfigured
 from triochan.http import text
 from triochan.test import Client
 
@@ -335,11 +335,16 @@ async def test_every_leaves_out_what_passes_meanwhile(autojump_clock: MockClock)
     assert times == [10, 40, 70]
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), ConnectionClosed(1000), ExceptionGroup("", [ConnectionClosed()])]
+)
 async def test_what_a_call_raises_is_logged(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    error: Exception, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A client's end too: no client is waited for here, so it has kept the call from what it had still to do."""
+
     async def fails() -> None:
-        raise ValueError("no")
+        raise error
 
     with trio.move_on_after(25):
         await every(10, fails)
