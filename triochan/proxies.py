@@ -18,6 +18,7 @@ _PAIR = re.compile(
 )
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?\Z")
 _HIDDEN = re.compile(r"(?:unknown|_[A-Za-z0-9._\-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._\-]+))?\Z", re.IGNORECASE)
+_NO_PATH = re.compile(r"[?#]|%[0-9A-Fa-f]{2}")
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -48,7 +49,7 @@ class Front:
 
     Raises:
         ImproperlyConfigured: an address that is none; a root path that does not begin with a slash, or ends with one; a
-            health path that does not begin with one.
+            health path that does not begin with one; one of them with what no path has that is compared.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class Front:
         self.health_path = health_path
         if health_path is not None and not health_path.startswith("/"):
             raise ImproperlyConfigured(f"health_path is a path such as '/healthz', not {health_path!r}")
+        for name, path in (("root_path", root_path), ("health_path", health_path or "")):
+            if _NO_PATH.search(path):
+                raise ImproperlyConfigured(
+                    f"{name} is compared with paths that are percent-decoded and end before '?': none is {path!r}"
+                )
         self.looks = self._trusted is not None or bool(root_path) or health_path is not None
         """Messages have to be shown to it."""
 

@@ -230,6 +230,16 @@ async def test_origins_cookies_and_hosts_follow() -> None:
         ).status == 400  # the proxy is not trusted, and its own name is not allowed
 
 
+@pytest.mark.parametrize("path", ["/a%20b", "/%C3%A9", "/a?b", "/a#b"])
+def test_what_no_path_has(path: str) -> None:
+    for options in ({"root_path": path}, {"health_path": path}):
+        with pytest.raises(
+            ImproperlyConfigured, match=f"{next(iter(options))} is compared with paths that are"
+        ):
+            Front(**options)
+    assert Front(root_path="/100%", health_path="/a b").root_path == "/100%"
+
+
 @pytest.mark.parametrize("health_path", ["healthz", ""])
 def test_what_is_no_health_path(health_path: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="health_path is a path such as"):
