@@ -59,7 +59,7 @@ export class FakeWebSocket {
 
 /**
  * @param {import("node:test").TestContext} t
- * @param {{url?: string | (() => string)} & ClientOptions} [options]
+ * @param {{url?: string | URL | import("../../triochan/client/triochan.js").Ask<string | URL>} & ClientOptions} [options]
  */
 export function setup(t, { url = "/ws/", environment, ...options } = {}) {
   t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
