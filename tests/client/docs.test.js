@@ -17,13 +17,18 @@ describe("docs/client.md", () => {
     ["connecting", "open", "Ada: hi", "closed"],
     ['stream "posts": no such post', "create 1 [object Object]", "on no stream that I listen to: [object Object]"],
     ["Closed for good: 4403 not you"],
+    ["[object Object]", "Ada's token went first"],
     ["Will be sent when you are online again."],
+    ['Not sent: {"stream":"typing","payload":{"who":"Ada"}}'],
   ];
   const received = [
     { user: "Ada", text: "hi" },
     { stream: "posts", error: "no such post" },
     { stream: "posts", payload: { action: "create", pk: 1, data: {} } },
+    { stream: "room", payload: { joined: true } },
   ];
+  /** Everything that waits for a promise has run. */
+  const settled = () => new Promise((resolve) => setImmediate(resolve));
 
   it("has as many examples as are checked here", () => assert.equal(blocks.length, expected.length));
 
@@ -39,9 +44,12 @@ describe("docs/client.md", () => {
           }
         },
         location: { href: "http://localhost:8000/" },
+        fetch: async () => new Response("Ada's"),
       };
+      const { fetch } = globalThis;
       Object.assign(globalThis, browser);
       t.after(() => Object.keys(browser).forEach((name) => Reflect.deleteProperty(globalThis, name)));
+      t.after(() => Object.assign(globalThis, { fetch }));
       const printed = /** @type {string[]} */ ([]);
       const print = (/** @type {unknown[]} */ ...args) => void printed.push(args.map(String).join(" "));
       t.mock.method(console, "log", print);
@@ -49,11 +57,14 @@ describe("docs/client.md", () => {
 
       const source = code.replace("/triochan/client.js", moduleUrl);
       await import(`data:text/javascript,${encodeURIComponent(source)}`);
+      await settled();
       const [socket] = sockets;
       assert.ok(socket);
       assert.match(socket.url, /^ws:\/\/localhost:8000\/\w+\/$/);
       socket.open();
+      if (socket.sent[0]?.headers?.authorization === "Bearer Ada's") printed.push("Ada's token went first");
       for (const message of received) socket.receive(message);
+      await settled();
       socket.end(4403, "not you");
       assert.equal(sockets.length, 1);
       for (const line of expected[i] ?? []) assert.ok(printed.includes(line), `${line} in ${printed.join(" | ")}`);
