@@ -86,10 +86,11 @@ fuzz *options:
 chaos *options:
     {{python}} tests/chaos/run.py {{options}}
 
-# the browser client's unit tests and type check (needs Node.js 20.19)
+# the browser client's unit tests, its npm package and its type check (needs Node.js 20.19 with npm)
 client:
+    cd tests/client && npm install --silent --no-audit --no-fund
     node --test tests/client/*.test.js
-    cd tests/client && npm install --silent --no-audit --no-fund && npm run check
+    cd tests/client && npm run check
 
 # write docs/conformance.md from the tests' marks
 conformance:
