@@ -54,7 +54,7 @@ describe("clients that were dropped together", () => {
     });
     for (let i = 0; i < CLIENTS; i++) new TriochanClient("ws://localhost/", { environment: { WebSocket } }).connect();
     for (const socket of sockets) socket.open();
-    t.mock.timers.tick(60_000);
+    for (let s = 0; s < 10; s++) t.mock.timers.tick(1000);
     const start = Date.now();
     attempts.length = 0;
     for (const socket of sockets.splice(0)) socket.end(1012);

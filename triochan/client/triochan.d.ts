@@ -94,8 +94,8 @@ export interface ClientOptions {
   /** How long `close()` waits for the server's answer. Default: 5000. */
   closeTimeout?: number;
   /**
-   * When the network returns after this long, an open connection is replaced: the server, whose pings went
-   * unanswered, has given it up. More than the server's `ping_interval` and `ping_timeout` together.
+   * When the network returns after this long, or the machine wakes, an open connection is replaced: the server, whose
+   * pings went unanswered, has given it up. More than the server's `ping_interval` and `ping_timeout` together.
    * Default: 45 000.
    */
   staleAfter?: number;

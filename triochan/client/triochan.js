@@ -34,6 +34,12 @@ const OPEN = 1;
 /** A WebSocket has no event for "the buffer has room again", so a backed-up outbox looks this often (ms). */
 const DRAIN_POLL = 50;
 
+/** How often the clock is looked at (ms): a look that comes much too late has slept, and the network with it. */
+const CLOCK_POLL = 10_000;
+
+/** A hidden page's timers run once a minute (ms). */
+const HIDDEN_LATENESS = 60_000;
+
 /** What setTimeout can count to (ms): more, and it fires at once. */
 const LONGEST_TIMER = 2 ** 31 - 1;
 
@@ -120,6 +126,7 @@ export class TriochanClient extends EventTarget {
   /** Attempts since the last stable connection. */ #failures = 0;
   /** When the present connection opened. @type {number | undefined} */ #openedAt;
   /** When the network went away. @type {number | undefined} */ #offlineAt;
+  /** The timer of the next look at the clock. @type {unknown} */ #clock;
   #hasBeenOpen = false;
   #ending = { code: 1000, reason: "" };
 
@@ -163,8 +170,7 @@ export class TriochanClient extends EventTarget {
 
   reconnect() {
     if (this.#state !== "connecting" && this.#state !== "open") return this.connect();
-    this.#suspend("reconnect");
-    raise(this.#wake()); // unless a listener of that closed the client
+    raise(this.#renew("reconnect"));
   }
 
   close(code = 1000, reason = "") {
@@ -521,6 +527,12 @@ export class TriochanClient extends EventTarget {
     if (socket.readyState <= OPEN) socket.close(1000, reason);
   }
 
+  /** Another connection in the place of this one. @param {string} reason @returns {Failure | undefined} */
+  #renew(reason) {
+    this.#suspend(reason);
+    return this.#wake(); // unless a listener of that closed the client
+  }
+
   #endAttempt() {
     const attempt = this.#attempting;
     this.#attempting = undefined;
@@ -540,7 +552,7 @@ export class TriochanClient extends EventTarget {
       const away = this.#offlineAt === undefined ? 0 : now() - this.#offlineAt;
       this.#offlineAt = undefined;
       // The server has missed our pongs for so long that it hung up, and could not tell us.
-      if (this.#state === "open" && away >= this.#options.staleAfter) this.reconnect();
+      if (this.#state === "open" && away >= this.#options.staleAfter) this.#renew("offline for too long");
       else this.#wake();
     }, until);
 
@@ -548,11 +560,26 @@ export class TriochanClient extends EventTarget {
     window?.addEventListener("pagehide", () => this.#suspend("page hidden"), until);
     window?.addEventListener("pageshow", () => this.#wake(), until);
     // A background tab's timers are slowed down to one a minute: do not wait for them once it is looked at.
+    let hidden = document?.visibilityState === "hidden";
     document?.addEventListener("visibilitychange", () => {
+      hidden = true; // or was so a moment ago
       if (document.visibilityState === "visible") this.#wake();
     }, until);
 
     this.#options.signal?.addEventListener("abort", () => this.close(), until);
+
+    // A machine that sleeps, or a frozen page, hears nothing of a server that has hung up: the socket looks open for ever.
+    const { setTimeout, clearTimeout } = this.#environment;
+    let looked = now();
+    const look = () => {
+      const late = now() - looked - CLOCK_POLL - (hidden ? HIDDEN_LATENESS : 0);
+      looked = now();
+      hidden = document?.visibilityState === "hidden";
+      this.#clock = setTimeout(look, CLOCK_POLL);
+      if (this.#state === "open" && late >= this.#options.staleAfter) this.#renew("asleep for too long");
+    };
+    this.#clock = setTimeout(look, CLOCK_POLL);
+    this.#lifetime.signal.addEventListener("abort", () => clearTimeout(this.#clock));
   }
 
   // ---- events and timers
