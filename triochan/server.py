@@ -28,6 +28,7 @@ from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
 from .wire.proxy_protocol import ProxyProtocolError
+from .wire.tls import TlsSocket
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
 
@@ -174,16 +175,17 @@ class Server:
             self.runtime.sockets += 1
             nursery.start_soon(self._serve_socket, accepted, address)
 
-    async def _serve_socket(self, sock: socket.socket, address: Any) -> None:
+    async def _serve_socket(self, accepted: socket.socket, address: Any) -> None:
         """One connection, and the barrier that keeps whatever happens in it from reaching another."""
         runtime = self.runtime
+        sock: socket.socket | TlsSocket = accepted
         try:
             if self.stopping:
                 return
-            sock.setblocking(False)
+            accepted.setblocking(False)
             if isinstance(address, tuple):  # not a Unix socket
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client, server = _host_and_port(address), _host_and_port(accepted.getsockname())
             refusal = None
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
@@ -192,13 +194,13 @@ class Server:
                     self._handshakes.add(scope)
                     try:
                         if self._proxy_protocol:
-                            header = await receive_proxy_header(sock)
+                            header = await receive_proxy_header(accepted)
                             client, server = header.client or client, header.server or server
                         if self._ssl_context is not None:
-                            if await says_plain_text(sock):
+                            if await says_plain_text(accepted):
                                 refusal = NOT_TLS
                             else:
-                                sock = await start_tls(sock, self._ssl_context)
+                                sock = await start_tls(accepted, self._ssl_context)
                     finally:
                         timer.cancel()
                         self._handshakes.discard(scope)
@@ -231,7 +233,7 @@ class Server:
         late = now - deadline
         scope.deadline = now + min(late, self.runtime.settings.head_timeout) if late > LATE_SECONDS else now
 
-    def _serve(self, sock: socket.socket, **about: Any) -> Awaitable[None]:
+    def _serve(self, sock: socket.socket | TlsSocket, **about: Any) -> Awaitable[None]:
         runtime = self.runtime
         poller = runtime.readers.poller
         if poller is None:

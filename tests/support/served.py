@@ -76,11 +76,10 @@ class Served:
         poller = runtime.readers.poller
         assert poller is not None
         try:
-            if context is not None:
-                sock = await start_tls(sock, context)
+            served = sock if context is None else await start_tls(sock, context)
 
             def connect(source: Any) -> Transport:
-                return SocketTransport(sock, poller, source)
+                return SocketTransport(served, poller, source)
 
             await serve_connection(connect, runtime)
         finally:

@@ -95,6 +95,8 @@ class HttpConnection:
         self._write_timer: Timer | None = None
         self._outbox_sent = 0
         self.transport = connect(self)
+        if self.transport.more():  # of what came with the TLS handshake's last word no edge will tell
+            runtime.readers.again(self)
         self.outbox = Outbox(self.transport, runtime.flush, self, limit=settings.outbox_limit)
         self.outbox.release()
         self.outbox.opened()

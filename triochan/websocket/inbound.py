@@ -171,7 +171,7 @@ class Inbound:
         text = self._single_text(data)
         if text is None:
             return self._go_on(data)
-        if transport.ended or (len(data) > 4096 and transport.more()):
+        if transport.full or transport.ended:
             self._more()
         self.order += 1
         bound = self.bound

@@ -834,7 +834,7 @@ def test_a_mistake_is_found_when_the_class_is_made(attributes: dict[str, Any], s
         type("Bad", (WebsocketDemultiplexer,), attributes)
 
 
-@pytest.mark.parametrize("consumer", [lambda message, **kwargs: None, 5, "module.Consumer"], ids=str)
+@pytest.mark.parametrize("consumer", [lambda message, **kwargs: None, 5, "module.Consumer"])
 def test_a_consumer_that_is_none_is_found_by_the_routing(consumer: Any) -> None:
     class Bad(WebsocketDemultiplexer):
         consumers = {"a": consumer, "b": not_a_method}

@@ -28,6 +28,7 @@ from triochan.test import Client
 from triochan.websocket.connection import LINGER_SECONDS
 from triochan.wire.listeners import start_tls
 from triochan.wire.poller import has_epoll
+from triochan.wire.tls import TlsSocket
 from triochan.wire.transport import SocketTransport
 
 
@@ -618,7 +619,7 @@ class Served:
             self._nursery.start_soon(self._serve, secured)
         return RawClient(stream)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket | TlsSocket) -> None:
         poller = self.runtime.readers.poller
         assert poller is not None
         self.numbers.append(sock.fileno())
