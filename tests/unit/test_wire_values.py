@@ -492,6 +492,7 @@ async def test_hooks_hold_in_the_thread_of_a_session(beside: bool) -> None:
             change = (await socket.receive_json())["payload"]
             assert change == {**item, "action": "create", "model": "test_wire_values.price"}
         if not beside:
+            database.close()
             return
         async with client.websocket("/") as socket:
             assert (await socket.receive_json())["payload"]["items"] == [item]
