@@ -23,7 +23,7 @@ test *options:
 
 # the tests in random order, again and again: which of them depend on luck? (options go to pytest)
 luck times='20' *options:
-    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order -q {{options}} || exit 1; done
+    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order {{options}} || exit 1; done
 
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
