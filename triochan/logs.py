@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
+from .terminal import in_colors
 
 LogFormat = Literal["text", "json"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -90,9 +91,7 @@ def start_logging(
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(
-            JsonFormatter() if form == "json" else TextFormatter(colors=_is_terminal(stream))
-        )
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=in_colors(stream)))
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)
@@ -103,13 +102,6 @@ def start_logging(
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
 
 
 def _configure(config: str) -> None:
