@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+# Some hundred processes are started: each of them is to find the package compiled, not to compile it.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ.setdefault(
+        "PYTHONPYCACHEPREFIX", str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    )
 
 # Suites and helpers whose failing assertions are to show their values, as those of test modules do.
 pytest.register_assert_rewrite(
