@@ -201,14 +201,15 @@ class Connection:
                 raise
 
     def send_nowait(self, data: str | bytes) -> bool:
-        """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
+        """Send one message if the socket takes it, or its tail can wait, at once, or gather it with what else this turn
+        sends; False: nothing was done.
 
         Raises:
             ValueError: the text has a lone surrogate.
         """
         outbox = self.outbox
         if outbox.direct is None:
-            return False
+            return outbox.gather(data)
         return outbox.send_direct(encode(data) if outbox.agreement is None else outbox.encode(data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
