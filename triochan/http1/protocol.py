@@ -178,6 +178,8 @@ class HttpConnection:
                 return held
             if self._task.stage is not self:
                 return None
+            if not (parser.buffered or self.outbox.size or self._listening_only):
+                return None  # responded() has seen to it that the next one is awaited
         self._runtime.readers.again(self)
         return None
 
