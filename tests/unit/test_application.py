@@ -16,7 +16,7 @@ import trio
 
 from triochan import Application, Message, route
 from triochan.exceptions import ImproperlyConfigured, SessionStoreUnavailable
-from triochan.http import text
+from triochan.http import json, text
 from triochan.sessions import MemorySessionStore, SqliteSessionStore, http_session
 from triochan.test import Client, LiveServer
 
@@ -39,6 +39,24 @@ def test_an_application_is_itself() -> None:
     assert isinstance(Application.of([]).sessions.store, MemorySessionStore)
     assert isinstance(Application.for_command_line([]).sessions.store, SqliteSessionStore)
     assert len({application, Application([])}) == 2
+
+
+async def test_hooks_for_plain_values_are_those_that_were_there_when_it_began_to_serve() -> None:
+    async def answer(message: Message) -> dict[str, Any]:
+        return json("a")
+
+    application = Application([route("http.request", answer)])
+    application.converter.register_unstructure_hook(int, lambda number: number)
+    assert application.converts_plain
+    application = Application([route("http.request", answer)])
+    said = []
+    for _ in range(2):
+        async with Client(application) as client:
+            said.append((await client.get("/")).text)
+            application.converter.register_unstructure_hook(str, lambda text: f"{text}!")
+            said.append((await client.get("/")).text)
+        assert application.converts_plain
+    assert said == ['"a"', '"a"', '"a!"', '"a!"']
 
 
 class Counting(MemorySessionStore):

@@ -157,7 +157,16 @@ class BaseConsumer:
             and cls.__new__ is object.__new__
             and cls.__getattribute__ is object.__getattribute__
             and type(cls).__call__ is type.__call__
-            and (sessions or not any(getattr(cls, attribute) for attribute in DECORATING))
+            # What DECORATING names, written out: this is asked four times for each connection.
+            and (
+                sessions
+                or not (
+                    cls.channel_session
+                    or cls.channel_session_user
+                    or cls.http_user
+                    or cls.http_user_and_session
+                )
+            )
         )
 
     @classmethod

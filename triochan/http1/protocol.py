@@ -520,6 +520,10 @@ class HttpConnection:
     async def attend(self) -> None:
         """Nothing needs a task."""
 
+    @property
+    def owes(self) -> bool:
+        return self._exchange is not None
+
     async def finish(self) -> None:
         """See the consumer off."""
         exchange = self._exchange

@@ -589,6 +589,20 @@ class Connection:
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await enclosed(begin(), context)
 
+    @property
+    def owes(self) -> bool:
+        inbound, matches = self.inbound, self._matches
+        if not self.over or inbound.busy or inbound.waiting:
+            return True
+        if not self.life.accepted or matches is None:
+            return False
+        if matches.disconnect is None:
+            return True
+        try:  # many consumers leave disconnect as it is
+            return self._runtime.bind(matches.disconnect, DISCONNECT).begin is not None
+        except Exception:  # noqa: BLE001 - finish() raises it again, behind all that is owed
+            return True
+
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
         runtime, life, inbound = self._runtime, self.life, self.inbound
@@ -602,9 +616,10 @@ class Connection:
                     self._cut()
                 self._perform(order)
             inbound.watched = True
-            with trio.move_on_at(self._idle_until):
-                while inbound.busy:
-                    await self._task.park()
+            if inbound.busy:
+                with trio.move_on_at(self._idle_until):
+                    while inbound.busy:
+                        await self._task.park()
             if inbound.busy or inbound.waiting:
                 waiting = inbound.waiting
                 inbound.cancel()
