@@ -136,35 +136,45 @@ def begin(
     """
     context = copy_context()
     assert bound.begin is not None
-    coroutine: Coroutine[Any, Any, object] | None = None
     task = trio.lowlevel.current_task()
-    place = nesting(task)
+    place = task._cancel_status  # nesting(), without the call
     result: object = None
     failure: BaseException | None = None
     try:
-        # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = as_coroutine(
-            context.run(bound.begin, message, bound.kwargs) if after is None else answer_of(after, message)
+        coroutine, result = context.run(
+            _first_step,
+            bound.begin if after is None else lambda message, _: answer_of(after, message),
+            message,
+            bound.kwargs,
+            timeout,
         )
-        if timeout is not None:
-            coroutine = bounded(coroutine, timeout)
-        trap = context.run(coroutine.send, None)
-    except StopIteration as stop:
-        if coroutine is None:
-            failure = stop
-        else:
-            result = stop.value
     except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
         if parted(error)[1] is not None:
             raise
         failure = error  # noqa: ASYNC104 - a cancellation goes on
     else:
-        return Held(owner, bound.consumer, coroutine, context, trap, message, place), None, None
-    if nesting(task) is not place:
+        if coroutine is not None:
+            return Held(owner, bound.consumer, coroutine, context, result, message, place), None, None
+    if task._cancel_status is not place:
         failure = left_open(task, place, failure)
     elif after is None and isinstance(failure, (ChannelSocketException, ExceptionGroup)):
         return begin(owner, bound, message, timeout, after=failure)
     return None, result, failure
+
+
+def _first_step(
+    begin: Begin, message: Message, kwargs: dict[str, Any], timeout: float | None
+) -> tuple[Coroutine[Any, Any, object] | None, Any]:
+    """Begin a handler within the context that is its own: its coroutine and what that waits for; or None, and its
+    result."""
+    # What makes the coroutine is the program's code as well: a consumer's __init__.
+    coroutine = as_coroutine(begin(message, kwargs))
+    if timeout is not None:
+        coroutine = bounded(coroutine, timeout)
+    try:
+        return coroutine, coroutine.send(None)
+    except StopIteration as stop:
+        return None, stop.value
 
 
 def first_step(

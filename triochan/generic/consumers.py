@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import operator
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import CoroutineType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
@@ -74,11 +73,16 @@ class WebsocketConsumer(BaseConsumer):
         if raw == "raw_receive":
             if cls.raw_receive is _OWN.raw_receive and cls._is_straight() and not cls._is_limited():
                 begin = super().begin_on(channel)
-                own = _receiving(cls)
+                dispatch, get_handler, raw_receive = cls.dispatch, cls.get_handler, cls.raw_receive
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
                     text = message.own.get("text")
-                    if text is None or _receiving(cls) != own:  # or patched since
+                    if (
+                        text is None
+                        or cls.dispatch is not dispatch  # or patched since
+                        or cls.get_handler is not get_handler
+                        or cls.raw_receive is not raw_receive
+                    ):
                         return begin(message, kwargs)  # type: ignore[misc]
                     if kwargs:
                         made = cls(message, **kwargs).receive(text=text, **kwargs)
@@ -341,9 +345,6 @@ class _Joined:
 
 def _joined(message: Message) -> _Joined:
     return cast(Endpoint, message.connection).local.of(_Joined)
-
-
-_receiving = operator.attrgetter("dispatch", "get_handler", "raw_receive")
 
 
 def _is_switch(value: object) -> bool:

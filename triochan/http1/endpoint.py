@@ -178,6 +178,9 @@ class Exchange:
 
     def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
+        if error is None and (self._writer.complete or self._closed):
+            self._finish()
+            return
         mine, others = (None, None) if error is None else parted(error)
         # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
         crashed = mine is not None and (
@@ -268,12 +271,12 @@ class Exchange:
         try:
             data = writer.write(reply)
         except ValueError as error:
-            if self.started:
+            if writer.started:
                 logger.error("the response on %r can't be sent as it is: %s", self._path, error)
                 self._owner.broke_off()
             raise
         self._owner.write(data)
-        if self.complete:
+        if not self.running and self.complete:
             self._finish()
 
     def _finish(self) -> None:

@@ -188,6 +188,8 @@ class HttpConnection:
                 return held
             if self._task.stage is not self:
                 return None
+            if not (parser.buffered or self.outbox.size or self._listening_only):
+                return None  # responded() has seen to it that the next one is awaited
         self._runtime.readers.again(self)
         return None
 
@@ -552,6 +554,10 @@ class HttpConnection:
 
     async def attend(self) -> None:
         """Nothing needs a task."""
+
+    @property
+    def owes(self) -> bool:
+        return self._exchange is not None
 
     async def finish(self) -> None:
         """See the consumer off."""

@@ -201,14 +201,15 @@ class Connection:
                 raise
 
     def send_nowait(self, data: str | bytes) -> bool:
-        """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
+        """Send one message if the socket takes it, or its tail can wait, at once, or gather it with what else this turn
+        sends; False: nothing was done.
 
         Raises:
             ValueError: the text has a lone surrogate.
         """
         outbox = self.outbox
         if outbox.direct is None:
-            return False
+            return outbox.gather(data)
         return outbox.send_direct(encode(data) if outbox.agreement is None else outbox.encode(data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -592,6 +593,20 @@ class Connection:
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await enclosed(begin(), context)
 
+    @property
+    def owes(self) -> bool:
+        inbound, matches = self.inbound, self._matches
+        if not self.over or inbound.busy or inbound.waiting:
+            return True
+        if not self.life.accepted or matches is None:
+            return False
+        if matches.disconnect is None:
+            return True
+        try:  # many consumers leave disconnect as it is
+            return self._runtime.bind(matches.disconnect, DISCONNECT).begin is not None
+        except Exception:  # noqa: BLE001 - finish() raises it again, behind all that is owed
+            return True
+
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
         runtime, life, inbound = self._runtime, self.life, self.inbound
@@ -605,9 +620,10 @@ class Connection:
                     self._cut()
                 self._perform(order)
             inbound.watched = True
-            with trio.move_on_at(self._idle_until):
-                while inbound.busy:
-                    await self._task.park()
+            if inbound.busy:
+                with trio.move_on_at(self._idle_until):
+                    while inbound.busy:
+                        await self._task.park()
             if inbound.busy or inbound.waiting:
                 waiting = inbound.waiting
                 inbound.cancel()

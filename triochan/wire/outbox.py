@@ -255,6 +255,19 @@ class Outbox:
             self.keep(frame, sent)
         return True
 
+    def gather(self, data: str | bytes) -> bool:
+        """Queue a message behind what this turn has sent, or holds back; False: that is not so, or there is no room.
+
+        What :meth:`put` comes to there, without two coroutines: 0.3 µs of a message that came with others.
+        """
+        if self._blocked or self.opening or self.batch is not None or self._refusal is not None:
+            return False
+        frame = encode(data) if self.agreement is None else self.encode(data)
+        if self.size + len(frame) > self.limit:
+            return False
+        self._queue(frame)
+        return True
+
     def offer(self, frame: bytes) -> None:
         """Send a message, or queue it, never waiting: over the limit the overflow policy decides.
 
