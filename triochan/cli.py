@@ -81,6 +81,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 proxy_protocol=options.proxy_protocol,
                 root_path=options.root_path,
                 health_path=options.health_path,
+                access_log=options.access_log,
                 settings=settings,
                 task_status=announcement,
             )

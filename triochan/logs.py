@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
+from .standard_streams import is_terminal
 
 LogFormat = Literal["text", "json"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -33,6 +34,15 @@ class TextFormatter(logging.Formatter):
     def __init__(self, *, colors: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
         self._colors = colors
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """As logging's own, made once a second."""
+        second = int(record.created)
+        made = self._second
+        if made[0] != second:
+            made = self._second = (second, time.strftime(self.default_time_format, time.localtime(second)))
+        return f"{made[1]},{int(record.msecs):03}"
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -90,9 +100,7 @@ def start_logging(
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(
-            JsonFormatter() if form == "json" else TextFormatter(colors=_is_terminal(stream))
-        )
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=is_terminal(stream)))
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)
@@ -103,13 +111,6 @@ def start_logging(
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
 
 
 def _configure(config: str) -> None:

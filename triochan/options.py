@@ -240,6 +240,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="log as this file says: TOML or JSON for logging.config.dictConfig, or an INI file",
     )
     other.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        help="log each request and each WebSocket's opening and end (default: where stderr is a terminal)",
+    )
+    other.add_argument(
         "--version",
         action="version",
         version=f"triochan {__version__} (Python {platform.python_version()}, trio {trio.__version__})",

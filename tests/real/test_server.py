@@ -24,7 +24,7 @@ from triochan import Application, Group, Message, Settings, route, route_class, 
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
-from triochan.http1.protocol import serve_connection
+from triochan.http1.serving import serve_connection
 from triochan.runtime import Runtime
 from triochan.server import Server, serve
 from triochan.test import LiveServer
