@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from door import DoorClient
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_clients import RawClient, close_frame, frame, handshake
@@ -21,6 +22,7 @@ from served import serving
 
 from triochan import Group, Settings, route
 from triochan.access import LONGEST_TARGET, AccessLog, RequestLine, address_of, logger
+from triochan.doors.trio_websocket import running
 from triochan.exceptions import DenyConnection
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
@@ -29,6 +31,7 @@ from triochan.http1.serving import serve_stream
 from triochan.log_lines import escaped
 from triochan.logs import JsonFormatter
 from triochan.message import Message
+from triochan.runtime import runtime_of
 from triochan.test import Client
 from triochan.websocket.connection import Connection
 from triochan.wire.frames import BINARY, PING, TEXT
@@ -658,3 +661,39 @@ def test_addresses() -> None:
     assert address_of(["::1", 5]) == "[::1]:5"
     assert address_of(["_hidden", 0]) == "_hidden"
     assert address_of(['a"\n', 0]) == 'a\\"\\n'
+
+
+# -- the door for trio-websocket
+
+
+async def test_behind_the_door(
+    lines: list[logging.LogRecord], autojump_clock: trio.testing.MockClock
+) -> None:
+    client = DoorClient(ROUTING, settings=SETTINGS, access_log=True)
+    async with client:
+        async with client.websocket("/ws?a=1") as socket:
+            await socket.send("x")
+            assert await socket.receive() == "x"
+        async with RawClient(client.listener.connect()) as raw:
+            await raw.send(handshake("/nowhere"))
+            assert (await raw.answer()).status == 403
+        client.runtime.draining = True
+        async with RawClient(client.listener.connect()) as raw:
+            await raw.send(handshake("/ws?b=2"))
+            assert (await raw.answer()).status == 503
+    got = [(fields(each)["event"], fields(each)["target"], fields(each).get("status")) for each in lines]
+    assert got == [
+        ("websocket.open", "/ws?a=1", 101),
+        ("websocket.close", "/ws?a=1", None),
+        ("websocket.refuse", "/nowhere", 403),
+        ("websocket.refuse", "/ws?b=2", 503),
+    ]
+    assert (fields(lines[1])["messages_received"], fields(lines[1])["messages_sent"]) == (1, 1)
+
+
+async def test_who_runs_a_door_asks_for_it(lines: list[logging.LogRecord]) -> None:
+    for wanted, expected in ((True, True), (False, False), (None, False)):
+        async with running(ROUTING, access_log=wanted) as application:
+            runtime = runtime_of(application)
+            assert runtime is not None
+            assert (runtime.access is not None) is expected

@@ -9,7 +9,7 @@ from ..exceptions import ImproperlyConfigured
 from ..headers import check_headers, is_token, members
 from ..message import Message
 from ..origins import AllowedOrigins, values_of
-from .responses import text
+from .refusals import refuse
 
 SAFE = ("GET", "HEAD", "POST")
 """Methods that a page may use without asking first (Fetch Standard: "CORS-safelisted method")."""
@@ -77,18 +77,21 @@ def cors(
             each.decode("latin-1") for each in members(message["headers"], b"access-control-request-headers")
         ]
         if method not in methods and method not in SAFE:
-            return text(f"pages of other origins may not use {method:.100}\n", 403)
+            why = f"cors: the method {method!r:.100} is none of {', '.join(methods)}"
+            return refuse(message, 403, f"pages of other origins may not use {method:.100}", why=why)
         refused = [] if any_header else [each for each in asked if each not in lower]
         if refused:
-            return text(f"pages of other origins may not send {', '.join(refused):.200}\n", 403)
-        said = [
+            said = ", ".join(refused)
+            why = f"cors: the fields {said!r:.200} are none of {', '.join(headers) or 'none'}"
+            return refuse(message, 403, f"pages of other origins may not send {said:.200}", why=why)
+        fields = [
             *allow(origin),
             (b"Access-Control-Allow-Methods", ", ".join(methods).encode()),
             (b"Access-Control-Max-Age", b"%d" % max_age),
         ]
         if asked:
-            said.append((b"Access-Control-Allow-Headers", ", ".join(asked).encode("latin-1")))
-        return {"status": 204, "headers": said}
+            fields.append((b"Access-Control-Allow-Headers", ", ".join(asked).encode("latin-1")))
+        return {"status": 204, "headers": fields}
 
     async def middleware(message: Message, handler: Callable[[Message], Awaitable[object]]) -> object:
         if message.channel.name != "http.request":
@@ -98,7 +101,9 @@ def cors(
         wanted = values_of(message["headers"], b"access-control-request-method")
         if said and wanted and message["method"] == "OPTIONS":
             if not ours:
-                return text(f"pages of {said[0].decode('latin-1'):.200} may not use this\n", 403)
+                page = said[0].decode("latin-1")
+                why = f"cors: the origin {page!r:.200} is not allowed"
+                return refuse(message, 403, f"pages of {page:.200} may not use this", why=why)
             return preflight(message, said[0], wanted[0].decode("latin-1"))
 
         async def add(content: dict[str, Any]) -> dict[str, Any]:

@@ -264,7 +264,12 @@ class Connection:
         if self.life.state is State.CONNECTING:
             assert self._opening is not None
             if reply.accept is False or (reply.accept is None and reply.data is None):
-                self._opening.deny(403, b"Forbidden", why="its reply channel was sent a refusal")
+                why = (
+                    "it was closed before it was accepted"
+                    if reply.close
+                    else "its channel was sent accept: False"
+                )
+                self._opening.deny(403, b"Forbidden", why=why)
                 return
             self._opening.accept(reply.subprotocol, reply.headers or [])
         elif reply.accept is False:
