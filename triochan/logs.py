@@ -114,7 +114,7 @@ def start_logging(
         root.setLevel(level.upper())
     if root.getEffectiveLevel() <= logging.DEBUG:
         # Who looks for a mistake is told where a forgotten coroutine was made, also when it was dropped elsewhere.
-        sys.set_coroutine_origin_tracking_depth(1)
+        sys.set_coroutine_origin_tracking_depth(_CALLS)
     for name in CHATTER:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
@@ -136,7 +136,7 @@ def _show_warning(
         _show_plainly(message, category, filename, lineno, file, line)
         return
     function = "a function that has returned"
-    places = _PLACE.findall(made)
+    places = [place for place in _PLACE.findall(made) if not place[0].startswith(_OURS)]
     if places:  # where it was made; else where it was dropped, which mostly is the same
         filename, lineno, function = places[-1][0], int(places[-1][1]), places[-1][2]
     function = _function_at(filename, lineno) or function
@@ -152,6 +152,9 @@ def _show_warning(
 _show_plainly: Callable[[Warning | str, type[Warning], str, int, TextIO | None, str | None], None]
 _show_plainly = logging._showwarning  # type: ignore[attr-defined]
 _NEVER_AWAITED = re.compile(r"coroutine '(.+)' was never awaited")
+_OURS = str(Path(__file__).parent)
+_CALLS = 8
+"""Of which each coroutine notes, at debug level, that it was made by them: some are triochan's own."""
 _PLACE = re.compile(r'File "(.+)", line (\d+), in (.+)')
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from .access import AccessLog
+from .access import AccessLog, address_of
 from .application import Application
 from .handlers import report
 from .http1.protocol import FULL, NOT_TLS
@@ -211,7 +211,7 @@ class Server:
                         self._handshakes.discard(scope)
                 if scope.cancelled_caught and not self.stopping:
                     what = "TLS handshake" if header_came else "header of the PROXY protocol"
-                    logger.debug("connection from %s: no %s in time; it is closed", address, what)
+                    logger.debug("connection from %s: no %s in time; it is closed", _name(address), what)
                 if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
@@ -225,11 +225,11 @@ class Server:
                 refusal=refusal,
             )
         except ProxyProtocolError as error:
-            logger.warning("connection from %s: %s; it is closed", address, error)
+            logger.warning("connection from %s: %s; it is closed", _name(address), error)
         except OSError as error:
-            logger.debug("connection from %s: %s", address, error)
+            logger.debug("connection from %s: %s", _name(address), error)
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
-            report(logger, "internal error on the connection from %s", address, error=error)
+            report(logger, "internal error on the connection from %s", _name(address), error=error)
         finally:
             runtime.sockets -= 1
             sock.close()
@@ -260,6 +260,12 @@ def _host_and_port(address: Any) -> list[Any] | None:
     host: str = address[0]
     # An IPv4 address as a socket for both families has it (RFC 4291 section 2.5.5.2).
     return [host[7:] if host.startswith("::ffff:") and "." in host else host, address[1]]
+
+
+def _name(address: Any) -> str:
+    """An accepted socket's address for a line of the log."""
+    client = _host_and_port(address)
+    return "a Unix socket" if client is None else address_of(client)
 
 
 async def serve(

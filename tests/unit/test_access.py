@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ from triochan.doors.trio_websocket import running
 from triochan.exceptions import DenyConnection
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
+from triochan.http1.logged import LoggedHttpConnection
 from triochan.http1.protocol import FULL, HttpConnection
 from triochan.http1.serving import serve_stream
 from triochan.log_lines import escaped
@@ -34,6 +36,8 @@ from triochan.message import Message
 from triochan.runtime import runtime_of
 from triochan.test import Client
 from triochan.websocket.connection import Connection
+from triochan.websocket.logged import LoggedConnection
+from triochan.wire.counted import CountedOutbox
 from triochan.wire.frames import BINARY, PING, TEXT
 
 SETTINGS = Settings(
@@ -583,6 +587,33 @@ async def test_where_it_is_off_nothing_is_counted(autojump_clock: trio.testing.M
             assert HttpConnection in set(map(type, client.runtime.http))
         assert not hasattr(connection.outbox, "messages")
         await socket.send("x")
+
+
+@pytest.mark.parametrize("what", ["http", "websocket", "refused"])
+async def test_nothing_is_left_for_the_garbage_collector(
+    what: str, lines: list[logging.LogRecord], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with serving(ROUTING, settings=SETTINGS, access_log=True) as server:
+        for round_ in range(2):  # what is made once is made in the first
+            gc.collect()
+            gc.disable()
+            client = server.connect()
+            try:
+                await client.send(
+                    {"http": request("/"), "websocket": handshake("/ws"), "refused": handshake("/nowhere")}[what]
+                )
+                await (client.head() if what == "websocket" else client.answer())
+                if what == "websocket":
+                    await client.send(frame(TEXT, "x") + close_frame(1000))
+                    await client.rest()
+                client.vanish()
+                await trio.sleep(10)
+                kinds = (CountedOutbox, LoggedConnection, LoggedHttpConnection)
+                left = [each for each in gc.get_objects() if isinstance(each, kinds)]
+            finally:
+                gc.enable()
+            assert not left or not round_
+            del left
 
 
 class Broken(logging.Handler):

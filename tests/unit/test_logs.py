@@ -154,13 +154,27 @@ class Forgetful(WebsocketConsumer):
     async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
         forgotten = self.close()  # noqa: F841 - another one, which ends elsewhere
 
+    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+        self.group_send("everybody", text="gone")  # type: ignore[unused-coroutine]  # made within triochan
+
 
 SOURCE = Path(__file__).read_text().splitlines()
-FORGOTTEN = {"connect": 'self.send(text="hello")', "receive": "forgotten = self.close()"}
+FORGOTTEN = {
+    "connect": 'self.send(text="hello")',
+    "receive": "forgotten = self.close()",
+    "disconnect": 'self.group_send("everybody", text="gone")',
+}
 
 
 @pytest.mark.parametrize(
-    ("handler", "level"), [("connect", "info"), ("connect", "debug"), ("receive", "debug")]
+    ("handler", "level"),
+    [
+        ("connect", "info"),
+        ("connect", "debug"),
+        ("receive", "debug"),
+        ("disconnect", "info"),
+        ("disconnect", "debug"),
+    ],
 )
 async def test_a_coroutine_that_was_never_awaited_is_named_with_its_place(handler: str, level: str) -> None:
     stream = io.StringIO()
@@ -174,8 +188,12 @@ async def test_a_coroutine_that_was_never_awaited_is_named_with_its_place(handle
         line for line in stream.getvalue().splitlines() if f", in {handler}" in line.replace("Forgetful.", "")
     ]
     number = 1 + next(index for index, line in enumerate(SOURCE) if FORGOTTEN[handler] in line)
-    name = {"connect": "WebsocketConsumer.send", "receive": "WebsocketConsumer.close"}[handler]
-    place = f"{__file__}:{number}, in {'Forgetful.' * (handler == 'connect')}{handler}: {name}"
+    name = {
+        "connect": "WebsocketConsumer.send",
+        "receive": "WebsocketConsumer.close",
+        "disconnect": "WebsocketConsumer.group_send",
+    }[handler]
+    place = f"{__file__}:{number}, in {'Forgetful.' * (handler != 'receive')}{handler}: {name}"
     assert said.partition(" py.warnings: ")[2] == (
         f"{place} was never awaited, so nothing of it was done; write 'await' in front of it"
     )

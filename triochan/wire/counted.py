@@ -38,6 +38,7 @@ class CountedOutbox(Outbox):
     def detach(self) -> None:
         super().detach()
         self._whole = self._send  # no circle is left for the garbage collector
+        self.direct = None
 
     def take_batch(self, batch: Batch, joined: bytes) -> None:
         super().take_batch(batch, joined)
