@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
-from .standard_streams import is_terminal
+from .terminal import in_colors
 
 LogFormat = Literal["text", "json"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -105,7 +105,7 @@ def start_logging(
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=is_terminal(stream)))
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=in_colors(stream)))
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)

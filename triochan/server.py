@@ -26,7 +26,8 @@ from .routing import Routing
 from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
-from .standard_streams import hold_open, is_terminal
+from .standard_streams import hold_open
+from .terminal import is_terminal
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")
 
@@ -31,14 +30,6 @@ def hold_open() -> None:
             # print() would pass over a stream that is None; write() of the program's own would not.
             stream = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115 - for good
             setattr(sys, name, stream)
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody looks at ``stream``."""
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
 
 
 def flush_or_drop() -> None:

@@ -37,6 +37,7 @@ from websockets.sync.client import connect
 
 import triochan
 from triochan import cli, options
+from triochan.configuration import configure
 from triochan.settings import Settings
 from triochan.wire import listeners
 
@@ -320,7 +321,7 @@ def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -
 
 
 def parsed(*arguments: str) -> dict[str, object]:
-    return vars(options.make_parser().parse_args(["a:b", *arguments]))
+    return vars(configure(options.make_parser().parse_args(["a:b", *arguments]), {}).options)
 
 
 def test_every_setting_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -1010,7 +1011,7 @@ def test_the_access_log_on_a_terminal(
         (["--allowed-origin", "example.com"], "allowed_origins takes origins such as"),
         (["--allowed-host", "https://example.com"], "allowed_hosts takes names such as"),
         (["--log-config", "none.toml"], "--log-config none.toml: No such file"),
-        (["--log-format", "xml"], "invalid choice: 'xml'"),
+        (["--log-format", "xml"], "takes one of text, json, not 'xml'"),
         (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
         (["--max-mesage-size=3"], "did you mean --max-message-size?"),
         (["--xyzzy"], "unrecognized arguments: --xyzzy\n"),

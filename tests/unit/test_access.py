@@ -30,7 +30,7 @@ from triochan.http import text
 from triochan.http1.logged import LoggedHttpConnection
 from triochan.http1.protocol import FULL, HttpConnection
 from triochan.http1.serving import serve_stream
-from triochan.log_lines import escaped
+from triochan.log_lines import escaped, say
 from triochan.logs import JsonFormatter
 from triochan.message import Message
 from triochan.runtime import runtime_of
@@ -600,7 +600,9 @@ async def test_nothing_is_left_for_the_garbage_collector(
             client = server.connect()
             try:
                 await client.send(
-                    {"http": request("/"), "websocket": handshake("/ws"), "refused": handshake("/nowhere")}[what]
+                    {"http": request("/"), "websocket": handshake("/ws"), "refused": handshake("/nowhere")}[
+                        what
+                    ]
                 )
                 await (client.head() if what == "websocket" else client.answer())
                 if what == "websocket":
@@ -641,6 +643,23 @@ async def test_a_log_that_can_not_be_written_ends_nothing(
     finally:
         logger.removeHandler(handler)
     assert capsys.readouterr().err.count("OSError: the log can't be written") == 4
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_can_not_be_said_is_shown_unless_that_is_unwanted(
+    shown: bool,
+    lines: list[logging.LogRecord],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", shown)
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        say(logger, logging.INFO, "%s", "x")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err.count("OSError: the log can't be written") == shown
 
 
 # -- forging

@@ -284,22 +284,22 @@ def signed(secret: str, seconds: float = 0, key: str = "k" * 32) -> str:
 
 
 DAY = 24 * 3600
-COOKIES = {
+COOKIES: dict[str, tuple[str | tuple[str, float], str]] = {
     "too long": ("x" * 600, "too long: it has 600 characters, and at most 512 are looked at"),
     "malformed": ("nonsense", "malformed: it is no key, time and signature"),
     "no time": ("a.b", "malformed: it is no key, time and signature"),
     "a time out of range": ("a._________w.b", "malformed: it is no key, time and signature"),
     "forged": (
-        signed("somebody else's secret", -60),
+        ("somebody else's secret", -60),
         r"signature: none of 2 secrets has signed it; it says that it is 6\d s old",
     ),
     "expired": (
-        signed(SECRETS[1], -15 * DAY),
-        r"expired: secret 1 has signed it, 129600\d s ago; max_age is 1209600 s",
+        (SECRETS[1], -15 * DAY),
+        r"expired: secret 1 has signed it, 12960\d\d s ago; max_age is 1209600 s",
     ),
     "in the future": (
-        signed(SECRETS[0], 1000),
-        r"in the future: secret 0 has signed it, (?:1000|99\d) s from now",
+        (SECRETS[0], 1000),
+        r"in the future: secret 0 has signed it, (?:1000|9\d\d) s from now",
     ),
     "signed, and no time": (
         itsdangerous.Signer(SECRETS[0], **SIGNING).sign("key").decode(),
@@ -312,7 +312,8 @@ COOKIES = {
 async def test_a_session_cookie_that_is_passed_over(
     what: str, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
-    value, says = COOKIES[what]
+    given, says = COOKIES[what]
+    value = given if isinstance(given, str) else signed(*given)
 
     @http_session
     async def look(message: Message) -> object:

@@ -40,7 +40,7 @@ from ..routing import Routing
 from ..running import of_application
 from ..runtime import Runtime, runtime_of
 from ..settings import Settings
-from ..standard_streams import is_terminal
+from ..terminal import is_terminal
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..websocket.life import State
 from ..websocket.logged import connection_type
