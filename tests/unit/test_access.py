@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,6 +269,20 @@ async def test_requests_of_one_connection(
     assert got == [("/", 0.0), ("/wait", 2000.0), ("/", 0.0), ("/nowhere", 0.0)]
     first, second, head, _ = (each.__dict__["bytes_sent"] for each in lines)
     assert first == second == head + len("hello")
+
+
+async def test_what_a_client_is_told_to_go_on_with_is_no_part_of_the_response(
+    lines: list[logging.LogRecord], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with served() as client, RawClient(client.connect()) as raw:
+        await raw.send(request("/", "POST", "Content-Length: 2", "Expect: 100-continue"))
+        assert (await raw.head()).status == 100
+        await trio.sleep(1)
+        await raw.send(b"hi" + request("/"))
+        assert (await raw.answer()).status == (await raw.answer()).status == 200
+    first, second = map(fields, lines)
+    assert first["bytes_sent"] == second["bytes_sent"]
+    assert (first["status"], first["duration_ms"]) == (200, 0.0)
 
 
 async def test_a_response_in_pieces_lasts_until_its_last_byte(
@@ -747,3 +762,16 @@ async def test_who_runs_a_door_asks_for_it(lines: list[logging.LogRecord]) -> No
             runtime = runtime_of(application)
             assert runtime is not None
             assert (runtime.access is not None) is expected
+
+
+def test_the_page_has_each_field(lines: list[logging.LogRecord]) -> None:
+    log, line = AccessLog(), RequestLine(None, "GET", "/", "1.1")
+    log.answered(line, 200, 5, 0)
+    log.opened(line, 101, 0)
+    log.closed(line, 1000, "", "client", 0, received=(0, 0), sent=(0, 0))
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    table = page[page.index("### Fields") :]
+    for record in lines:
+        event = fields(record)["event"]
+        for name in fields(record):
+            assert re.search(rf"^\| [^|]*`{name}`[^|]*\| (?:all|[^|]*`{event}`)", table, re.MULTILINE), name
