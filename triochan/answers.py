@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from .exceptions import HttpError
 from .handlers import Begin, first_of
 from .http.responses import text
+from .log_lines import say_refused
 from .message import Message
 from .replies import LATER
+
+logger = logging.getLogger("triochan.http")
+
+LONGEST_TEXT = 500
+"""Characters of an answer that the log has."""
 
 
 def answered(begin: Begin) -> Begin:
@@ -25,6 +32,7 @@ def answered(begin: Begin) -> Begin:
             answer = first_of(error, HttpError)
             if answer is None:
                 raise
+            say_refused(logger, answer.status, message, f"HttpError {answer.text[:LONGEST_TEXT]!r}")
             result = text(answer.text, answer.status, answer.headers)
         if result is None or result is LATER:
             return result

@@ -9,8 +9,6 @@ seen by no other.
 from __future__ import annotations
 
 import logging
-import sys
-import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import trio
 
 from .exceptions import ChannelSocketException, ConnectionClosed
+from .log_lines import show_unwritten
 from .message import Message
 from .routing import Consumer
 
@@ -392,10 +391,8 @@ def report(logger: logging.Logger, text: str, *args: object, error: BaseExceptio
     handlers raise: a log that can't be written ends no connection, and no server."""
     try:
         logger.error(text, *args, exc_info=error)
-    except Exception as unwritten:  # noqa: BLE001 - there is no log to say it in
-        if logging.raiseExceptions and sys.stderr is not None:
-            for each in (unwritten, error):
-                traceback.print_exception(each, chain=each is error)
+    except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
+        show_unwritten(unwritten, error)
 
 
 class Barrier:

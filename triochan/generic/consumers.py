@@ -14,6 +14,7 @@ from ..content import decode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..handlers import Begin
 from ..layers import Endpoint, Group
+from ..log_lines import say
 from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
@@ -21,7 +22,7 @@ from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import parse_rate, within_limits
+from .rate_limits import exceeded_limit, parse_rate
 
 logger = logging.getLogger("triochan.generic")
 
@@ -143,8 +144,10 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        if within_limits(type(self), message, self.rate_limit, self.user_rate_limit):
+        exceeded = exceeded_limit(type(self), message, self.rate_limit, self.user_rate_limit)
+        if exceeded is None:
             return False
+        say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)
         return True
 
@@ -261,6 +264,7 @@ class WebsocketConsumer(BaseConsumer):
 
         The socket is closed with 1008; override it for anything else.
         """
+        say(logger, logging.DEBUG, "%s on %r: too many messages; 1008", name_of(type(self)), self.path)
         await self.close(1008, "too many messages")
 
     async def disconnect(self, message: Message, /, *args: Any, **kwargs: Any) -> None:
@@ -476,6 +480,7 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
         await self.receive(content, **kwargs)
 
     async def _refuse_binary(self) -> None:
+        say(logger, logging.DEBUG, "%s on %r: a binary message; 1003", name_of(type(self)), self.path)
         await self.close(1003, "this socket takes JSON in text messages only")
 
     async def _refuse_text(self, message: Message, error: Exception) -> None:

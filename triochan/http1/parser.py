@@ -37,6 +37,7 @@ _HEAD_LINE = re.compile(_LINE)
 _BEGINNING = re.compile(_TOKEN + rb"(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]++ HTTP/([0-9]\.[0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(_FIELD)
+_FIRST_LINE = re.compile(rb"(%b) ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r\n" % _TOKEN)
 
 _ABSOLUTE = re.compile(rb"(https?)://([^/?]*+)([^?]*+)(.*+)", re.IGNORECASE)
 _NAME = rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*"
@@ -154,11 +155,12 @@ class RequestParser:
     Attributes:
         method: of the request that is under way or was read last, b"" where that can't be told; the answer to a HEAD
             has no body, a refusal neither.
+        refused: method, target and version of the request that was refused, None where they can't be told.
     """
 
     __slots__ = (
         "_asked", "_blank", "_body", "_buffer", "_extensions", "_known", "_left", "_max_body_size", "_max_head_size",
-        "_position", "_request", "_scanned", "_scheme", "_state", "_trailers", "_valid_host", "method",
+        "_position", "_request", "_scanned", "_scheme", "_state", "_trailers", "_valid_host", "method", "refused",
     )  # fmt: skip
 
     def __init__(self, max_head_size: int, max_body_size: int, *, scheme: str = "http") -> None:
@@ -166,6 +168,7 @@ class RequestParser:
         self._max_body_size = max_body_size
         self._scheme = scheme
         self.method = b""
+        self.refused: tuple[str, str, str] | None = None
         self._state = _ON_HEAD
         self._buffer: bytes | bytearray = b""
         self._position = 0  # of the first byte of the buffer that is not read
@@ -282,23 +285,25 @@ class RequestParser:
         self._position = end
         self._scanned = 0
         self._blank = 0
-        if fields is not None:
-            refusal = self._check_host(fields, headers, minor)
-            if refusal is not None:
-                return refusal
-        if self.method in _NOT_SERVED:
-            return self._refuse(*_NOT_SERVED[self.method])
+        refusal = None if fields is None else self._check_host(fields, headers, minor)
+        if refusal is None and self.method in _NOT_SERVED:
+            refusal = self._refuse(*_NOT_SERVED[self.method])
+        if refusal is not None:
+            self.refused = _line_of(head)
+            return refusal
         origin_form = target[0] == 0x2F  # RFC 9112 section 3.2.1
         if origin_form:
             raw_path, _, query = target.partition(b"?")
         else:
             parts = self._other_form(target, headers)
             if isinstance(parts, Refusal):
+                self.refused = _line_of(head)
                 return parts
             raw_path, query = parts
         try:
             path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode()
         except UnicodeDecodeError:
+            self.refused = _line_of(head)
             return self._refuse(400, "the path, percent-decoded, is not UTF-8")
         keep_alive = fields is None or minor == b"1"
         if fields is not None and b"connection" in fields:
@@ -311,14 +316,26 @@ class RequestParser:
         if fields is None:
             return request
         if not _FRAMING.isdisjoint(fields):
-            return self._frame(request, fields)
+            framed = self._frame(request, fields)
+            if isinstance(framed, Refusal):
+                self.refused = _line_of(head)
+            return framed
         if not keep_alive:
             self._state = _OVER
         elif origin_form and len(lines) <= _REMEMBERED:
             self._known = _Known(lines + b"\r\n", minor, headers.copy())
         return request
 
+    @property
+    def first_line(self) -> tuple[str, str, str] | None:
+        """Method, target and version of the request that was refused or is not whole; None where they can't be told."""
+        if self.refused is not None or self._request is None:
+            return self.refused or _line_of(bytes(self._buffer[self._position :]))
+        request = self._request
+        return request.method, request.target.decode("ascii"), request.http_version.decode("ascii")
+
     def _refuse(self, status: int, text: str, headers: Headers | None = None) -> Refusal:
+        self.refused = self.first_line
         self._state = _OVER
         self._request = None
         self._asked = False
@@ -602,6 +619,15 @@ def is_authority(value: bytes) -> bool:
 def _may_be_chunk_line(data: bytes) -> bool:
     """The beginning of a chunk's line: more may come."""
     return data[:1] in b"0123456789abcdefABCDEF" and b"\n" not in data and b"\r" not in data[:-1]
+
+
+def _line_of(head: bytes) -> tuple[str, str, str] | None:
+    """Method, target and version where ``head`` begins with a whole request line."""
+    found = _FIRST_LINE.match(head)
+    if found is None:
+        return None
+    method, target, version = (each.decode("ascii") for each in found.groups())
+    return method, target, version
 
 
 def _what_is_wrong(line: bytes) -> str:

@@ -21,6 +21,7 @@ import trio
 from ..exceptions import ChannelSocketException, ConnectionClosed
 from ..handlers import Bound, Held, LeftOpen, begin, first_step, left_open, nesting, only, parted
 from ..layers import ReplyChannel
+from ..log_lines import say
 from ..message import Message
 from ..routing import Consumer, name_of
 from ..runtime import RECEIVE
@@ -445,7 +446,10 @@ class Inbound:
             closed, self._peer_close = self._peer_close, None
             owner.peer_closed(*closed)
         elif decoder.failure is not None and not self._waiting:
-            owner.failed(*decoder.failure)
+            code, reason = decoder.failure
+            if life.talking:
+                say(logger, logging.DEBUG, "the peer on %r is at fault: %s; %d", owner.path, reason, code)
+            owner.failed(code, reason)
         if life.state is not State.OPEN:
             return
         full = self._waiting >= settings.inbox_limit or self._inbox_size >= settings.inbox_bytes

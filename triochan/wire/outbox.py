@@ -95,7 +95,7 @@ class Flush:
                 ):
                     outbox.end_turn()
                 else:  # what it would do, for most
-                    outbox.direct = outbox._send
+                    outbox.direct = outbox._whole
 
     def end_batch(self) -> None:
         """Write what a group's members were to be sent."""
@@ -157,8 +157,8 @@ class Outbox:
 
     __slots__ = (
         "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_owner", "_refusal", "_send",
-        "_sink", "_waiting", "agreement", "allowed", "batch", "direct", "dropped", "flush", "history", "limit",
-        "opening", "overflow", "sent", "size", "threshold", "watched",
+        "_sink", "_waiting", "_whole", "agreement", "allowed", "batch", "direct", "dropped", "flush", "history",
+        "limit", "opening", "overflow", "sent", "size", "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -166,6 +166,8 @@ class Outbox:
     ) -> None:
         self._sink = sink
         self._send = sink.send
+        self._whole = self._send
+        """What :attr:`direct` is: takes one whole message."""
         self.flush = flush
         self._owner: Owner | None = owner
         self.limit = limit
@@ -453,7 +455,7 @@ class Outbox:
             if not self._blocked:
                 self._write()
         elif self._refusal is None and not self._held and not self._blocked and not self.opening:
-            self.direct = self._send
+            self.direct = self._whole
 
     def joins(self, batch: Batch) -> bool:
         """Nothing waits here, and nothing stands in the way: ``batch`` may gather for this one too."""
@@ -501,7 +503,7 @@ class Outbox:
             return
         if sent == batch.size:
             self.sent += sent
-            self.direct = self._send
+            self.direct = self._whole
         elif sent:
             self.keep(joined, sent)
         else:
@@ -567,7 +569,7 @@ class Outbox:
                 break
         else:
             if self._refusal is None and not self.opening:
-                self.direct = send
+                self.direct = self._whole
             if self.watched and self._owner is not None:
                 self._owner.drained()
         if self.size <= self.limit:
