@@ -293,7 +293,8 @@ class BaseConsumer:
                 errors.clear()  # no circle: each was raised through here
 
     def _owed_at_the_end(self) -> str | None:
-        """The method that has to be called for ``websocket.disconnect``; None where there is none."""
+        """The method that has to be called for ``websocket.disconnect``, whatever stands before it; None where there is
+        none, or nothing before it could fail."""
         return self.method_mapping.get(DISCONNECT)
 
     if TYPE_CHECKING:
