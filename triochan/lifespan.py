@@ -41,10 +41,24 @@ def check_lifespan(lifespan: object) -> None:
         raise ImproperlyConfigured(
             f"lifespan is a function of the application with @asynccontextmanager, not {lifespan!r:.100}"
         )
-    if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
+    inner = inspect.unwrap(lifespan)
+    if any(map(inspect.iscoroutinefunction, (lifespan, inner))) or inspect.isasyncgenfunction(lifespan):
         raise ImproperlyConfigured(
             f"lifespan={name_of(lifespan)} is no context manager; write @asynccontextmanager above it"
         )
+    if inspect.isgeneratorfunction(inner):
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is a plain 'def' with a yield; what goes is an 'async def' below "
+            "@asynccontextmanager"
+        )
+    try:
+        inspect.signature(lifespan).bind(object())
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is called with the application and nothing else: {error}"
+        ) from None
+    except ValueError:  # it is of a kind that says nothing of its arguments
+        pass
 
 
 @asynccontextmanager
