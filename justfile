@@ -23,7 +23,7 @@ test *options:
 
 # the tests in random order, again and again: which of them depend on luck? (options go to pytest)
 luck times='20' *options:
-    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order -q {{options}} || exit 1; done
+    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order {{options}} || exit 1; done
 
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
@@ -86,10 +86,11 @@ fuzz *options:
 chaos *options:
     {{python}} tests/chaos/run.py {{options}}
 
-# the browser client's unit tests and type check (needs Node.js 20.19)
+# the browser client's unit tests, its npm package and its type check (needs Node.js 20.19 with npm)
 client:
+    cd tests/client && npm install --silent --no-audit --no-fund
     node --test tests/client/*.test.js
-    cd tests/client && npm install --silent --no-audit --no-fund && npm run check
+    cd tests/client && npm run check
 
 # write docs/conformance.md from the tests' marks
 conformance:

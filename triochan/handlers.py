@@ -391,14 +391,17 @@ def report(logger: logging.Logger, text: str, *args: object, error: BaseExceptio
 class Barrier:
     """Around what runs the program's code in a task of its own: what is raised is reported, and goes no further.
 
-    A cancellation goes on, also where an error came beside it. A ConnectionClosed is no error of the program's.
+    A cancellation goes on, also where an error came beside it. A ConnectionClosed is no error of the program's, where
+    there is somebody whose message is handled: that one may go at any time.
 
     Args:
         report: called with the error.
+        of_a_client: it is for one, so that a ConnectionClosed is not reported.
     """
 
-    def __init__(self, report: Callable[[Exception], None]) -> None:
+    def __init__(self, report: Callable[[Exception], None], *, of_a_client: bool = True) -> None:
         self._report = report
+        self._of_a_client = of_a_client
 
     def __enter__(self) -> None:
         """Nothing is opened."""
@@ -409,7 +412,7 @@ class Barrier:
         if error is None or isinstance(error, GeneratorExit):  # the latter: what awaits is closed
             return False
         mine, others = parted(error)
-        if mine is not None and not only(mine, ConnectionClosed):
+        if mine is not None and not (self._of_a_client and only(mine, ConnectionClosed)):
             self._report(mine)
         if others is not None and mine is not None:
             raise others from None

@@ -160,11 +160,8 @@ class WebsocketConsumer(BaseConsumer):
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
         names = tuple(self._group_names(kwargs))
-        if names and message.connection is not None and not self._has_plain_groups():
-            # The messages to come don't say what this one does: the answer is kept.
-            _joined(message).by_consumer[self._place(kwargs)] = names
-        for name in names:
-            await Group(name).add(message.reply_channel)
+        if names:
+            await self._join(names, message, kwargs)
         await self.connect(message, **kwargs)
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
@@ -209,6 +206,13 @@ class WebsocketConsumer(BaseConsumer):
             and isinstance(cls.groups, (list, tuple, set, frozenset))  # no property, no iterator
             and "groups" not in self.__dict__
         )
+
+    async def _join(self, names: Iterable[str], message: Message, kwargs: dict[str, Any]) -> None:
+        if message.connection is not None and not self._has_plain_groups():
+            # The messages to come don't say what this one does: the answer is kept.
+            _joined(message).by_consumer[self._place(kwargs)] = tuple(names)
+        for name in names:
+            await Group(name).add(message.reply_channel)
 
     def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
         """The groups that were joined before ``connect``."""
@@ -455,21 +459,12 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
             return
         text = message.own.get("text")
         if text is None:
-            await self.close(1003, "this socket takes JSON in text messages only")
+            await self._refuse_binary()
             return
         try:
             content = self.decode_json(text)
         except (ValueError, RecursionError) as error:  # what decoders of all kinds raise
-            connection = message.connection
-            logger.warning(
-                "%s.decode_json on %r: %s: %.200s%s",
-                name_of(type(self)),
-                self.path,
-                type(error).__name__,
-                error,
-                "" if connection is not None and connection.closing else "; 1007",
-            )
-            await self.close(1007, "this is not JSON")
+            await self._refuse_text(message, error)
             return
         if self._content_type is not None:
             try:
@@ -478,6 +473,21 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
                 await self.content_invalid(error)
                 return
         await self.receive(content, **kwargs)
+
+    async def _refuse_binary(self) -> None:
+        await self.close(1003, "this socket takes JSON in text messages only")
+
+    async def _refuse_text(self, message: Message, error: Exception) -> None:
+        connection = message.connection
+        logger.warning(
+            "%s.decode_json on %r: %s: %.200s%s",
+            name_of(type(self)),
+            self.path,
+            type(error).__name__,
+            error,
+            "" if connection is not None and connection.closing else "; 1007",
+        )
+        await self.close(1007, "this is not JSON")
 
     async def receive(self, content: In, /, *args: Any, **kwargs: Any) -> None:
         """A message came, decoded, and made into an object where ``content`` is annotated so."""

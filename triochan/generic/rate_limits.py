@@ -16,7 +16,7 @@ from ..layers import Endpoint
 from ..message import Message, application_of
 from ..running import run_local
 
-_RATE = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|m|h)\Z")
+_RATE = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{0,9})\s*(?:(s)(?:ec)?|(m)(?:in)?|(h)(?:our)?)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 MAX_USERS = 10_000
 """Users whose messages are counted at once: those that have been quiet for longest are forgotten first."""
@@ -32,15 +32,15 @@ class RateLimit:
 
 @functools.lru_cache(maxsize=256)
 def parse_rate(text: object, place: str) -> RateLimit:
-    """``"20/s"``, ``"100/m"``, ``"5/10s"``: so many messages in so much time (s, m, h).
+    """``"20/s"``, ``"100/m"``, ``"5/10s"``: so many messages in so much time (s or sec, m or min, h or hour).
 
     Raises:
         ImproperlyConfigured: it is none.
     """
     found = _RATE.match(text.strip()) if isinstance(text, str) else None
-    if found is None or not int(found[1]) or found[2] == "0":
+    if found is None or not int(found[1]) or not int(found[2] or 1):
         raise ImproperlyConfigured(f'{place} is a rate such as "20/s", "100/m" or "5/10s", not {text!r}')
-    return RateLimit(int(found[1]), int(found[2] or 1) * _SECONDS[found[3]])
+    return RateLimit(int(found[1]), int(found[2] or 1) * _SECONDS[found[3] or found[4] or found[5]])
 
 
 @attrs.define(eq=False)

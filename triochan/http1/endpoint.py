@@ -194,8 +194,17 @@ class Exchange:
             self.answer(Refusal(500, "Internal Server Error"))
         elif result is LATER or self.channel.named:  # somebody else has the channel, or its name
             self._consumer = consumer
-            self._owner.patient(self._patience)
-        elif not self.started:
+            if not self.started:
+                self._owner.patient(self._patience)
+        elif self.started:
+            logger.error(
+                "%s returned before the last piece of its response to http.request on %r, which breaks off: the last "
+                "one has no more_content=True; where another task sends it, return triochan.http.LATER",
+                name_of(consumer),
+                self._path,
+            )
+            self._owner.broke_off()
+        else:
             logger.error(
                 "%s returned without an answer to http.request on %r; 500: it has to return a response, to send one to "
                 "message.reply_channel, or to return triochan.http.LATER where another task answers",
@@ -222,6 +231,10 @@ class Exchange:
             hooks, self.on_start = self.on_start, []
             for hook in hooks:
                 content = await hook(content)
+                if not isinstance(content, dict):
+                    raise TypeError(
+                        f"{name_of(hook)}, given to before_response, returned {content!r:.100}; it returns the response"
+                    )
         self._send(content)
         if self._owner.full:
             await self._owner.room()

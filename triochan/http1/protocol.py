@@ -151,7 +151,11 @@ class HttpConnection:
         self.unread = True
 
     def internal_error(self, error: Exception) -> None:
-        self.lost()
+        stage = self._task.stage
+        if isinstance(stage, Connection):  # it became a WebSocket in that moment
+            stage.lost()
+        else:
+            self.lost()
 
     def _next(self) -> Held | None:
         """Answer the requests that are whole; note what is awaited then."""
@@ -298,8 +302,9 @@ class HttpConnection:
 
     def patient(self, seconds: float) -> None:
         if self._listening_only:
-            seconds = min(seconds, self._runtime.settings.disconnect_timeout)
-        self._await(seconds, self._no_answer)
+            self._await(min(seconds, self._runtime.settings.disconnect_timeout), self._no_rest)
+        else:
+            self._await(seconds, self._no_answer)
 
     def responded(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -374,7 +379,7 @@ class HttpConnection:
             if self._exchange.running:
                 self._await(limit, self._no_rest)
             else:
-                self._await(min(limit, self._left()), self._expired)
+                self._await(min(limit, self._left()), self._no_rest)
         elif not self._held_back:
             self._end_of_requests()
         return None
@@ -530,15 +535,16 @@ class HttpConnection:
         self._see_off()
 
     def _no_answer(self) -> None:
+        """Nobody has begun to answer. A response that has begun may take its time, as an event stream does."""
         if self._exchange is not None and not self._exchange.started:
             self._exchange.give_up()
-        else:
-            self._close(clean=False)
 
     def _no_rest(self) -> None:
         """Who only listens, or is gone, has waited for the rest of a response for long enough."""
         if self._exchange is not None and self._exchange.running:
             self._await(self._runtime.settings.disconnect_timeout, self._no_rest)  # it is being cancelled
+        elif self._exchange is not None and not self._exchange.started:
+            self._exchange.give_up()
         else:
             self._close(clean=False)
 

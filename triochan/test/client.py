@@ -12,6 +12,8 @@ trio-websocket, the request's h11. Nothing sleeps, so ``trio.testing.MockClock(a
 
 from __future__ import annotations
 
+import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -28,6 +30,7 @@ import trio_websocket
 from ..application import Application
 from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
+from ..http.conditions import http_date
 from ..http.cookies import parse_cookies
 from ..http1.protocol import serve_stream
 from ..layers import ChannelLayer
@@ -361,9 +364,9 @@ class Client(_Managed["Client"]):
     def _keep_cookies(self, response: Response) -> None:
         for name, value in response.headers:
             if name == b"set-cookie":
-                pair, _, attributes = value.partition(b";")
+                pair, *attributes = value.split(b";")
                 for key, content in parse_cookies([(b"cookie", pair)]).items():
-                    if b"max-age=0" in attributes.lower().replace(b" ", b""):
+                    if _is_over(attributes):
                         self.cookies.pop(key, None)
                     else:
                         self.cookies[key] = content
@@ -373,6 +376,20 @@ class Client(_Managed["Client"]):
             return self._headers
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         return [*self._headers, ("Cookie", cookies)]
+
+
+def _is_over(attributes: Iterable[bytes]) -> bool:
+    """A cookie with these attributes is deleted: ``Max-Age`` counts, where there is none ``Expires`` (RFC 6265
+    section 5.3)."""
+    given = {}
+    for each in attributes:
+        name, _, value = each.partition(b"=")
+        given[name.strip().lower()] = value.strip().decode("latin-1")
+    age = given.get(b"max-age", "")
+    if re.fullmatch("-?[0-9]+", age):
+        return age.startswith("-") or not age.strip("0")
+    expires = http_date(given.get(b"expires", ""))
+    return expires is not None and expires <= time.time()
 
 
 class HttpClient(Client):

@@ -217,10 +217,18 @@ class Opening:
                 self._settings.handshake_timeout,
                 exc_info=error,  # what it raised when it was cancelled
             )
-        elif error is not None and not only(error, ConnectionClosed):
+        elif error is not None and (life.state is State.CONNECTING or not only(error, ConnectionClosed)):
+            # A ConnectionClosed is another connection's here: what connect had still to do or to refuse is not done.
             owner.crashed(consumer, "connect", error)
             if life.state is State.CONNECTING and not cancelled:
                 self.deny(500, b"Internal Server Error")
+        elif error is not None and life.state is State.OPEN:
+            logger.warning(
+                "%s broke off in connect on %r, which stays open: it sent to another connection, which is gone: %s",
+                name_of(consumer),
+                owner.path,
+                error,
+            )
         if life.state is State.CONNECTING:
             if cancelled or too_slow:
                 self.deny(503, b"Service Unavailable", _LATER)

@@ -216,6 +216,29 @@ async def test_no_answer_in_time_is_503(autojump_clock: MockClock) -> None:
         assert (await raw.answer()).status == 200
 
 
+@pytest.mark.parametrize("begins", ["before it returns", "after it"])
+async def test_what_has_begun_may_take_its_time(begins: str, autojump_clock: MockClock) -> None:
+    """An event stream, say, that another task or a group feeds: ``response_timeout`` is for the beginning."""
+    begin = {"status": 200, "content": b"0", "more_content": True}
+
+    async def stream(channel: Any) -> None:
+        if begins == "after it":
+            await channel.send(begin)
+        for _ in range(3):
+            await trio.sleep(100)
+            await channel.send({"content": b".", "more_content": True})
+        await channel.send({})
+
+    async def consumer(message: Message) -> object:
+        if begins == "before it returns":
+            await message.reply_channel.send(begin)
+        message.application.nursery.start_soon(stream, message.reply_channel)
+        return LATER
+
+    async with Client([route("http.request", consumer)], settings=Settings(response_timeout=60)) as client:
+        assert (await client.get("/")).body == b"0..."
+
+
 @pytest.mark.parametrize(
     ("path", "status", "body", "logged"),
     [
