@@ -104,6 +104,10 @@ limits:
 diagrams:
     {{python}} tests/support/life_diagram.py
 
+# write the options into docs/command-line.md
+options:
+    {{python}} tests/support/option_table.py
+
 # run every example of the README and of docs/
 docs:
     {{python}} -m pytest tests/real/test_docs.py

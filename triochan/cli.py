@@ -1,8 +1,10 @@
 """The command line: options (:mod:`triochan.options`) → an application → :func:`triochan.serve`.
 
+``routes`` and ``check``, in front of the options, print what would be served, and what is wrong with it.
+
 Exit status: 0 after a shutdown, 1 where that cut something off, or the server itself broke; 2 where what was asked
 for can't be served (one or two lines on stderr say why), 3 where the application's lifespan raised at the start, 130
-where it was interrupted before it served.
+where it was interrupted before it served. Of ``check``: 1 where anything is wrong.
 """
 
 from __future__ import annotations
@@ -12,26 +14,28 @@ import errno
 import logging
 import os
 import socket
-import ssl
 import sys
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from . import __version__
-from .certificates import CannotUseCertificate, make_context
+import attrs
+
+from . import __version__, checks, route_table
 from .configuration import CannotConfigure, Configuration, configure
 from .exceptions import ImproperlyConfigured, TriochanError
-from .loading import CannotServe, load, print_traceback
+from .loading import CannotServe, load, print_traceback, tls_context
 from .logs import start_logging
 from .options import COMMANDS, make_parser
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
+from .settings import Settings
 from .standard_streams import flush_or_drop, hold_open
+from .terminal import columns, in_colors, is_terminal
 from .wire import listeners
 from .wire.listeners import Address
 
 logger = logging.getLogger("triochan.configuration")
+_COLORS: Mapping[checks.Kind, str] = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,10 +68,17 @@ def _run(arguments: list[str]) -> int:
         if configuration.given["secret"].rank in (1, 3):
             # Before the module is imported, which may make an Application; and worker processes inherit it.
             os.environ[SECRET_VARIABLE] = ",".join(configuration.options.secret)
+        if command == "check":
+            return _check(configuration)
+        if command == "routes":
+            return _routes(configuration, as_json="json" in given)
         return _serve(configuration, announcement)
     except CannotConfigure as error:
         if error.usage:
             parser.error(str(error))
+        if command == "check":
+            _print_findings([checks.Finding("error", line) for line in error.errors])
+            return 1
         for line in error.errors:
             _complain(line)
         return 2
@@ -95,6 +106,36 @@ def _show(configuration: Configuration) -> int:
     return 0
 
 
+def _check(configuration: Configuration) -> int:
+    """Print what is wrong; the exit status: 1 where anything is."""
+    findings, routes = checks.check(configuration)
+    _print_findings(findings)
+    if not findings:
+        say(f"{configuration.options.app}: {routes} route{'' if routes == 1 else 's'}, nothing is wrong")
+    return 1 if findings else 0
+
+
+def _print_findings(findings: Sequence[checks.Finding]) -> None:
+    colors = in_colors(sys.stdout)
+    for kind, text in findings:
+        say(f"{_COLORS[kind]}{kind}:\x1b[0m {text}" if colors else f"{kind}: {text}")
+
+
+def _routes(configuration: Configuration, *, as_json: bool) -> int:
+    """Print the routes of what would be served, and the settings that are not the defaults."""
+    found = route_table.rows(load(configuration).router)
+    if as_json:
+        say(route_table.as_json(found))
+        return 0
+    fits = is_terminal(sys.stdout) or "COLUMNS" in os.environ
+    say(*route_table.render(found, columns(sys.stdout) if fits else None, colors=in_colors(sys.stdout)))
+    fields = {field.name.replace("_", "-") for field in attrs.fields(Settings)}
+    changed = [row for row in configuration.rows() if row[0] in fields and row[2] != "default"]
+    if changed:
+        say("", *(f"{key} = {value} ({origin})" for key, value, origin in changed))
+    return 0
+
+
 def _serve(configuration: Configuration, announcement: _Announcement) -> int:
     """Load the application and serve it; the exit status.
 
@@ -107,7 +148,7 @@ def _serve(configuration: Configuration, announcement: _Announcement) -> int:
     for warning in configuration.warnings:
         logger.warning("%s", warning)
     announcement.routes = application.router.describe()
-    context = _tls(configuration)
+    context = tls_context(configuration)
     try:
         return run_process(
             application,
@@ -164,28 +205,7 @@ def _in_one_line(routes: list[str]) -> str:
     return "; ".join(route.strip().replace(whole, "websocket.*") for route in routes) or "no routes"
 
 
-# -- logging, TLS, listening
-
-
-def _tls(configuration: Configuration) -> ssl.SSLContext | None:
-    """A server's context with the files that are configured, None without them.
-
-    Raises:
-        CannotServe: one of them can't be read or used, or they do not go together.
-    """
-    certificate, key = configuration.options.ssl_certfile, configuration.options.ssl_keyfile
-    if certificate is None:
-        return None
-    for name, path in (("ssl_certfile", certificate), ("ssl_keyfile", key)):
-        try:
-            if path is not None:
-                Path(path).open("rb").close()
-        except OSError as error:
-            raise CannotServe(f"{configuration.where(name)} {path}: {error.strerror}") from None
-    try:
-        return make_context(certificate, key)
-    except CannotUseCertificate as error:
-        raise CannotServe(str(error)) from None
+# -- listening
 
 
 def _was_listening(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -28,6 +28,9 @@ class Lifespan(Protocol[T_contra]):
     def __call__(self, application: T_contra, /) -> AbstractAsyncContextManager[None]: ...
 
 
+_PLAIN = contextmanager(lambda: iter(())).__code__
+"""Of whatever contextlib's ``@contextmanager`` makes, which nobody can enter with ``async with``."""
+
 Open: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -45,6 +48,19 @@ def check_lifespan(lifespan: object) -> None:
         raise ImproperlyConfigured(
             f"lifespan={name_of(lifespan)} is no context manager; write @asynccontextmanager above it"
         )
+    if inspect.isgeneratorfunction(lifespan) or getattr(lifespan, "__code__", None) is _PLAIN:
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is a plain 'def' with a yield; what goes is an 'async def' below "
+            "@asynccontextmanager"
+        )
+    try:
+        inspect.signature(lifespan).bind(object())
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is called with the application and nothing else: {error}"
+        ) from None
+    except ValueError:  # it is of a kind that says nothing of its arguments
+        pass
 
 
 @asynccontextmanager

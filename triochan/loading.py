@@ -1,10 +1,11 @@
-"""The application that ``module:name`` is, and where it is none, why."""
+"""What the options name: the application at ``module:name``, the TLS context of some files; or why it can't be had."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import inspect
+import ssl
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 from .application import DEFAULT_SESSION_FILE, Application
+from .certificates import CannotUseCertificate, make_context
 from .configuration import Configuration
 from .exceptions import ImproperlyConfigured
 from .near_misses import closest
@@ -146,3 +148,24 @@ def print_traceback(error: BaseException) -> None:
     """On stderr, from the user's own module on."""
     with contextlib.suppress(OSError):
         traceback.print_exception(type(error), error, own_traceback(error))
+
+
+def tls_context(configuration: Configuration) -> ssl.SSLContext | None:
+    """A server's context with the files that are configured, None without them.
+
+    Raises:
+        CannotServe: one of them can't be read or used, or they do not go together.
+    """
+    certificate, key = configuration.options.ssl_certfile, configuration.options.ssl_keyfile
+    if certificate is None:
+        return None
+    for name, path in (("ssl_certfile", certificate), ("ssl_keyfile", key)):
+        try:
+            if path is not None:
+                Path(path).open("rb").close()
+        except OSError as error:
+            raise CannotServe(f"{configuration.where(name)} {path}: {error.strerror}") from None
+    try:
+        return make_context(certificate, key)
+    except CannotUseCertificate as error:
+        raise CannotServe(str(error)) from None

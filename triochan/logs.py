@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import logging
 import logging.config
@@ -17,11 +18,23 @@ from types import FrameType
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
+from .near_misses import closest
 from .terminal import in_colors
 
 LogFormat = Literal["text", "json"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the rest is what its caller gave as ``extra``."""
+_SECTIONS = (
+    "version",
+    "formatters",
+    "filters",
+    "handlers",
+    "loggers",
+    "root",
+    "disable_existing_loggers",
+    "incremental",
+)
+"""What a dictionary for :func:`logging.config.dictConfig` has."""
 _COLORS = {
     logging.DEBUG: "\x1b[2m",
     logging.WARNING: "\x1b[33m",
@@ -171,14 +184,57 @@ def _function_at(filename: str, lineno: int) -> str | None:
 def _configure(config: str) -> None:
     path = Path(config)
     try:
-        text = path.read_text()
-        if path.suffix in (".toml", ".json"):
-            said = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **said})
-        else:
-            logging.config.fileConfig(path, disable_existing_loggers=False)
+        _configure_by(path)
     except OSError as error:
-        raise ImproperlyConfigured(f"--log-config {config}: {error.strerror}") from None
+        raise ImproperlyConfigured(f"--log-config {config}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ImproperlyConfigured(
+            f"--log-config {config}: it is no text in UTF-8 (byte {error.start})"
+        ) from None
     except Exception as error:  # noqa: BLE001 - parsers and what a file names raise what they like
-        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
-        raise ImproperlyConfigured(f"--log-config {config}: {error}{cause}") from None
+        raise ImproperlyConfigured(f"--log-config {config}: {_why(error)}") from None
+
+
+def _configure_by(path: Path) -> None:
+    if path.suffix in (".yaml", ".yml"):
+        raise ImproperlyConfigured("YAML is not read; TOML, JSON or INI is expected")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix not in (".toml", ".json"):
+        parser = configparser.ConfigParser()
+        parser.read_string(text, path.name)
+        logging.config.fileConfig(parser, disable_existing_loggers=False)
+        return
+    said: object = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    if not isinstance(said, dict):
+        raise ImproperlyConfigured(
+            f"a JSON object with {', '.join(_SECTIONS)} is expected, not {type(said).__name__}"
+        )
+    for key in said:
+        if key not in _SECTIONS:
+            meant = closest(key, _SECTIONS, likeness=0.6)
+            raise ImproperlyConfigured(
+                f"a log configuration has no {key!r}; "
+                + (f"did you mean {meant!r}?" if meant else f"what is expected is {', '.join(_SECTIONS)}")
+            )
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **said})
+
+
+def _why(error: BaseException) -> str:
+    """What the standard library says of a log configuration, in one line, and what was expected."""
+    said = " ".join(str(error).split())
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return f"this is no TOML: {said}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"this is no JSON: {said}"
+    if isinstance(error, configparser.Error):
+        return f"this is no INI file, with sections [loggers], [handlers] and [formatters]: {said}"
+    if isinstance(error, KeyError):
+        return (
+            f"{said} is missing; an INI file has [loggers], [handlers] and [formatters], each with keys = ..."
+        )
+    cause = error.__cause__
+    if cause is not None and str(cause) not in said:
+        return f"{said} ({_why(cause)})"
+    if isinstance(error, (ValueError, ImportError, ImproperlyConfigured)):
+        return said
+    return f"{type(error).__name__}: {said}; see docs.python.org/3/library/logging.config.html for what is expected"

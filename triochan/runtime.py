@@ -340,6 +340,16 @@ class Runtime:
         return policy
 
 
+def unheard_streams(layer: ChannelLayer, application: Application) -> Iterator[str]:
+    """A line for each demultiplexer's stream that goes to a named channel on which nobody listens."""
+    for consumer in application.router.consumers():
+        for stream, channel in getattr(consumer, "mapping", {}).items():
+            try:
+                layer.require_listener(channel)
+            except NobodyListens as error:
+                yield f"stream {stream!r} of {name_of(consumer)}: {error}"
+
+
 @asynccontextmanager
 async def _serving_on(
     layer: ChannelLayer | None, application: Application, settings: Settings
@@ -347,12 +357,8 @@ async def _serving_on(
     """The layer, which knows by then what the application's consumers take from."""
     async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
         shared.serve(application.router.channels - SOCKET_CHANNELS.keys())
-        for consumer in application.router.consumers():
-            for stream, channel in getattr(consumer, "mapping", {}).items():
-                try:
-                    shared.require_listener(channel)
-                except NobodyListens as error:
-                    logger.warning("stream %r of %s: %s", stream, name_of(consumer), error)
+        for unheard in unheard_streams(shared, application):
+            logger.warning("%s", unheard)
         yield shared
 
 

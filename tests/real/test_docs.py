@@ -82,7 +82,7 @@ def test_commands_are_taken(block: Block) -> None:
         first, *rest = shlex.split(arguments, comments=True)
         command = first if first in options.COMMANDS else ""
         given = options.make_parser(command).parse_args(rest if command else [first, *rest])
-        assert ":" in given.app or "config" in given
+        assert "config" in given or ":" in given.app
         if "app_dir" in given:
             assert (ROOT / given.app_dir / (given.app.partition(":")[0] + ".py")).exists()
 

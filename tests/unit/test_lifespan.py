@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -281,9 +281,22 @@ async def a_coroutine(application: Application) -> None:
     pass
 
 
+@contextmanager
+def a_plain_one(application: Application) -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def of_nothing() -> AsyncIterator[None]:
+    yield
+
+
 @pytest.mark.parametrize(
     ("lifespan", "says"),
     [
+        (a_plain_one, "a_plain_one is a plain 'def' with a yield; what goes is an 'async def' below"),
+        (lambda application: (yield), "is a plain 'def' with a yield"),
+        (of_nothing, "of_nothing is called with the application and nothing else: too many positional"),
         (an_async_generator, "an_async_generator is no context manager; write @asynccontextmanager above it"),
         (a_coroutine, "a_coroutine is no context manager"),
         (5, "lifespan is a function of the application with @asynccontextmanager, not 5"),

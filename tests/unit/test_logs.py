@@ -239,21 +239,47 @@ def test_json_and_ini_files(tmp_path: Path) -> None:
     assert logging.getLogger().level == logging.CRITICAL
 
 
+INI = (
+    "[loggers]\nkeys=root\n[handlers]\nkeys=h\n[formatters]\nkeys=\n[logger_root]\nhandlers=h\n[handler_h]\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("log.toml", "= nothing", "Invalid statement"),
-        ("log.json", "{", "Expecting property name"),
-        ("log.toml", '[handlers.file]\nclass = "no.such"', "Unable to configure handler 'file'"),
-        ("log.ini", "nothing", "log.ini"),
+        ("log.toml", "= nothing", "this is no TOML: Invalid statement"),
+        ("log.json", "{", "this is no JSON: Expecting property name"),
+        ("log.json", "", "this is no JSON: Expecting value"),
+        ("log.json", "[]", "a JSON object with version, formatters, .* is expected, not list"),
+        ("log.json", '{"handler": {}}', "has no 'handler'; did you mean 'handlers'\\?"),
+        ("log.toml", "[project]\nname = 'x'", "has no 'project'; what is expected is version, formatters"),
+        ("log.toml", "version = 2", "Unsupported version: 2"),
+        ("log.toml", "handlers = 3", "see docs.python.org"),
+        (
+            "log.toml",
+            '[handlers.file]\nclass = "no.such"',
+            r"Unable to configure handler 'file' \(Cannot resolve 'no.such': No module named 'no'\)",
+        ),
+        ("log.toml", '[handlers.h]\nclass = "logging.Nope"', "Cannot resolve 'logging.Nope'"),
+        ("log.json", '{"root": {"handlers": ["absent"]}}', "Unable to configure root logger"),
+        ("log.ini", "nothing", r"this is no INI file, with sections \[loggers\]"),
+        ("log.ini", "", "'formatters' is missing; an INI file"),
+        ("log.ini", "[loggers]\nkeys=root\n", "'formatters' is missing; an INI file has"),
+        ("log.ini", INI + "class=no.such\nargs=()\n", "No module named 'no'"),
+        ("log.ini", INI + "class=logging.Nope\nargs=()\n", "logging.*Nope'"),
+        ("log.ini", INI + "class=StreamHandler\nargs=(nothing,)\n", "'nothing' is not defined"),
+        ("log.yaml", "version: 1", "YAML is not read; TOML, JSON or INI is expected"),
+        ("log.toml", "\xff", "it is no text in UTF-8"),
+        ("log.json", '{"formatters": {"a": {"format": "%(x"}}}', "Unable to configure formatter 'a'"),
     ],
 )
 @bare()
 def test_a_file_that_is_wrong(tmp_path: Path, name: str, text: str, says: str) -> None:
     path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(ImproperlyConfigured, match="--log-config .*" + says):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ImproperlyConfigured, match="--log-config .*" + says) as raised:
         start_logging(config=str(path))
+    assert "\n" not in str(raised.value)
 
 
 @bare()

@@ -50,6 +50,9 @@ class SessionCookies:
         same_site: when browsers send it along with requests that other sites make.
         max_age: seconds from the signature until it is worth nothing.
 
+    Attributes:
+        random: the secret is a random one of this process.
+
     Raises:
         ImproperlyConfigured: a secret that is too short to be one, or a cookie that can't be: an option of another
             type, a ``same_site`` that there is not, a ``max_age`` that is no whole number from 1 up.
@@ -85,7 +88,8 @@ class SessionCookies:
         needs_tls = same_site == "None" or name.lower().startswith(TLS_PREFIXES)
         self._secure = True if secure is None and needs_tls else secure
         self._same_site: SameSite = same_site
-        self._random = not secrets
+        self.random = not secrets
+        self._said = False
         raw = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
         self._raw = raw or [random.token_bytes(32)]
         self._signer = _signer(self._raw)
@@ -169,8 +173,8 @@ class SessionCookies:
 
     def header(self, message: Message, key: str) -> tuple[str, str]:
         """The ``Set-Cookie`` that answers ``message`` with a session key."""
-        if self._random:
-            self._random = False
+        if self.random and not self._said:
+            self._said = True
             logger.warning(
                 "no secret is configured, so this process signs session cookies with a random one: when it restarts, "
                 "and in every other process, they are worth nothing and everybody is logged out. Give the application "
