@@ -82,7 +82,8 @@ def test_commands_are_taken(block: Block) -> None:
         given = options.make_parser().parse_args(shlex.split(arguments, comments=True))
         assert ":" in given.app
         if given.app_dir != ".":
-            assert (ROOT / given.app_dir / (given.app.partition(":")[0] + ".py")).exists()
+            module = ROOT / given.app_dir / given.app.partition(":")[0]
+            assert module.with_suffix(".py").exists() or (module / "__init__.py").exists()
 
 
 def test_ci_runs_the_second_command_of_the_readme() -> None:
