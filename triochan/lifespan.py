@@ -141,9 +141,14 @@ async def every(
 
     Raises:
         ValueError: ``seconds`` is not a number above 0.
+        TypeError: ``function`` is none.
     """
-    if not 0 < seconds < math.inf:
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ValueError(f"every() takes a number of seconds above 0, not {seconds!r}")
+    if not callable(function):
+        raise TypeError(
+            f"every() calls an async function, not {function!r:.100}: pass the function, not what it gives"
+        )
 
     async def call() -> None:
         await function(*args)
@@ -154,7 +159,7 @@ async def every(
     due = trio.current_time() + (0 if at_once else seconds)
     while True:
         await trio.sleep_until(due)
-        with Barrier(raised):
+        with Barrier(raised, of_a_client=False):
             await run(call())
         passed = trio.current_time() - due
         due += seconds * max(1, math.ceil(passed / seconds))

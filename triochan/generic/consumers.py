@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import operator
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import CoroutineType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
@@ -15,6 +14,7 @@ from ..content import decode_json
 from ..exceptions import ImproperlyConfigured, InvalidContent
 from ..handlers import Begin
 from ..layers import Endpoint, Group
+from ..log_lines import say
 from ..message import Message, SendsReplies, check_name
 from ..routing import name_of
 from ..running import current_application
@@ -22,7 +22,7 @@ from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import parse_rate, within_limits
+from .rate_limits import exceeded_limit, parse_rate
 
 logger = logging.getLogger("triochan.generic")
 
@@ -74,11 +74,16 @@ class WebsocketConsumer(BaseConsumer):
         if raw == "raw_receive":
             if cls.raw_receive is _OWN.raw_receive and cls._is_straight() and not cls._is_limited():
                 begin = super().begin_on(channel)
-                own = _receiving(cls)
+                dispatch, get_handler, raw_receive = cls.dispatch, cls.get_handler, cls.raw_receive
 
                 def receive(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
                     text = message.own.get("text")
-                    if text is None or _receiving(cls) != own:  # or patched since
+                    if (
+                        text is None
+                        or cls.dispatch is not dispatch  # or patched since
+                        or cls.get_handler is not get_handler
+                        or cls.raw_receive is not raw_receive
+                    ):
                         return begin(message, kwargs)  # type: ignore[misc]
                     if kwargs:
                         made = cls(message, **kwargs).receive(text=text, **kwargs)
@@ -139,8 +144,10 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        if within_limits(type(self), message, self.rate_limit, self.user_rate_limit):
+        exceeded = exceeded_limit(type(self), message, self.rate_limit, self.user_rate_limit)
+        if exceeded is None:
             return False
+        say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)
         return True
 
@@ -160,11 +167,8 @@ class WebsocketConsumer(BaseConsumer):
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
         names = tuple(self._group_names(kwargs))
-        if names and message.connection is not None and not self._has_plain_groups():
-            # The messages to come don't say what this one does: the answer is kept.
-            _joined(message).by_consumer[self._place(kwargs)] = names
-        for name in names:
-            await Group(name).add(message.reply_channel)
+        if names:
+            await self._join(names, message, kwargs)
         await self.connect(message, **kwargs)
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
@@ -210,6 +214,13 @@ class WebsocketConsumer(BaseConsumer):
             and "groups" not in self.__dict__
         )
 
+    async def _join(self, names: Iterable[str], message: Message, kwargs: dict[str, Any]) -> None:
+        if message.connection is not None and not self._has_plain_groups():
+            # The messages to come don't say what this one does: the answer is kept.
+            _joined(message).by_consumer[self._place(kwargs)] = tuple(names)
+        for name in names:
+            await Group(name).add(message.reply_channel)
+
     def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
         """The groups that were joined before ``connect``."""
         if message.connection is not None and not self._has_plain_groups():
@@ -253,6 +264,7 @@ class WebsocketConsumer(BaseConsumer):
 
         The socket is closed with 1008; override it for anything else.
         """
+        say(logger, logging.DEBUG, "%s on %r: too many messages; 1008", name_of(type(self)), self.path)
         await self.close(1008, "too many messages")
 
     async def disconnect(self, message: Message, /, *args: Any, **kwargs: Any) -> None:
@@ -337,9 +349,6 @@ class _Joined:
 
 def _joined(message: Message) -> _Joined:
     return cast(Endpoint, message.connection).local.of(_Joined)
-
-
-_receiving = operator.attrgetter("dispatch", "get_handler", "raw_receive")
 
 
 def _is_switch(value: object) -> bool:
@@ -455,21 +464,12 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
             return
         text = message.own.get("text")
         if text is None:
-            await self.close(1003, "this socket takes JSON in text messages only")
+            await self._refuse_binary()
             return
         try:
             content = self.decode_json(text)
         except (ValueError, RecursionError) as error:  # what decoders of all kinds raise
-            connection = message.connection
-            logger.warning(
-                "%s.decode_json on %r: %s: %.200s%s",
-                name_of(type(self)),
-                self.path,
-                type(error).__name__,
-                error,
-                "" if connection is not None and connection.closing else "; 1007",
-            )
-            await self.close(1007, "this is not JSON")
+            await self._refuse_text(message, error)
             return
         if self._content_type is not None:
             try:
@@ -478,6 +478,22 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
                 await self.content_invalid(error)
                 return
         await self.receive(content, **kwargs)
+
+    async def _refuse_binary(self) -> None:
+        say(logger, logging.DEBUG, "%s on %r: a binary message; 1003", name_of(type(self)), self.path)
+        await self.close(1003, "this socket takes JSON in text messages only")
+
+    async def _refuse_text(self, message: Message, error: Exception) -> None:
+        connection = message.connection
+        logger.warning(
+            "%s.decode_json on %r: %s: %.200s%s",
+            name_of(type(self)),
+            self.path,
+            type(error).__name__,
+            error,
+            "" if connection is not None and connection.closing else "; 1007",
+        )
+        await self.close(1007, "this is not JSON")
 
     async def receive(self, content: In, /, *args: Any, **kwargs: Any) -> None:
         """A message came, decoded, and made into an object where ``content`` is annotated so."""

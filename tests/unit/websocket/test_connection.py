@@ -21,9 +21,10 @@ from triochan.test.client import HandshakeRefused
 # -- the opening handshake --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "close", "accept False", "in a group of exceptions"])
-async def test_refusal_answers_403_and_disconnect_is_not_called(how: str) -> None:
+async def test_refusal_answers_403_and_disconnect_is_not_called(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
     events = []
 
     class Refusing(WebsocketConsumer):
@@ -59,7 +60,9 @@ async def test_a_path_without_a_consumer_is_403_before_accepting() -> None:
         assert refused.value.status == 403
 
 
-async def test_a_route_that_raises_is_500_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_route_that_raises_is_500_and_leaves_nothing(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
     class Raising:
         def match(self, message: Any, *, partly: bool = False) -> None:
             raise RuntimeError("on purpose")
