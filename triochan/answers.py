@@ -29,11 +29,9 @@ def answered(begin: Begin) -> Begin:
         try:
             result = await begin(message, kwargs)
         except Exception as error:
-            answer = first_of(error, HttpError)
-            if answer is None:
+            result = _response_of(error, message)
+            if result is None:
                 raise
-            say_refused(logger, answer.status, message, f"HttpError {answer.text[:LONGEST_TEXT]!r}")
-            result = text(answer.text, answer.status, answer.headers)
         if result is None or result is LATER:
             return result
         if not isinstance(result, dict):
@@ -45,3 +43,12 @@ def answered(begin: Begin) -> Begin:
         return None
 
     return begin_and_answer
+
+
+def _response_of(error: Exception, message: Message) -> dict[str, Any] | None:
+    """The response that ``error`` asks for; None where there is no HttpError in it."""
+    answer = first_of(error, HttpError)
+    if answer is None:
+        return None
+    say_refused(logger, answer.status, message, f"HttpError {answer.text[:LONGEST_TEXT]!r}")
+    return text(answer.text, answer.status, answer.headers)

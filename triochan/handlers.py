@@ -103,6 +103,8 @@ class Held(NamedTuple):
             if nesting(task) is not place:
                 error = left_open(task, place, error)
             owner.release(scope, self.consumer, result, error)
+            if error is not None:
+                forget(error)
 
 
 def begin_of(consumer: Consumer, channel: str) -> Begin | None:
@@ -393,6 +395,15 @@ def report(logger: logging.Logger, text: str, *args: object, error: BaseExceptio
         logger.error(text, *args, exc_info=error)
     except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
         show_unwritten(unwritten, error)
+
+
+def forget(error: BaseException) -> None:
+    """Let go of what an error that has been dealt with was raised through.
+
+    Those who have dealt with it are among these frames, and have it in a variable: a circle with all that they hold,
+    such as a connection and its socket, which only the garbage collector would find.
+    """
+    error.__traceback__ = None
 
 
 class Barrier:

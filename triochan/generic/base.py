@@ -287,7 +287,10 @@ class BaseConsumer:
                 await own(message, **kwargs)
             except Exception as error:  # noqa: BLE001 - raised with the others
                 errors.append(error)
-            raise_all(errors, f"before and in {name_of(type(self))}.{name}")
+            try:
+                raise_all(errors, f"before and in {name_of(type(self))}.{name}")
+            finally:
+                errors.clear()  # no circle: each was raised through here
 
     def _owed_at_the_end(self) -> str | None:
         """The method that has to be called for ``websocket.disconnect``; None where there is none."""

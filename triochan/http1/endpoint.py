@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted, report
+from ..handlers import Bound, Held, begin, forget, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import LATER, Refusal, parse_http
@@ -148,6 +148,8 @@ class Exchange:
         held, result, error = begin(self, bound, message, timeout)
         if held is None:
             self._ended(bound.consumer, result, error)
+            if error is not None:
+                forget(error)
         return held
 
     def hold(self, scope: trio.CancelScope) -> None:

@@ -19,7 +19,7 @@ import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, call, enclosed, only, parted, report
+from ..handlers import Barrier, Bound, Held, call, enclosed, forget, only, parted, report
 from ..layers import Local, ReplyChannel
 from ..log_lines import say
 from ..message import Message
@@ -704,6 +704,8 @@ class Connection:
             logger.warning("%s on %r: disconnect broke off, %s", name_of(bound.consumer), self.path, error)
         elif error is not None:
             self.crashed(bound.consumer, "disconnect", error)
+        if error is not None:
+            forget(error)
 
     def _match_disconnect(self, message: Message) -> Bound | None:
         """Who takes ``disconnect``; where a route raises, the class that took ``connect``, if it takes this too."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ChannelSocketException, ConnectionClosed
-from ..handlers import Bound, Held, LeftOpen, begin, first_step, left_open, nesting, only, parted
+from ..handlers import Bound, Held, LeftOpen, begin, first_step, forget, left_open, nesting, only, parted
 from ..layers import ReplyChannel
 from ..log_lines import say
 from ..message import Message
@@ -399,7 +399,7 @@ class Inbound:
         """Decode what was read: control frames are answered, messages go into the inbox.
 
         Those before which no other waits are given back instead: most of them find a handler free at once, and going
-        through the channel would take 0.8 µs for each.
+        through the channel would take 0.6 µs for each.
         """
         owner, settings = self._owner, self._settings
         decoder = self._decoder
@@ -596,9 +596,12 @@ class Inbound:
     def _failed(self, bound: Bound, message: Message, error: BaseException) -> Held | None:
         """A handler has raised before it first waited: do what that asks for, or say so."""
         if isinstance(error, (ChannelSocketException, ExceptionGroup)):
-            return self._begin(bound, message, None, error)
-        self._raised(bound.consumer, error)
-        return None
+            held = self._begin(bound, message, None, error)
+        else:
+            self._raised(bound.consumer, error)
+            held = None
+        forget(error)
+        return held
 
     def _begin(
         self, bound: Bound, message: Message, timeout: float | None, after: BaseException | None
@@ -609,6 +612,7 @@ class Inbound:
             self.waits = True
         elif error is not None:
             self._raised(bound.consumer, error)
+            forget(error)
         return held
 
     def _raised(self, consumer: Consumer, error: BaseException) -> None:

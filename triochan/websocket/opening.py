@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from ..exceptions import ConnectionClosed, DenyConnection, HttpError
-from ..handlers import Bound, Held, begin, first_of, only, parted
+from ..handlers import Bound, Held, begin, first_of, forget, only, parted
 from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
 from ..log_lines import say
@@ -115,6 +115,8 @@ class Opening:
             return held
         inbound.running -= 1
         self._end(bound.consumer, None if error is None else parted(error)[0], cancelled=False)
+        if error is not None:
+            forget(error)
         return self.proceed()
 
     # -- for the one that awaits it
