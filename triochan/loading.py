@@ -125,9 +125,7 @@ def _no_attribute(module: ModuleType, owner: Any, part: str) -> str:
         place = f"{name_of(owner)} in {place}"
     names = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
     # What can be served comes before what is merely a little alike, such as a name that the module imports.
-    served = [
-        each for kind in (Application, list) for each in names if isinstance(getattr(owner, each), kind)
-    ]
+    served = [each for each in names if isinstance(getattr(owner, each), (Application, list))]
     meant = closest(part, names) or closest(part, served, likeness=0.6) or next(iter(served), None)
     meant = meant or closest(part, names, likeness=0.6)
     return f"{place} has no {part!r}" + (f"; did you mean {meant!r}?" if meant else "")
