@@ -126,9 +126,10 @@ def _no_attribute(module: ModuleType, owner: Any, part: str) -> str:
     if owner is not module:
         place = f"{name_of(owner)} in {place}"
     names = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
-    meant = closest(part, names, likeness=0.6) or next(
-        (each for each in names if isinstance(getattr(owner, each), (Application, list))), None
-    )
+    # What can be served comes before what is merely a little alike, such as a name that the module imports.
+    served = [each for each in names if isinstance(getattr(owner, each), (Application, list))]
+    meant = closest(part, names) or closest(part, served, likeness=0.6) or next(iter(served), None)
+    meant = meant or closest(part, names, likeness=0.6)
     return f"{place} has no {part!r}" + (f"; did you mean {meant!r}?" if meant else "")
 
 

@@ -253,6 +253,17 @@ def test_a_module_that_raises_shows_its_traceback(
     assert text.splitlines()[-1] == "triochan: error: the module 'broken' could not be imported, see above"
 
 
+def test_what_can_be_served_is_suggested_before_what_is_merely_spelled_alike(
+    fails: Callable[..., str], folder: Path
+) -> None:
+    (folder / "quizzes.py").write_text(
+        "from triochan import Application\nMapped = 1\napplication = Application([])\n"
+        "def make_application(): return application\n"
+    )
+    assert "has no 'app'; did you mean 'application'?" in fails("quizzes:app")
+    assert "did you mean 'make_application'?" in fails("quizzes:make_aplication", "--factory")
+
+
 def test_a_module_that_a_routing_names_raises(fails: Callable[..., str], folder: Path) -> None:
     (folder / "named.py").write_text("routing = 'broken.routing'")
     (folder / "broken.py").write_text("1 / 0")

@@ -84,12 +84,13 @@ def test_commands_are_taken(block: Block) -> None:
         given = options.make_parser(command).parse_args(rest if command else [first, *rest])
         assert "config" in given or ":" in given.app
         if "app_dir" in given:
-            assert (ROOT / given.app_dir / (given.app.partition(":")[0] + ".py")).exists()
+            module = ROOT / given.app_dir / given.app.partition(":")[0]
+            assert module.with_suffix(".py").exists() or (module / "__init__.py").exists()
 
 
 def test_ci_runs_the_second_command_of_the_readme() -> None:
     first, second, *_ = [block.code.strip() for block in blocks("sh") if block.page.name == "README.md"]
-    assert first.endswith("chat:routing")
+    assert first.endswith("chat:application")
     assert second.endswith("pytest")
     assert second in (ROOT / ".ci" / "run").read_text().splitlines()
 

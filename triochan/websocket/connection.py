@@ -536,7 +536,19 @@ class Connection:
             self.inbound.heard = False
             self.outbox.put_control(ping_frame(os.urandom(4)))
             self._pinged = self.outbox.sent
-            self._ping = self._runtime.timers.after(settings.ping_timeout, self._pong_due)
+            self._ping = self._runtime.timers.after(
+                min(settings.ping_interval, settings.ping_timeout), self._next_ping_due
+            )
+
+    def _next_ping_due(self) -> None:
+        """Pings are ``ping_interval`` apart, as proxies with time-outs of their own need them; and where no answer came
+        by then, it has the rest of ``ping_timeout``."""
+        settings = self._runtime.settings
+        rest = settings.ping_timeout - settings.ping_interval
+        if rest <= 0 or self.inbound.heard or self.inbound.paused:
+            self._pong_due()
+        else:
+            self._ping = self._runtime.timers.after(rest, self._pong_due)
 
     def _pong_due(self) -> None:
         """A peer is lost only if nothing came from it, the ping had left, and the server had its chance to read."""
@@ -544,7 +556,11 @@ class Connection:
         if not self.life.talking:
             return  # close_timeout bounds what is left
         if self.inbound.heard or self.inbound.paused:
-            self._ping = timers.after(settings.ping_interval, self._ping_due)
+            rest = settings.ping_interval - settings.ping_timeout
+            if rest > 0:
+                self._ping = timers.after(rest, self._ping_due)
+            else:
+                self._ping_due()
         elif self.outbox.size and self._takes():
             self._pinged = self.outbox.sent
             self._ping = timers.after(settings.ping_timeout, self._pong_due)

@@ -627,3 +627,9 @@ class Inbound:
                 "%s broke off in receive on %r: it sent to another connection, which is gone: %s",
                 name_of(consumer), owner.path, mine,
             )  # fmt: skip
+        elif owner.life.state is State.CLOSING:
+            logger.info(
+                "%s broke off in receive on %r: it sent when the socket had been closed from this end, with %d; send "
+                "what is left to say before close()",
+                name_of(consumer), owner.path, owner.life.code,
+            )  # fmt: skip

@@ -240,6 +240,26 @@ async def test_wrong_replies_are_the_callers_and_leave_the_socket_alone() -> Non
         assert await socket.receive() == "fine"
 
 
+async def test_a_handler_that_sends_after_its_own_close_is_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Hasty(WebsocketConsumer):
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            await self.close(4000)
+            await self.send(text="one thing more")
+
+    with caplog.at_level(logging.INFO):
+        async with WSClient([route_class(Hasty)]) as socket:
+            await socket.send("hello")
+            assert (await socket.wait_closed()).code == 4000
+    [said] = [entry for entry in caplog.records if "broke off" in entry.getMessage()]
+    assert said.levelno == logging.INFO
+    assert (
+        "Hasty broke off in receive on '/': it sent when the socket had been closed from this end, with 4000"
+        in (said.getMessage())
+    )
+
+
 @pytest.mark.parametrize(("text", "code"), [("{", 1007), ("NaN", 1007), (b"{}", 1003)])
 async def test_what_is_not_json(text: Any, code: int) -> None:
     async with WSClient([route_class(JsonWebsocketConsumer)]) as socket:
