@@ -161,6 +161,7 @@ def _serve(configuration: Configuration, announcement: _Announcement) -> int:
             proxy_protocol=options.proxy_protocol,
             root_path=options.root_path,
             health_path=options.health_path,
+            access_log=options.access_log,
             settings=configuration.settings,
             task_status=announcement,
         )

@@ -6,11 +6,15 @@ import configparser
 import json
 import logging
 import logging.config
+import re
 import sys
 import time
 import tomllib
 import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
@@ -47,6 +51,15 @@ class TextFormatter(logging.Formatter):
     def __init__(self, *, colors: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
         self._colors = colors
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """As logging's own, made once a second."""
+        second = int(record.created)
+        made = self._second
+        if made[0] != second:
+            made = self._second = (second, time.strftime(self.default_time_format, time.localtime(second)))
+        return f"{made[1]},{int(record.msecs):03}"
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -86,7 +99,7 @@ def start_logging(
 ) -> None:
     """Log on stderr, unless the program has set up its own logging.
 
-    Warnings of Python's, such as of a coroutine that was never awaited, are logged too.
+    Warnings of Python's are logged too; a coroutine that was never awaited with the function that has forgotten it.
 
     Args:
         level: from which on; None: ``info``, or as the program has set it.
@@ -98,6 +111,7 @@ def start_logging(
         ImproperlyConfigured: the file can't be read, or says something that is none.
     """
     logging.captureWarnings(True)
+    warnings.showwarning = _show_warning  # until captureWarnings(False)
     if config is not None:
         _configure(config)
     root = logging.getLogger()
@@ -111,10 +125,60 @@ def start_logging(
         level = level or "info"
     if level is not None:
         root.setLevel(level.upper())
+    if root.getEffectiveLevel() <= logging.DEBUG:
+        # Who looks for a mistake is told where a forgotten coroutine was made, also when it was dropped elsewhere.
+        sys.set_coroutine_origin_tracking_depth(_CALLS)
     for name in CHATTER:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As logging's own; of a coroutine that was never awaited one line, with who has forgotten it."""
+    said, _, made = str(message).partition("\n")
+    name = _NEVER_AWAITED.fullmatch(said)
+    if name is None or file is not None:
+        _show_plainly(message, category, filename, lineno, file, line)
+        return
+    function = "a function that has returned"
+    places = [place for place in _PLACE.findall(made) if not place[0].startswith(_OURS)]
+    if places:  # where it was made; else where it was dropped, which mostly is the same
+        filename, lineno, function = places[-1][0], int(places[-1][1]), places[-1][2]
+    function = _function_at(filename, lineno) or function
+    logging.getLogger("py.warnings").warning(
+        "%s:%d, in %s: %s was never awaited, so nothing of it was done; write 'await' in front of it",
+        filename,
+        lineno,
+        function,
+        name[1],
+    )
+
+
+_show_plainly: Callable[[Warning | str, type[Warning], str, int, TextIO | None, str | None], None]
+_show_plainly = logging._showwarning  # type: ignore[attr-defined]
+_NEVER_AWAITED = re.compile(r"coroutine '(.+)' was never awaited")
+_OURS = str(Path(__file__).parent)
+_CALLS = 8
+"""Of which each coroutine notes, at debug level, that it was made by them: some are triochan's own."""
+_PLACE = re.compile(r'File "(.+)", line (\d+), in (.+)')
+
+
+def _function_at(filename: str, lineno: int) -> str | None:
+    """The function that runs there, with its class."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == filename and frame.f_lineno == lineno:
+            return frame.f_code.co_qualname
+        frame = frame.f_back
+    return None
 
 
 def _configure(config: str) -> None:

@@ -501,6 +501,12 @@ TABLE: Mapping[str, Sequence[Option]] = {
             beside=_beside,
         ),
         Option(
+            "access_log",
+            bool,
+            "log each request, and each WebSocket's opening and end",
+            shown="where stderr is a terminal",
+        ),
+        Option(
             "config",
             str,
             "read options from this TOML file; what the command line or the environment says goes before",

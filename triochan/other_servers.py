@@ -168,9 +168,11 @@ OPTIONS: Mapping[str, Elsewhere] = _table(
     ("--date-header --no-date-header", (U,), "RFC 9110 asks for Date"),
     ("--reset-contextvars", (U,), "each message has a context of its own, always"),
     # the log
-    ("--access-log", (U, D, H), "a middleware logs what it likes of each message"),
-    ("--no-access-log", (U,), "no line is logged for a request"),
-    ("--access-logfile --access-logformat", (H, G), "a middleware logs what it likes of each message"),
+    (
+        "--access-logfile --access-logformat",
+        (H, G),
+        "give --access-log, and say in a --log-config where it goes",
+    ),
     ("--error-log", (H,), _LOGGER),
     ("--error-logfile --log-file", (H, G), _LOGGER),
     ("--log-fmt", (D,), "--log-format, or a --log-config file"),

@@ -8,15 +8,18 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import Any
 
 import trio
 
+from .access import AccessLog, address_of
 from .application import Application
 from .handlers import report
-from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
+from .http1.protocol import FULL, NOT_TLS
+from .http1.serving import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
@@ -24,6 +27,7 @@ from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import hold_open
+from .terminal import is_terminal
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
@@ -187,6 +191,7 @@ class Server:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client, server = _host_and_port(address), _host_and_port(accepted.getsockname())
             refusal = None
+            header_came = not self._proxy_protocol
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope() as scope:
@@ -196,6 +201,7 @@ class Server:
                         if self._proxy_protocol:
                             header = await receive_proxy_header(accepted)
                             client, server = header.client or client, header.server or server
+                            header_came = True
                         if self._ssl_context is not None:
                             if await says_plain_text(accepted):
                                 refusal = NOT_TLS
@@ -204,6 +210,9 @@ class Server:
                     finally:
                         timer.cancel()
                         self._handshakes.discard(scope)
+                if scope.cancelled_caught and not self.stopping:
+                    what = "TLS handshake" if header_came else "header of the PROXY protocol"
+                    logger.debug("connection from %s: no %s in time; it is closed", _name(address), what)
                 if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
@@ -217,11 +226,11 @@ class Server:
                 refusal=refusal,
             )
         except ProxyProtocolError as error:
-            logger.warning("connection from %s: %s; it is closed", address, error)
+            logger.warning("connection from %s: %s; it is closed", _name(address), error)
         except OSError as error:
-            logger.debug("connection from %s: %s", address, error)
+            logger.debug("connection from %s: %s", _name(address), error)
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
-            report(logger, "internal error on the connection from %s", address, error=error)
+            report(logger, "internal error on the connection from %s", _name(address), error=error)
         finally:
             runtime.sockets -= 1
             sock.close()
@@ -254,6 +263,12 @@ def _host_and_port(address: Any) -> list[Any] | None:
     return [host[7:] if host.startswith("::ffff:") and "." in host else host, address[1]]
 
 
+def _name(address: Any) -> str:
+    """An accepted socket's address for a line of the log."""
+    client = _host_and_port(address)
+    return "a Unix socket" if client is None else address_of(client)
+
+
 async def serve(
     routing: Routing | Application,
     *,
@@ -270,6 +285,7 @@ async def serve(
     proxy_protocol: bool = False,
     root_path: str = "",
     health_path: str | None = None,
+    access_log: bool | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -299,6 +315,9 @@ async def serve(
             without it, and have it at ``message["root_path"]``.
         health_path: where the server itself says whether it takes requests, such as ``"/healthz"``: 200, or 503 during
             a shutdown; under any host's name.
+        access_log: log a line for each request, and two for each WebSocket, to ``triochan.access`` at ``info``, as
+            ``uvicorn --access-log`` does; None: where standard error is a terminal. Looked at here, once, as is whether
+            that logger is enabled for it.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
@@ -311,7 +330,8 @@ async def serve(
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
-    async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
+    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
+    async with Runtime.open(application, settings or Settings(), layer, front, access) as runtime:
         listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
         try:
             server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)

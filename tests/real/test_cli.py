@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import os
+import pty
 import re
 import signal
 import socket
@@ -964,6 +965,41 @@ def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None
         while more := client.recv(4096):
             answer += more
     assert b'"client":["203.0.113.7",50000]' in answer
+
+
+def test_the_access_log(served: Callable[..., Served], folder: Path) -> None:
+    """Off where stderr is no terminal; on where it is asked for, or is one; by its name in a file."""
+    (folder / "log.toml").write_text('[loggers."triochan.access"]\nlevel = "WARNING"\n')
+    for arguments, expected in (
+        ((), False),
+        (("--access-log",), True),
+        (("--access-log", "--log-format", "json"), True),
+        (("--access-log", "--log-config", "log.toml"), False),
+    ):
+        server = served("hello:routing", "--port", "0", *arguments)
+        get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
+        _, _, err = server.end()
+        assert bool(re.search(r"127\.0\.0\.1:\d+ - .+GET / HTTP/1\.1.+ 200 \d+ bytes \d", err)) is expected, (
+            err
+        )
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [((), True), (("--no-access-log",), False)])
+def test_the_access_log_on_a_terminal(
+    served: Callable[..., Served], arguments: tuple[str, ...], expected: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        command = ("sh", "-c", f'exec "$@" 2>{os.ttyname(theirs)}', "sh", sys.executable, "-m", "triochan")
+        server = served("hello:routing", "--port", "0", *arguments, command=command)
+        get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
+        server.end()
+        said = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "shutting down" in said
+    assert ('"GET / HTTP/1.1" 200' in said) is expected
 
 
 @pytest.mark.parametrize(

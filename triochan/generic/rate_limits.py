@@ -83,8 +83,8 @@ class _Buckets:
         return bucket.take()
 
 
-def within_limits(kind: type, message: Message, rate: str | None, user_rate: str | None) -> bool:
-    """Count one message of a connection, and of its user; False: it is one too many.
+def exceeded_limit(kind: type, message: Message, rate: str | None, user_rate: str | None) -> str | None:
+    """Count one message of a connection, and of its user; the limit that it is one too many for, None: of none.
 
     Args:
         kind: the consumer's class: each has a count of its own.
@@ -94,9 +94,10 @@ def within_limits(kind: type, message: Message, rate: str | None, user_rate: str
         connection = cast("Endpoint | None", message.connection)
         local = run_local() if connection is None else connection.local
         if not local.of(_Buckets).take(kind, parse_rate(rate, "rate_limit")):
-            return False
+            return f"rate_limit {rate}"
     if user_rate is not None and getattr(message.user, "is_authenticated", False):
         application = application_of(message)
         key = (application, kind, application.id_of(message.user))
-        return run_local().of(_Buckets).take(key, parse_rate(user_rate, "user_rate_limit"))
-    return True
+        if not run_local().of(_Buckets).take(key, parse_rate(user_rate, "user_rate_limit")):
+            return f"user_rate_limit {user_rate}"
+    return None

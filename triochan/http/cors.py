@@ -7,8 +7,10 @@ from typing import Any
 
 from ..exceptions import ImproperlyConfigured
 from ..headers import check_headers, is_token, members
+from ..log_lines import say_refused
 from ..message import Message
 from ..origins import AllowedOrigins, values_of
+from .refusals import logger
 from .responses import text
 
 SAFE = ("GET", "HEAD", "POST")
@@ -91,18 +93,22 @@ def cors(
         pairs = [(b"Access-Control-Allow-Origin", origin)]
         return [*pairs, (b"Access-Control-Allow-Credentials", b"true")] if credentials else pairs
 
-    def refuse(why: str) -> dict[str, Any]:
-        return text(why, 403, [_ASKED])
+    def refuse(message: Message, said: str, why: str) -> dict[str, Any]:
+        say_refused(logger, 403, message, f"cors: {why}")
+        return text(said + "\n", 403, [_ASKED])
 
     def preflight(message: Message, origin: bytes, method: str) -> dict[str, Any]:
         asked = [
             each.decode("latin-1") for each in members(message["headers"], b"access-control-request-headers")
         ]
         if not any_method and method not in methods and method not in SAFE:
-            return refuse(f"pages of other origins may not use {method:.100}\n")
+            why = f"the method {method!r:.100} is none of {', '.join(methods)}"
+            return refuse(message, f"pages of other origins may not use {method:.100}", why)
         refused = [] if any_header else [each for each in asked if each not in lower]
         if refused:
-            return refuse(f"pages of other origins may not send {', '.join(refused):.200}\n")
+            fields = ", ".join(refused)
+            why = f"the fields {fields!r:.200} are none of {', '.join(sorted(lower))}"
+            return refuse(message, f"pages of other origins may not send {fields:.200}", why)
         # Beside credentials "*" would be a name; so what was asked for is said.
         said = [
             *allow(origin),
@@ -125,7 +131,9 @@ def cors(
         wanted = values_of(message["headers"], b"access-control-request-method")
         if said and wanted and message["method"] == "OPTIONS":
             if not ours:
-                return refuse(f"pages of {said[0].decode('latin-1'):.200} may not use this\n")
+                page = said[0].decode("latin-1")
+                why = f"the origin {page!r:.200} is not allowed"
+                return refuse(message, f"pages of {page:.200} may not use this", why)
             return preflight(message, said[0], wanted[0].decode("latin-1"))
 
         async def add(content: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..headers import members
 from ..message import Message
 from ..routing import route
 from .conditions import NotSatisfiable, precondition, wanted_part
-from .responses import text
+from .refusals import UNMET, refuse, refuse_method
 
 _CHUNK = 256 * 1024
 _SETTLED_SECONDS = 2.0
@@ -107,11 +107,12 @@ def _consumer(root: Path, index: str, cache_control: bytes) -> Callable[..., Awa
     async def static(message: Message, name: str) -> None:
         reply = message.reply_channel
         if message["method"] not in ("GET", "HEAD"):
-            await reply.send(text("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"}))
+            await reply.send(refuse_method(message))
             return
         file = await trio.to_thread.run_sync(_find, root, name, index, _accepted(message["headers"]))
         if file is None:
-            await reply.send(text("Not Found\n", 404))
+            why = f"there is no file {name!r:.200} in {root} that is to be served"
+            await reply.send(refuse(message, 404, "Not Found", why=why))
             return
         if file.of_folder and message["path"] and not message["path"].endswith("/"):
             await reply.send(_to_folder(message))
@@ -241,12 +242,14 @@ async def _send_file(message: Message, found: _File, cache_control: bytes) -> No
         await reply.send({"status": 304, "headers": headers})
         return
     if unmet is not None:
-        await reply.send(text("Precondition Failed\n", unmet))
+        await reply.send(refuse(message, unmet, "Precondition Failed", why=UNMET))
         return
     size = status.st_size
     part = wanted_part(message["headers"], etag, size) if message["method"] == "GET" else None
     if isinstance(part, NotSatisfiable):
-        await reply.send(text("Range Not Satisfiable\n", 416, {"Content-Range": f"bytes */{size}"}))
+        why = f"the range begins behind the end of {size} bytes"
+        length = {"Content-Range": f"bytes */{size}"}
+        await reply.send(refuse(message, 416, "Range Not Satisfiable", length, why=why))
         return
     code = 200
     start = 0
@@ -263,8 +266,8 @@ async def _send_file(message: Message, found: _File, cache_control: bytes) -> No
         return
     try:
         opened = await trio.open_file(path, "rb")
-    except OSError:  # gone since it was found, or not for this user to read
-        await reply.send(text("Not Found\n", 404))
+    except OSError as error:  # gone since it was found, or not for this user to read
+        await reply.send(refuse(message, 404, "Not Found", why=f"{path}: {error.strerror}"))
         return
     async with opened as file:
         opened_status = os.fstat(file.fileno())

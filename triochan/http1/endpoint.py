@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted, report
+from ..handlers import Bound, Held, begin, forget, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import LATER, Refusal, parse_http
@@ -148,6 +148,8 @@ class Exchange:
         held, result, error = begin(self, bound, message, timeout)
         if held is None:
             self._ended(bound.consumer, result, error)
+            if error is not None:
+                forget(error)
         return held
 
     def hold(self, scope: trio.CancelScope) -> None:
@@ -178,6 +180,9 @@ class Exchange:
 
     def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
+        if error is None and (self._writer.complete or self._closed):
+            self._finish()
+            return
         mine, others = (None, None) if error is None else parted(error)
         # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
         crashed = mine is not None and (
@@ -268,12 +273,12 @@ class Exchange:
         try:
             data = writer.write(reply)
         except ValueError as error:
-            if self.started:
+            if writer.started:
                 logger.error("the response on %r can't be sent as it is: %s", self._path, error)
                 self._owner.broke_off()
             raise
         self._owner.write(data)
-        if self.complete:
+        if not self.running and self.complete:
             self._finish()
 
     def _finish(self) -> None:

@@ -27,12 +27,13 @@ import trio
 import trio.testing
 import trio_websocket
 
+from ..access import AccessLog
 from ..application import Application
 from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
 from ..http.conditions import http_date
 from ..http.cookies import parse_cookies
-from ..http1.protocol import serve_stream
+from ..http1.serving import serve_stream
 from ..layers import ChannelLayer
 from ..porting import CLIENT_ATTRIBUTES, attribute_lookup
 from ..proxies import Front
@@ -209,6 +210,7 @@ class Client(_Managed["Client"]):
         lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
         trusted_proxies, root_path, health_path: as :func:`triochan.serve` takes them; the client is at 192.0.2.1.
+        access_log: write one.
 
     Attributes:
         cookies: what the server has set, by name.
@@ -227,7 +229,9 @@ class Client(_Managed["Client"]):
         trusted_proxies: Iterable[str] = (),
         root_path: str = "",
         health_path: str | None = None,
+        access_log: bool = False,
     ) -> None:
+        self._access_log = access_log
         self._front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
         self.application: Application = Application.of(routing)
         self.settings: Settings = settings or Settings()
@@ -241,7 +245,10 @@ class Client(_Managed["Client"]):
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Self]:
-        async with Runtime.open(self.application, self.settings, self._layer, self._front) as self.runtime:
+        access = AccessLog.of(self._access_log)
+        async with Runtime.open(
+            self.application, self.settings, self._layer, self._front, access
+        ) as self.runtime:
             with _unwrapped():
                 async with self.runtime.serving() as services:
                     services.start_soon(Workers(self.runtime).run)

@@ -43,9 +43,11 @@ class Transport(Protocol):
         ended: the stream's end, or an error, lies behind what can be read: reading on never blocks.
         turns: of Trio's loop, that what has come, or the room to write, may need until it shows here.
         full: the last :meth:`read` may have left something in the socket, or below it.
+        received: bytes that were read since :meth:`count`.
     """
 
     ended: bool
+    received: int
 
     @property
     def full(self) -> bool: ...
@@ -84,6 +86,9 @@ class Transport(Protocol):
     def hand_over(self, source: Source) -> None:
         """From now on ``source`` is told."""
 
+    def count(self) -> None:
+        """Count what is read from now on, in :attr:`received`."""
+
     def reset(self) -> None:
         """Let :meth:`close` be a reset, where the transport can: no peer takes that for the end of a stream."""
 
@@ -112,6 +117,7 @@ class SocketTransport:
         "_wanting",
         "ended",
         "full",
+        "received",
         "send",
         "socket",
     )
@@ -128,6 +134,7 @@ class SocketTransport:
         self.full = False if self._tls is None else self._tls.full
         self._paused = False
         self._wanting = False
+        self.received = 0
         poller.register(sock, source)
 
     def hand_over(self, source: Source) -> None:
@@ -143,6 +150,14 @@ class SocketTransport:
             return None
         # A read that filled the buffer has probably left something.
         self.full = len(data) == READ_SIZE if self._tls is None else self._tls.full
+        return data
+
+    def count(self) -> None:
+        self._receive = self._receive_counted
+
+    def _receive_counted(self, size: int) -> bytes:
+        data = self.socket.recv(size)
+        self.received += len(data)
         return data
 
     def more(self) -> bool:
@@ -217,7 +232,7 @@ class StreamTransport:
 
     __slots__ = (
         "_closed", "_come", "_end", "_lost", "_outgoing", "_paused", "_read", "_room", "_source", "_stream", "_taken",
-        "_told", "_written", "ended",
+        "_told", "_written", "ended", "received",
     )  # fmt: skip
 
     turns = 8
@@ -238,6 +253,7 @@ class StreamTransport:
         self._lost = False
         self._closed = False
         self._end = trio.Event()
+        self.received = 0
 
     def hand_over(self, source: Source) -> None:
         self._source = source
@@ -247,10 +263,14 @@ class StreamTransport:
         if data is not None:
             if data:
                 self._taken.set()
+                self.received += len(data)
             return data
         if self._lost:
             raise OSError("the stream is lost")
         return b"" if self.ended else None
+
+    def count(self) -> None:
+        self.received = 0
 
     def more(self) -> bool:
         return self.ended or self._come is not None

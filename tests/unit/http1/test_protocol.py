@@ -21,7 +21,8 @@ from triochan import Application, Channel, Message, Settings, route
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import LATER, HttpError, text
-from triochan.http1.protocol import FULL, serve_connection, serve_stream
+from triochan.http1.protocol import FULL
+from triochan.http1.serving import serve_connection, serve_stream
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
 from triochan.test import Client
