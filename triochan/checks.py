@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ def check(configuration: Configuration) -> tuple[list[Finding], int]:
             findings += _of_application(application, found, configuration)
         _tried(findings, lambda: tls_context(configuration))
         _tried(findings, lambda: _front(configuration))
+        _tried(findings, lambda: _host(configuration))
         findings += _folders(configuration)
     # Last: it may take the log away from us.
     options = configuration.options
@@ -125,6 +127,17 @@ class _Findings(logging.Handler):
 def _front(configuration: Configuration) -> None:
     options = configuration.options
     Front(trusted=options.forwarded_allow_ips, root_path=options.root_path, health_path=options.health_path)
+
+
+def _host(configuration: Configuration) -> None:
+    """That its name resolves; whether it is this machine's may be another matter where it will serve."""
+    host = configuration.options.host
+    try:
+        socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise CannotServe(
+            f"{configuration.where('host')} {host}: the name does not resolve ({error})"
+        ) from None
 
 
 def _of_application(

@@ -157,9 +157,11 @@ def _of_environment(environ: Mapping[str, str], errors: list[str], warnings: lis
             continue  # an empty one is one that is not set
         option = by_variable.get(variable)
         if option is None:
-            meant = closest(variable, [*by_variable, *_ELSEWHERE])
+            # Without what all of them begin with, by which all would be alike.
+            names = [each.removeprefix(PREFIX) for each in (*by_variable, *_ELSEWHERE)]
+            meant = closest(variable.removeprefix(PREFIX), names, likeness=0.7)
             if meant is not None:
-                errors.append(f"environment: there is no {variable}; did you mean {meant}?")
+                errors.append(f"environment: there is no {variable}; did you mean {PREFIX}{meant}?")
             else:
                 warnings.append(
                     f"environment: {variable} is no option's; names that begin with {PREFIX} are kept for options"
@@ -174,8 +176,6 @@ def _of_environment(environ: Mapping[str, str], errors: list[str], warnings: lis
                 found[option.name] = Given(option.read_text(text), variable, 2)
             except argparse.ArgumentTypeError as error:
                 errors.append(f"environment: {variable} {error}")
-            except ValueError as error:
-                errors.append(f"environment: {variable}: {error}")
     return found
 
 
@@ -197,6 +197,9 @@ def _of_file(config: Given, errors: list[str], warnings: list[str]) -> dict[str,
     except tomllib.TOMLDecodeError as error:
         line, column, what = _position(str(error), text)
         errors.append(f"{path}:{line}:{column}: this is no TOML: {what}")
+        return {}
+    except (ValueError, RecursionError) as error:  # an integer of too many digits; lists in lists in lists
+        errors.append(f"{path}: this is more than is read: {error}")
         return {}
     found: dict[str, Given] = {}
     for key, value in said.items():
@@ -257,8 +260,11 @@ def _of_toml(option: Option, value: object, file: Path) -> Any:
             made = checked(option.name, made)
         elif not option.switch and not isinstance(made, tuple):
             made = option.read(str(made))
-    if option.path:
-        made = str(file.parent / made)
+    if option.beside is not None:
+        folder = file.parent
+        made = (
+            [option.beside(each, folder) for each in made] if option.several else option.beside(made, folder)
+        )
     return made
 
 
@@ -312,15 +318,12 @@ def _settle(found: dict[str, Given]) -> dict[str, str]:
                 winner = found[option.name if loser == other else other]
                 gone[loser] = f"default ({found.pop(loser).place} gives way to {winner.place})"
     for option in OPTIONS.values():
-        if option.needs is not None and option.name in found and option.needs not in found:
+        if option.needs and option.name in found and not found.keys() & set(option.needs):
             mine = found[option.name]
-            if option.needs in gone:
-                gone[option.name] = (
-                    f"default ({found.pop(option.name).place} goes with {OPTIONS[option.needs].key})"
-                )
-            else:
-                needed = _called(OPTIONS[option.needs], mine)
+            needed = " or ".join(_called(OPTIONS[name], mine) for name in option.needs)
+            if not gone.keys() & set(option.needs):
                 raise CannotConfigure([f"{mine.place} goes with {needed}; give it too"], usage=mine.rank == 3)
+            gone[option.name] = f"default ({found.pop(option.name).place} goes with {needed})"
     return gone
 
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -176,6 +177,10 @@ def _path(text: str) -> str:
     return _without_nul(text)
 
 
+def _beside(path: str, folder: Path) -> str:
+    return str(folder / path)
+
+
 def _without_nul(text: str) -> str:
     # Neither arguments nor variables can have one, but a file can; the system's calls and its environment take none.
     if "\0" in text:
@@ -191,7 +196,7 @@ def _mode(text: str) -> int:
 
 def _port(text: str) -> int:
     # The resolver takes larger numbers modulo 65536, and would listen somewhere else.
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"takes a number from 0 to 65535, not {text!r}")
     return int(text)
 
@@ -230,10 +235,11 @@ class Option:
         read: a text as the value, or as one of several; an ``argparse.ArgumentTypeError`` says what was expected.
         metavar: stands for its value in --help.
         instead_of: options whose place it takes: they are not given together with it.
-        needs: an option without which it says nothing.
-        path: it names a file: in a configuration file, from that one's folder on.
+        needs: options of which one at least has to be given, or else it says nothing.
+        beside: of a value that names a file: the same as a configuration file in this folder means it.
         secret: it is masked where options are shown.
         in_file: a configuration file may have it.
+        unit: of its value: ``bytes``, ``s``, or none.
     """
 
     name: str
@@ -244,8 +250,8 @@ class Option:
     read: Callable[[str], Any] = attrs.field(default=str, kw_only=True)
     metavar: str | None = attrs.field(default=None, kw_only=True)
     instead_of: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    needs: str | None = attrs.field(default=None, kw_only=True)
-    path: bool = attrs.field(default=False, kw_only=True)
+    needs: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    beside: Callable[[str, Path], str] | None = attrs.field(default=None, kw_only=True)
     secret: bool = attrs.field(default=False, kw_only=True)
     in_file: bool = attrs.field(default=True, kw_only=True)
     unit: str = attrs.field(default="", kw_only=True)
@@ -348,7 +354,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_path,
             shown="the current folder",
             metavar="DIR",
-            path=True,
+            beside=_beside,
         ),
     ),
     "where to listen": (
@@ -368,7 +374,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             metavar="PATH",
             shown="",
             instead_of=("host", "port"),
-            path=True,
+            beside=_beside,
         ),
         Option(
             "uds_mode",
@@ -377,7 +383,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_mode,
             metavar="MODE",
             shown="what the umask leaves",
-            needs="uds",
+            needs=("uds",),
         ),
         Option(
             "ssl_certfile",
@@ -386,7 +392,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_path,
             metavar="FILE",
             shown="",
-            path=True,
+            beside=_beside,
         ),
         Option(
             "ssl_keyfile",
@@ -396,8 +402,8 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_path,
             metavar="FILE",
             shown="",
-            needs="ssl_certfile",
-            path=True,
+            needs=("ssl_certfile",),
+            beside=_beside,
         ),
     ),
     "behind a proxy": (
@@ -455,7 +461,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_path,
             metavar="FILE",
             shown=f"{DEFAULT_SESSION_FILE}, made with the first session",
-            path=True,
+            beside=_beside,
         ),
         Option(
             "secret",
@@ -492,7 +498,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             read=_path,
             metavar="FILE",
             shown="",
-            path=True,
+            beside=_beside,
         ),
         Option(
             "access_log",

@@ -167,6 +167,8 @@ def test_nothing_is_wrong(run: Callable[..., Ended]) -> None:
         (["hello:shadowed", "--factory"], "warning: http.request path=^/$ → hello.hello is never asked: "),
         (["hello:routing", "--secret", "short"], "could not be imported: a secret has at least 16"),
         (["hello:routing", "--root-path", "x/"], "error: root_path is a path such as '/chat'"),
+        (["hello:routing", "--host", "a..b"], "error: --host a..b: the name does not resolve ("),
+        (["hello:routing", "--host", "127.0.0.1:80"], "error: --host 127.0.0.1:80: the name does not resolve ("),
         (["hello:routing", "--health-path", "x"], "error: health_path is a path such as"),
         (["hello:routing", "--forwarded-allow-ips", "x"], "error: a trusted proxy is an address"),
         (["hello:routing", "--ssl-certfile", "absent.pem"], "error: --ssl-certfile absent.pem: No such file"),

@@ -133,6 +133,10 @@ def test_what_a_file_may_say(said: str, name: str, value: object) -> None:
         ("port = ", "my.toml:1:8: this is no TOML: Invalid value"),
         ("port = 1\nport = 2", "my.toml:2:9: this is no TOML: Cannot overwrite a value"),
         ('a = """', "my.toml:1:8: this is no TOML: "),
+        ("port = " + "9" * 5000, "my.toml: this is more than is read: Exceeds the limit"),
+        ("port = 0x" + "9" * 5000, "my.toml:1: port: Exceeds the limit"),
+        ("port = " + "[" * 5000, "my.toml: this is more than is read: maximum recursion depth"),
+        ("port = 0x" + "9" * 20, "my.toml:1: port takes a number from 0 to 65535, not '"),
         ("= nothing", "my.toml:1:1: this is no TOML: Invalid statement"),
     ],
 )  # fmt: skip
@@ -199,6 +203,9 @@ def test_variables(variable: str, text: str, name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "error"),
     [
+        ("TRIOCHAN_PORT", "9" * 5000, f"TRIOCHAN_PORT takes a number from 0 to 65535, not '{'9' * 5000}'"),
+        ("TRIOCHAN_INBOX_LIMIT", "9" * 5000, f"TRIOCHAN_INBOX_LIMIT takes a whole number, not '{'9' * 5000}'"),
+        ("TRIOCHAN_INBOX_BYTES", "9" * 5000, f"takes a whole number of bytes, not '{'9' * 5000}'"),
         ("TRIOCHAN_PORT", "x", "TRIOCHAN_PORT takes a number from 0 to 65535, not 'x'"),
         ("TRIOCHAN_COMPRESSION", "maybe", "TRIOCHAN_COMPRESSION takes yes or no, not 'maybe'"),
         ("TRIOCHAN_MAX_MESAGE_SIZE", "1", "_MAX_MESAGE_SIZE; did you mean TRIOCHAN_MAX_MESSAGE_SIZE?"),
@@ -217,6 +224,11 @@ def test_variables_of_others() -> None:
     assert configured(TRIOCHAN_XYZZY="x").warnings == [
         "environment: TRIOCHAN_XYZZY is no option's; names that begin with TRIOCHAN_ are kept for options"
     ]
+
+
+@pytest.mark.parametrize("name", ["CHAT", "DATABASE", "SCREENSHOTS", "REDIS_URL", "DEBUG", "ENV", "VERSION"])
+def test_what_is_like_no_option_is_not_taken_for_one(name: str) -> None:
+    assert len(configured(**{f"TRIOCHAN_{name}": "x"}).warnings) == 1
 
 
 def test_what_kubernetes_says_of_a_service_of_the_name() -> None:

@@ -44,4 +44,5 @@ def client_route(path: str = "/triochan/client.js") -> route:
             content = source if message["method"] == "GET" else b""
             await reply.send({"status": 200, "headers": [*headers, length], "content": content})
 
+    client.__qualname__ = client_route.__qualname__  # what a table of routes and the log call it
     return route("http.request", client, path=f"^{path_filter(path)}$")

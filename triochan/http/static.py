@@ -119,6 +119,7 @@ def _consumer(root: Path, index: str, cache_control: bytes) -> Callable[..., Awa
             return
         await _send_file(message, file, cache_control)
 
+    static.__qualname__ = static_files.__qualname__  # what a table of routes and the log call it
     return static
 
 
