@@ -35,7 +35,8 @@ check: && coverage
     {{venv}}/bin/mypy
     {{venv}}/bin/pyright --pythonpath {{python}} --project tests/real/typing_app
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
-        | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
+        | xargs -0 ls -d 2>/dev/null \
+        | xargs -n 40 -P "$(nproc)" {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
     {{python}} tests/support/audit.py
 
