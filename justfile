@@ -15,7 +15,7 @@ setup:
 
 # serve the chat example; more options go to triochan, as in `just run --port 9000`
 run *options:
-    {{python}} -m triochan --app-dir examples chat:application {{options}}
+    {{python}} -m triochan --app-dir examples chat:routing {{options}}
 
 # run the tests; more options go to pytest, as in `just test -m 'not slow and not browser'`
 test *options:

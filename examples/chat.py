@@ -2,7 +2,7 @@
 
 Run it, and open http://127.0.0.1:8000/ in two windows::
 
-    python -m triochan --app-dir examples chat:application
+    python -m triochan --app-dir examples chat:routing
 
 What was said is kept in ``chat.sqlite3``, or in what ``CHAT_DATABASE`` says, and is there again when the server is.
 Whatever speaks HTTP can post into a room, with a form or with JSON::
@@ -281,7 +281,7 @@ async def fail(message: Message, status: int, error: str, headers: dict[str, str
     await message.reply_channel.send(json({"error": error}, status, headers or {}))
 
 
-application = Application(
+routing = Application(
     [
         # A page and its socket may share a path: the one is http.request, the other websocket.*
         Lobby.as_route(path=r"^/$"),

@@ -64,7 +64,7 @@ class ConnectionTask:
                 with trio.CancelScope(shield=True):
                     await self.stage.finish()
             else:  # nothing can be cancelled where nothing waits, and a scope takes 3 µs
-                await self.stage.finish()
+                await self.stage.finish()  # noqa: ASYNC102
             del self.stage  # which refers to this: no circle is left for the garbage collector
 
     async def park(self) -> None:

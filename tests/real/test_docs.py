@@ -90,7 +90,7 @@ def test_commands_are_taken(block: Block) -> None:
 
 def test_ci_runs_the_second_command_of_the_readme() -> None:
     first, second, *_ = [block.code.strip() for block in blocks("sh") if block.page.name == "README.md"]
-    assert first.endswith("chat:application")
+    assert first.endswith("chat:routing")
     assert second.endswith("pytest")
     assert second in (ROOT / ".ci" / "run").read_text().splitlines()
 

@@ -89,7 +89,7 @@ async def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(chat, "rooms", {})
     monkeypatch.setattr(chat, "DATABASE", str(tmp_path / "chat.sqlite3"))
     async with trio.open_nursery() as serving:
-        addresses = await serving.start(partial(triochan.serve, chat.application, port=0))
+        addresses = await serving.start(partial(triochan.serve, chat.routing, port=0))
         yield addresses[0].port
         serving.cancel_scope.cancel()
 
@@ -373,7 +373,7 @@ async def test_the_pages_fetch_nothing_from_elsewhere(port: int) -> None:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    process = Process("chat:application", {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")})
+    process = Process("chat:routing", {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")})
     process.start()
     yield process
     process.kill()
