@@ -59,13 +59,15 @@ class Ended(NamedTuple):
 
 @contextmanager
 def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
+    root, own = logging.getLogger(), logging.getLogger("triochan")
+    handlers, levels = root.handlers[:], (root.level, own.level)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        root.handlers[:], root.level = before
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])  # which also forgets what loggers have noted of it
+        own.setLevel(levels[1])
 
 
 @pytest.fixture
