@@ -141,6 +141,13 @@ def test_a_command_says_its_own_name(run: Callable[..., Ended]) -> None:
     assert "usage: triochan check [options] module:name" in run("check", "--help").out
 
 
+@pytest.mark.parametrize("word", ["routes", "check"])
+def test_a_module_may_be_called_as_a_command_is(run: Callable[..., Ended], tmp_path: Path, word: str) -> None:
+    (tmp_path / f"{word}.py").write_text("from hello import routing")
+    assert run("check", f"{word}:routing").out == f"{word}:routing: 2 routes, nothing is wrong\n"
+    assert run(f"{word}:routing", "--show-config").out.split()[:2] == ["app", f"{word}:routing"]
+
+
 def test_help_teaches_the_commands(run: Callable[..., Ended]) -> None:
     text = run("--help").out
     assert "triochan routes|check [options] module:name" in text
