@@ -59,13 +59,15 @@ class Ended(NamedTuple):
 
 @contextmanager
 def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
+    root, own = logging.getLogger(), logging.getLogger("triochan")
+    handlers, levels = root.handlers[:], (root.level, own.level)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        root.handlers[:], root.level = before
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])  # which also forgets what loggers have noted of it
+        own.setLevel(levels[1])
 
 
 @pytest.fixture
@@ -137,6 +139,13 @@ def test_a_command_says_its_own_name(run: Callable[..., Ended]) -> None:
         "triochan check: error: the following arguments are required: module:name"
     )
     assert "usage: triochan check [options] module:name" in run("check", "--help").out
+
+
+@pytest.mark.parametrize("word", ["routes", "check"])
+def test_a_module_may_be_called_as_a_command_is(run: Callable[..., Ended], tmp_path: Path, word: str) -> None:
+    (tmp_path / f"{word}.py").write_text("from hello import routing")
+    assert run("check", f"{word}:routing").out == f"{word}:routing: 2 routes, nothing is wrong\n"
+    assert run(f"{word}:routing", "--show-config").out.split()[:2] == ["app", f"{word}:routing"]
 
 
 def test_help_teaches_the_commands(run: Callable[..., Ended]) -> None:
