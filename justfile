@@ -23,7 +23,7 @@ test *options:
 
 # the tests in random order, again and again: which of them depend on luck? (options go to pytest)
 luck times='20' *options:
-    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order -q {{options}} || exit 1; done
+    for i in $(seq {{times}}); do PYTHONPATH=tests/support {{python}} -m pytest -p random_order {{options}} || exit 1; done
 
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
@@ -35,7 +35,8 @@ check: && coverage
     {{venv}}/bin/mypy
     {{venv}}/bin/pyright --pythonpath {{python}} --project tests/real/typing_app
     git ls-files -z --cached --others --exclude-standard 'triochan/*.py' 'examples/*.py' 'tests/*.py' \
-        | xargs -0 ls -d 2>/dev/null | xargs {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
+        | xargs -0 ls -d 2>/dev/null \
+        | xargs -n 40 -P "$(nproc)" {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
     {{python}} tests/support/audit.py
 
@@ -44,8 +45,8 @@ audit *options:
     {{python}} tests/support/audit.py {{options}}
 
 # The modules that need no Trio and no socket to be tested whole.
-pure := "triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
-    "triochan/http1/writer.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/porting.py," + \
+pure := "triochan/access.py,triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
+    "triochan/http1/writer.py,triochan/log_lines.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/other_servers.py,triochan/porting.py," + \
     "triochan/proxies.py,triochan/replies.py,triochan/routing.py,triochan/session.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
     "triochan/wire/binds.py,triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"
@@ -86,10 +87,11 @@ fuzz *options:
 chaos *options:
     {{python}} tests/chaos/run.py {{options}}
 
-# the browser client's unit tests and type check (needs Node.js 20.19)
+# the browser client's unit tests, its npm package and its type check (needs Node.js 20.19 with npm)
 client:
+    cd tests/client && npm install --silent --no-audit --no-fund
     node --test tests/client/*.test.js
-    cd tests/client && npm install --silent --no-audit --no-fund && npm run check
+    cd tests/client && npm run check
 
 # write docs/conformance.md from the tests' marks
 conformance:
@@ -102,6 +104,10 @@ limits:
 # draw a WebSocket's life in docs/architecture.md from the code's table
 diagrams:
     {{python}} tests/support/life_diagram.py
+
+# write the options into docs/command-line.md
+options:
+    {{python}} tests/support/option_table.py
 
 # run every example of the README and of docs/
 docs:

@@ -4,6 +4,7 @@ Run it, and open http://127.0.0.1:8000/ in two windows::
 
     python -m triochan --app-dir examples chat:routing
 
+What was said is kept in ``chat.sqlite3``, or in what ``CHAT_DATABASE`` says, and is there again when the server is.
 Whatever speaks HTTP can post into a room, with a form or with JSON::
 
     curl http://127.0.0.1:8000/rooms/kitchen/messages -d name=Oven --data-urlencode text='The cake is ready.'
@@ -16,8 +17,12 @@ It answers 201 and the message, or 4xx and ``{"error": "what is wrong"}``.
 from __future__ import annotations
 
 import itertools
+import os
+import sqlite3
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -25,11 +30,13 @@ from urllib.parse import parse_qs
 import attrs
 import trio
 
-from triochan import Message, route
+from triochan import Application, Message, route
 from triochan.generic.websockets import JsonWebsocketConsumer
 from triochan.http import client_route, html, json, static_files
 
 PAGE = Path(__file__).parent / "chat_page"
+DATABASE = os.environ.get("CHAT_DATABASE", "chat.sqlite3")
+SCHEMA = "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, room, time, name, text, via)"
 
 ROOM = r"(?P<room>[a-z0-9-]{1,30})"
 LOBBY = "lobby"
@@ -39,9 +46,11 @@ HISTORY = 50
 """Messages that a room keeps for newcomers; at their longest 600 KB of JSON, which fits into an outbox."""
 MAX_ROOMS = 200
 """Rooms that are kept; when there are more, those that were empty for longest are forgotten."""
+MAX_KEPT = HISTORY * MAX_ROOMS
+"""Messages that the file keeps; when there are more, the oldest are deleted."""
 
 
-# -- The rooms. They live in this process's memory; groups do the sending.
+# -- The rooms. They live in this process's memory; groups do the sending, and a file has what was said.
 
 
 @attrs.define
@@ -69,7 +78,7 @@ class Room:
 
 
 rooms: dict[str, Room] = {}
-message_ids = itertools.count(1)
+writing = trio.CapacityLimiter(1)  # what is said is written down one after the other, in threads
 
 
 def get_room(name: str) -> Room:
@@ -89,9 +98,33 @@ def busy_rooms() -> dict[str, Any]:
     return {"type": "rooms", "rooms": [{"name": name, "people": people} for people, name in busy[:20]]}
 
 
-async def say(room: Room, name: str, text: str, *, via: str) -> dict[str, Any]:
+@asynccontextmanager
+async def lifespan(application: Application) -> AsyncIterator[None]:
+    """Open the file, and put into the rooms what was said in them; nobody is here yet whom reading it might stop."""
+    with closing(sqlite3.connect(DATABASE, check_same_thread=False)) as database:
+        database.row_factory = sqlite3.Row
+        database.execute(SCHEMA)
+        for row in database.execute("SELECT * FROM messages ORDER BY id"):
+            said = dict(row)
+            get_room(said.pop("room")).messages.append(said)
+        application.state.database = database
+        yield
+
+
+def write_down(database: sqlite3.Connection, said: dict[str, Any]) -> int | None:
+    """Keep a message; its id."""
+    with database:  # a transaction
+        insert = "INSERT INTO messages VALUES (NULL, :room, :time, :name, :text, :via)"
+        id = database.execute(insert, said).lastrowid
+        database.execute("DELETE FROM messages WHERE id <= ? - ?", (id, MAX_KEPT))
+    return id
+
+
+async def say(room: Room, name: str, text: str, *, via: str, database: sqlite3.Connection) -> dict[str, Any]:
     """Keep a message, and send it to everybody in the room."""
-    said = {"id": next(message_ids), "time": time.time(), "name": name, "text": text, "via": via}
+    said: dict[str, Any] = {"time": time.time(), "name": name, "text": text, "via": via}
+    row = {**said, "room": room.name}
+    said["id"] = await trio.to_thread.run_sync(write_down, database, row, limiter=writing)
     room.messages.append(said)
     await Chat.group_send(room.group, {"type": "message", **said})
     return said
@@ -174,7 +207,8 @@ class Chat(JsonWebsocketConsumer):
         try:
             match content:
                 case {"type": "say", "text": text}:
-                    await say(self.room, member.name, check_text(text), via="page")
+                    database = self.message.application.state.database
+                    await say(self.room, member.name, check_text(text), via="page", database=database)
                 case _:
                     raise ValueError('expected {"type": "say", "text": …}')
         except ValueError as error:
@@ -238,7 +272,8 @@ async def post_message(message: Message, room: str) -> None:
     except ValueError as error:
         await fail(message, 400, str(error))
         return
-    said = await say(get_room(room), name, text, via="http")
+    database = message.application.state.database
+    said = await say(get_room(room), name, text, via="http", database=database)
     await message.reply_channel.send(json(said, 201))
 
 
@@ -246,13 +281,16 @@ async def fail(message: Message, status: int, error: str, headers: dict[str, str
     await message.reply_channel.send(json({"error": error}, status, headers or {}))
 
 
-routing = [
-    # A page and its socket may share a path: the one is http.request, the other websocket.*
-    Lobby.as_route(path=r"^/$"),
-    route("http.request", show_lobby, path=r"^/$", method=r"^(?:GET|HEAD)$"),
-    Chat.as_route(path=rf"^/room/{ROOM}$"),
-    route("http.request", show_room, path=rf"^/room/{ROOM}$", method=r"^(?:GET|HEAD)$"),
-    route("http.request", post_message, path=rf"^/rooms/{ROOM}/messages$"),
-    static_files("/static/", PAGE),
-    client_route(),
-]
+routing = Application(
+    [
+        # A page and its socket may share a path: the one is http.request, the other websocket.*
+        Lobby.as_route(path=r"^/$"),
+        route("http.request", show_lobby, path=r"^/$", method=r"^(?:GET|HEAD)$"),
+        Chat.as_route(path=rf"^/room/{ROOM}$"),
+        route("http.request", show_room, path=rf"^/room/{ROOM}$", method=r"^(?:GET|HEAD)$"),
+        route("http.request", post_message, path=rf"^/rooms/{ROOM}/messages$"),
+        static_files("/static/", PAGE),
+        client_route(),
+    ],
+    lifespan=lifespan,
+)

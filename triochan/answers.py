@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import logging
 from typing import Any
 
 from .exceptions import HttpError
 from .handlers import Begin, first_of
 from .http.responses import text
+from .log_lines import say_refused
 from .message import Message
 from .replies import LATER
+
+logger = logging.getLogger("triochan.http")
+
+LONGEST_TEXT = 500
+"""Characters of an answer that the log has."""
 
 
 def answered(begin: Begin) -> Begin:
@@ -18,27 +24,31 @@ def answered(begin: Begin) -> Begin:
     The handler is over by then, and with it what its decorators do: a session is saved.
     """
 
-    def begin_and_answer(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-        return _answer(begin(message, kwargs), message)
+    async def begin_and_answer(message: Message, kwargs: dict[str, Any]) -> object:
+        """What the handler returned, where that is no response."""
+        try:
+            result = await begin(message, kwargs)
+        except Exception as error:
+            result = _response_of(error, message)
+            if result is None:
+                raise
+        if result is None or result is LATER:
+            return result
+        if not isinstance(result, dict):
+            raise TypeError(
+                f"it returned {result!r:.100}; a consumer of http.request returns a response, such as "
+                "triochan.http.text(…), or None where it has sent one"
+            )
+        await message.reply_channel.send(result)
+        return None
 
     return begin_and_answer
 
 
-async def _answer(handler: Coroutine[Any, Any, object], message: Message) -> object:
-    """Await a handler and send its response; what it returned where that is none."""
-    try:
-        result = await handler
-    except Exception as error:
-        answer = first_of(error, HttpError)
-        if answer is None:
-            raise
-        result = text(answer.text, answer.status, answer.headers)
-    if result is None or result is LATER:
-        return result
-    if not isinstance(result, dict):
-        raise TypeError(
-            f"it returned {result!r:.100}; a consumer of http.request returns a response, such as "
-            "triochan.http.text(…), or None where it has sent one"
-        )
-    await message.reply_channel.send(result)
-    return None
+def _response_of(error: Exception, message: Message) -> dict[str, Any] | None:
+    """The response that ``error`` asks for; None where there is no HttpError in it."""
+    answer = first_of(error, HttpError)
+    if answer is None:
+        return None
+    say_refused(logger, answer.status, message, f"HttpError {answer.text[:LONGEST_TEXT]!r}")
+    return text(answer.text, answer.status, answer.headers)

@@ -98,6 +98,8 @@ class Application(Generic[S]):
     _lifespan: Lifespan[Application[S]] | None
     _converters: list[Converter]
     """The one that was given, or is made when it is first asked for: many applications never ask."""
+    _converts_plain: list[bool]
+    """What :attr:`converts_plain` was found to be when it began to serve, for each server that runs."""
 
     def __init__(
         self,
@@ -162,6 +164,7 @@ class Application(Generic[S]):
             state=SimpleNamespace() if state is None else state,  # type: ignore[arg-type]  # S is Any then
             lifespan=lifespan,
             converters=[] if converter is None else [converter],
+            converts_plain=[],
         )
 
     @property
@@ -173,7 +176,13 @@ class Application(Generic[S]):
 
     @property
     def converts_plain(self) -> bool:
-        """The converter has hooks for JSON's own types, so that every content has to pass through it."""
+        """The converter has hooks for JSON's own types, so that every content has to pass through it.
+
+        Found when the application begins to serve, for asking cattrs takes as long as encoding a small content: a hook
+        for one of these types that is registered later is not called for what is plain.
+        """
+        if self._converts_plain:
+            return self._converts_plain[0]
         return bool(self._converters) and converts_plain(self._converters[0])
 
     @classmethod
@@ -215,6 +224,8 @@ class Application(Generic[S]):
             for content_type in getattr(consumer, "content_types", tuple)():
                 content_type.prepare(self.converter)
         async with AsyncExitStack() as stack:
+            self._converts_plain.append(self.converts_plain)
+            stack.callback(self._converts_plain.pop)
             stack.enter_context(serving(self))
             await stack.enter_async_context(self.sessions.store.running())
             if self.sessions.channel_store is not None:

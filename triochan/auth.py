@@ -8,6 +8,7 @@ user's group, through which :meth:`triochan.Application.disconnect_user` reaches
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
@@ -15,12 +16,15 @@ import attrs
 
 from .content import InvalidJSON, decode_json, encode_json
 from .layers import Group
+from .log_lines import say
 from .message import Message, application_of, or_none
 from .porting import lookup
 from .session import Ended
 from .sessions import Session
 from .sessions.service import HasSessions, endpoint_of, sessions_of
 from .sessions.wrapping import LINK, Step, link_sessions, open_channel_session, open_http_session, prepared_by
+
+logger = logging.getLogger("triochan.auth")
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -137,6 +141,14 @@ async def _user_of_http(message: Message) -> None:
 
 async def _load(message: Message, session: Any) -> Any:
     loader = _users_of(message).user_loader
+    if loader is None and session:
+        say(
+            logger,
+            logging.DEBUG,
+            "%s on %r: there is a session, and the application has no user_loader: its user is anonymous",
+            message.channel.name,
+            message.own.get("path"),
+        )
     user = await loader(session) if loader is not None and session else None
     return AnonymousUser() if user is None else user
 

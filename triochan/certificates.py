@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from .exceptions import ImproperlyConfigured
 from .standard_streams import has_terminal
 
 logger = logging.getLogger("triochan.server")
@@ -24,7 +25,7 @@ _EXPIRED, _NOT_YET_VALID = 10, 9
 """What a verification says (X509_V_ERR_CERT_HAS_EXPIRED and …_NOT_YET_VALID of OpenSSL's x509_vfy.h)."""
 
 
-class CannotUseCertificate(Exception):
+class CannotUseCertificate(ImproperlyConfigured):
     """A certificate or its key; the text is for who runs the server."""
 
 
@@ -55,8 +56,8 @@ def make_context(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     holder = key or certificate
-    certificates = _read("--ssl-certfile", certificate)
-    keys = _read("--ssl-keyfile", key) if key else certificates
+    certificates = _read(certificate)
+    keys = _read(key) if key else certificates
     if b"CERTIFICATE-----" not in certificates:
         raise CannotUseCertificate(
             f"{certificate} holds no certificate: 'BEGIN CERTIFICATE' is expected (PEM)"
@@ -77,21 +78,19 @@ def make_context(
     return context
 
 
-def _read(option: str, path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise CannotUseCertificate(f"{option} {path}: {error.strerror}") from None
+        raise CannotUseCertificate(f"{path}: {error.strerror}") from None
 
 
 def _first_line(path: str) -> str:
-    lines = _read("--ssl-keyfile-password-file", path).splitlines()
+    lines = _read(path).splitlines()
     try:
         return lines[0].decode() if lines else ""
     except UnicodeDecodeError:
-        raise CannotUseCertificate(
-            f"--ssl-keyfile-password-file {path}: the first line is no UTF-8"
-        ) from None
+        raise CannotUseCertificate(f"{path}: the first line is no UTF-8") from None
 
 
 class _Password:

@@ -1,46 +1,44 @@
 """The command line: options (:mod:`triochan.options`) → an application → :func:`triochan.serve`.
 
+``routes`` and ``check``, in front of the options, print what would be served, and what is wrong with it.
+
 Exit status: 0 after a shutdown, 1 where that cut something off, or the server itself broke; 2 where what was asked
 for can't be served (one or two lines on stderr say why), 3 where the application's lifespan raised at the start, 130
-where it was interrupted before it served.
+where it was interrupted before it served. Of ``check``: 1 where anything is wrong.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
-import inspect
+import logging
 import os
 import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from types import FunctionType, ModuleType, TracebackType
-from typing import Any
 
-from . import __version__
-from .application import DEFAULT_SESSION_FILE, Application
-from .certificates import CannotUseCertificate, make_context
+import attrs
+
+from . import __version__, checks, route_table
+from .configuration import CannotConfigure, Configuration, configure
 from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
+from .loading import CannotServe, load, print_traceback, tls_context
 from .logs import progress_line, start_logging
-from .near_misses import closest
-from .options import binds_of, descriptors_of, make_parser, settings_of
+from .options import COMMANDS, make_parser
 from .reloading import CannotWatch, Leash, supervise
-from .routing import name_of
 from .server import run_process
 from .sessions.cookies import SECRET_VARIABLE
+from .settings import Settings
 from .standard_streams import flush_or_drop, hold_open
+from .terminal import columns, in_colors, is_terminal
 from .watchdog import GRACE
 from .wire.inherited import adopt, systemd_sockets
 from .wire.listeners import Address
 
-
-class CannotServe(Exception):
-    """What was asked for can't be served; its text is for the user."""
+logger = logging.getLogger("triochan.configuration")
+_COLORS: Mapping[checks.Kind, str] = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 
 
 def main(arguments: Sequence[str] | None = None, leash: Leash | None = None) -> int:
@@ -55,37 +53,108 @@ def main(arguments: Sequence[str] | None = None, leash: Leash | None = None) -> 
     """
     hold_open()
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments, leash)
+        return _run(sys.argv[1:] if arguments is None else list(arguments), leash)
     finally:
         flush_or_drop()
 
 
-def _run(arguments: Sequence[str], leash: Leash | None) -> int:
-    options = make_parser().parse_args(arguments)
+def _run(arguments: list[str], leash: Leash | None) -> int:
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else ""
+    parser = make_parser(command)
+    given = parser.parse_args(arguments)
     announcement = _Announcement()
     try:
-        if options.secret is not None:
+        configuration = configure(given, os.environ)
+        if "show_config" in given:
+            return _show(configuration)
+        if configuration.options.app is None:
+            parser.error("the following arguments are required: module:name")
+        if configuration.given["secret"].rank in (1, 3):
             # Before the module is imported, which may make an Application; and worker processes inherit it.
-            os.environ[SECRET_VARIABLE] = ",".join(options.secret)
+            os.environ[SECRET_VARIABLE] = ",".join(configuration.options.secret)
+        if command == "check":
+            return _check(configuration)
+        if command == "routes":
+            return _routes(configuration, as_json="json" in given)
         if leash is not None:
-            return _serve(options, leash.sockets, announcement, leash)
-        with _inherited(options) as sockets:
-            if options.reload:
-                # A configuration of the log may name what is the program's, which the parent does not import.
-                start_logging(level=options.log_level, form=options.log_format)
-                return supervise(options, arguments, sockets)
-            return _serve(options, sockets, announcement, None)
-    except (CannotServe, CannotListen, CannotUseCertificate, CannotWatch, ImproperlyConfigured) as error:
-        with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
-            print(f"triochan: error: {error}", file=sys.stderr, flush=True)
+            return _serve(configuration, leash.sockets, announcement, leash)
+        with _inherited(configuration) as sockets:
+            if configuration.options.reload:
+                return _reload(configuration, arguments, sockets)
+            return _serve(configuration, sockets, announcement, None)
+    except CannotConfigure as error:
+        if error.usage:
+            parser.error(str(error))
+        if command == "check":
+            _print_findings([checks.Finding("error", line) for line in error.errors])
+            return 1
+        for line in error.errors:
+            _complain(line)
+        return 2
+    except (CannotServe, CannotListen, CannotWatch, ImproperlyConfigured) as error:
+        raised = error.raised if isinstance(error, CannotServe) else None
+        if raised is not None:
+            print_traceback(raised)
+        _complain(f"{error}{', see above' if raised is not None else ''}")
         return 2
     except KeyboardInterrupt:
         # Once it serves, the server takes the signals itself; what comes after it has ended changes nothing.
         return 0 if announcement.made else 130
 
 
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it: the exit status says it too
+        print(f"triochan: error: {line}", file=sys.stderr, flush=True)
+
+
+def _show(configuration: Configuration) -> int:
+    """Print each option's value, and where that comes from."""
+    rows = list(configuration.rows())
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    say(*(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}" for key, value, origin in rows))
+    return 0
+
+
+def _check(configuration: Configuration) -> int:
+    """Print what is wrong; the exit status: 1 where anything is."""
+    findings, routes = checks.check(configuration)
+    _print_findings(findings)
+    if not findings:
+        say(f"{configuration.options.app}: {routes} route{'' if routes == 1 else 's'}, nothing is wrong")
+    return 1 if findings else 0
+
+
+def _print_findings(findings: Sequence[checks.Finding]) -> None:
+    colors = in_colors(sys.stdout)
+    for kind, text in findings:
+        say(f"{_COLORS[kind]}{kind}:\x1b[0m {text}" if colors else f"{kind}: {text}")
+
+
+def _routes(configuration: Configuration, *, as_json: bool) -> int:
+    """Print the routes of what would be served, and the settings that are not the defaults."""
+    found = route_table.rows(load(configuration).router)
+    if as_json:
+        say(route_table.as_json(found))
+        return 0
+    fits = is_terminal(sys.stdout) or "COLUMNS" in os.environ
+    say(*route_table.render(found, columns(sys.stdout) if fits else None, colors=in_colors(sys.stdout)))
+    fields = {field.name.replace("_", "-") for field in attrs.fields(Settings)}
+    changed = [row for row in configuration.rows() if row[0] in fields and row[2] != "default"]
+    if changed:
+        say("", *(f"{key} = {value} ({origin})" for key, value, origin in changed))
+    return 0
+
+
+def _reload(configuration: Configuration, arguments: list[str], sockets: list[socket.socket]) -> int:
+    """Serve in child processes, anew whenever a file changes; the exit status."""
+    options = configuration.options
+    # A configuration of the log may name what is the program's, which this process does not import.
+    start_logging(level=options.log_level, form=options.log_format)
+    return supervise(options, arguments, sockets, configuration.binds)
+
+
 def _serve(
-    options: argparse.Namespace,
+    configuration: Configuration,
     sockets: list[socket.socket],
     announcement: _Announcement,
     leash: Leash | None,
@@ -93,25 +162,29 @@ def _serve(
     """Load the application and serve it; the exit status.
 
     Raises:
-        CannotServe: it can't be had.
+        CannotServe, ImproperlyConfigured: it can't be had, or what was asked for can't be.
     """
-    application = _load(options)
+    options = configuration.options
+    application = load(configuration)
     start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
+    for warning in configuration.warnings:
+        logger.warning("%s", warning)
     announcement.routes = application.router.describe()
-    settings = settings_of(options)
+    settings = configuration.settings
     if leash is not None:
         leash.wait()
     try:
         return run_process(
             application,
-            bind=binds_of(options) if leash is None else (),
+            bind=configuration.binds if leash is None else (),
             sockets=sockets,
             uds_mode=options.uds_mode,
-            ssl_context=_tls(options),
+            ssl_context=None if options.ssl_certfile is None else partial(_certificate, configuration),
             trusted_proxies=options.forwarded_allow_ips,
             proxy_protocol=options.proxy_protocol,
             root_path=options.root_path,
             health_path=options.health_path,
+            access_log=options.access_log,
             settings=settings,
             progress=progress_line(),
             shutdown_trigger=None
@@ -122,13 +195,19 @@ def _serve(
     except Exception as error:
         if announcement.made:
             raise
-        if isinstance(error, (TriochanError, CannotUseCertificate)):
+        if isinstance(error, TriochanError):
             raise CannotServe(str(error)) from None
         # The application's lifespan, before it has yielded.
         with contextlib.suppress(OSError):
             traceback.print_exception(error)
-            print("triochan: error: the application did not start, see above", file=sys.stderr, flush=True)
+        _complain("the application did not start, see above")
         return 3
+
+
+def _certificate(configuration: Configuration) -> ssl.SSLContext:
+    context = tls_context(configuration)
+    assert context is not None
+    return context
 
 
 class _Announcement:
@@ -142,9 +221,14 @@ class _Announcement:
         self.made = True
         where = ", ".join(map(str, addresses or ()))
         line = f"triochan {__version__} on {where} serving {_in_one_line(self.routes)}"
-        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
-            print(line.encode(encoding, "replace").decode(encoding), flush=True)
+        say(line)
+
+
+def say(*lines: str) -> None:
+    """Print on stdout, as far as its encoding goes. Where nobody reads it, that is no reason not to go on."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    with contextlib.suppress(OSError):
+        print("\n".join(lines).encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _in_one_line(routes: list[str]) -> str:
@@ -152,128 +236,11 @@ def _in_one_line(routes: list[str]) -> str:
     return "; ".join(route.strip().replace(whole, "websocket.*") for route in routes) or "no routes"
 
 
-# -- the application
-
-
-def _load(options: argparse.Namespace) -> Application:
-    """The application at ``module:name``, the module looked for in ``--app-dir`` first.
-
-    A bare routing becomes one whose sessions are kept in ``--session-file``, and so on.
-
-    Raises:
-        CannotServe: there is none; where the module raised, its traceback is on stderr by then.
-    """
-    name, folder = options.app, options.app_dir
-    module_name, colon, attribute = name.partition(":")
-    if module_name.endswith(".py") or "/" in module_name:
-        path = Path(module_name)
-        raise CannotServe(
-            f"{name!r} names a file; what is expected is a module, as in "
-            f"'--app-dir {path.parent} {path.name.removesuffix('.py')}:{attribute or 'routing'}'"
-        )
-    if not colon or not all(part.isidentifier() for part in (module_name + "." + attribute).split(".")):
-        raise CannotServe(f"{name!r} is not of the form module:name, such as 'chat:routing'")
-    if not Path(folder).is_dir():
-        raise CannotServe(f"--app-dir {folder}: there is no such folder")
-    sys.path.insert(0, str(Path(folder).resolve()))
-    module = _import(module_name, folder)
-    found: Any = module
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise CannotServe(_no_attribute(module, found, part)) from None
-    if options.factory:
-        found = _made(name, found)
-    elif isinstance(found, FunctionType):
-        raise CannotServe(f"{name!r} is a function; where it makes what to serve, add --factory")
-    if isinstance(found, Application):
-        for option, argument in (
-            ("session_file", "session_store"),
-            ("allowed_host", "allowed_hosts"),
-            ("allowed_origin", "allowed_origins"),
-        ):
-            if getattr(options, option) is not None:
-                raise CannotServe(
-                    f"{name!r} is an Application, which says {argument}=… itself; drop --{option.replace('_', '-')}"
-                )
-    try:
-        return Application.for_command_line(
-            found,
-            session_file=options.session_file or DEFAULT_SESSION_FILE,
-            allowed_hosts=options.allowed_host,
-            allowed_origins=options.allowed_origin or (),
-        )
-    except ImproperlyConfigured as error:
-        raise CannotServe(f"{name!r} can't be served: {error}") from None
-    except Exception as error:  # noqa: BLE001 - the user's route objects, or a module that the routing names
-        _print_traceback(error)
-        raise CannotServe(f"{name!r} can't be served: it raised {type(error).__name__}, see above") from None
-
-
-def _made(name: str, factory: Any) -> Any:
-    """What the user's factory returns."""
-    if not callable(factory):
-        raise CannotServe(f"{name!r} is no function, but {type(factory).__name__}; drop --factory")
-    try:
-        made = factory()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises
-        _print_traceback(error)
-        raise CannotServe(f"the factory {name!r} raised {type(error).__name__}, see above") from None
-    if inspect.iscoroutine(made):
-        made.close()
-        raise CannotServe(
-            f"the factory {name!r} is async; what is expected is a function that returns what to serve at once "
-            "(what has to be awaited belongs into the Application's lifespan)"
-        )
-    return made
-
-
-def _import(module_name: str, folder: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise CannotServe(
-                f"there is no module {error.name!r} in {Path(folder).resolve()} or among the installed packages; "
-                "--app-dir says where else to look"
-            ) from None
-        _print_traceback(error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's module raises
-        _print_traceback(error)
-    raise CannotServe(f"the module {module_name!r} could not be imported, see above")
-
-
-def _no_attribute(module: ModuleType, owner: Any, part: str) -> str:
-    """Says what is missing, and what it might have been."""
-    place = f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'built in'})"
-    if owner is not module:
-        place = f"{name_of(owner)} in {place}"
-    names = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
-    meant = closest(part, names, likeness=0.6) or next(
-        (each for each in names if isinstance(getattr(owner, each), (Application, list))), None
-    )
-    return f"{place} has no {part!r}" + (f"; did you mean {meant!r}?" if meant else "")
-
-
-def _print_traceback(error: BaseException) -> None:
-    """The traceback from the user's own module on: what is above it is the import of the module."""
-    above = {__file__, importlib.__file__}
-    place: TracebackType | None = error.__traceback__
-    while place is not None and (
-        place.tb_frame.f_code.co_filename in above
-        or place.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-    ):
-        place = place.tb_next
-    with contextlib.suppress(OSError):
-        traceback.print_exception(type(error), error, place)
-
-
-# -- listening, TLS
+# -- listening
 
 
 @contextlib.contextmanager
-def _inherited(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
+def _inherited(configuration: Configuration) -> Iterator[list[socket.socket]]:
     """The sockets of systemd and of ``--fd``; taken before anything else may open a file under one of their numbers.
 
     Raises:
@@ -283,20 +250,7 @@ def _inherited(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(each) for each in systemd_sockets()]
         known = {each.fileno() for each in sockets}
-        for number in descriptors_of(options):
+        for number in configuration.descriptors:
             if number not in known:
                 sockets.append(held.enter_context(adopt(number)))
         yield sockets
-
-
-def _tls(options: argparse.Namespace) -> Callable[[], ssl.SSLContext] | None:
-    """What reads the certificate, at the start and whenever it is asked to again; None without one."""
-    if options.ssl_certfile is None:
-        return None
-    return partial(
-        make_context,
-        options.ssl_certfile,
-        options.ssl_keyfile,
-        password=options.ssl_keyfile_password,
-        password_file=options.ssl_keyfile_password_file,
-    )

@@ -260,7 +260,9 @@ _SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f])")
 def encode_plain(value: Any) -> str:
     """:func:`encode_json` of a value that :func:`is_plain`."""
     try:
-        text = ujson.dumps(value, allow_nan=False, escape_forward_slashes=False, ensure_ascii=True)
+        # ensure_ascii, encode_html_chars, escape_forward_slashes, sort_keys, indent, allow_nan: by their positions, for
+        # ujson takes 0.4 µs to look at names, longer than to encode a small value.
+        text = ujson.dumps(value, True, False, False, False, 0, False)
     except OverflowError as error:
         raise _explained(value, error) from None
     if "\\ud" in text and any(found.lastindex for found in _SURROGATES.finditer(text)):

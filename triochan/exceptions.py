@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .headers import reason_phrase
+from .headers import check_headers, reason_phrase
 from .porting import lookup
 from .replies import check_close
 
@@ -68,18 +68,34 @@ class HttpError(TriochanError):
     Args:
         status: from 400 to 599.
         text: for the client, in plain text; None: the status's own, such as ``Not Found``.
-        headers: of the answer, pairs of strings.
+        headers: of the answer, pairs of strings, or a mapping.
 
     Raises:
-        ValueError: another status.
+        ValueError: another status; a text that is none, or has a lone surrogate; headers that break out of their line.
     """
 
-    def __init__(self, status: int, text: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str | None = None,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"an HttpError's status is from 400 to 599, not {status!r}")
+        if text is None:
+            text = reason_phrase(status)
+        elif not isinstance(text, str):
+            raise ValueError(f"an HttpError's text is a string, not {text!r:.100}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"an HttpError's text has a lone surrogate: {text!r:.100}") from None
         self.status = status
-        self.text: str = reason_phrase(status) if text is None else text
-        self.headers: list[tuple[str, str]] = list(headers)
+        self.text: str = text
+        self.headers: list[tuple[str, str]] = list(
+            headers.items() if isinstance(headers, Mapping) else headers
+        )
+        check_headers(self.headers)
         super().__init__(status, self.text, self.headers)
 
     def __str__(self) -> str:

@@ -9,8 +9,6 @@ seen by no other.
 from __future__ import annotations
 
 import logging
-import sys
-import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import trio
 
 from .exceptions import ChannelSocketException, ConnectionClosed
+from .log_lines import show_unwritten
 from .message import Message
 from .routing import Consumer
 
@@ -104,6 +103,8 @@ class Held(NamedTuple):
             if nesting(task) is not place:
                 error = left_open(task, place, error)
             owner.release(scope, self.consumer, result, error)
+            if error is not None:
+                forget(error)
 
 
 def begin_of(consumer: Consumer, channel: str) -> Begin | None:
@@ -136,35 +137,45 @@ def begin(
     """
     context = copy_context()
     assert bound.begin is not None
-    coroutine: Coroutine[Any, Any, object] | None = None
     task = trio.lowlevel.current_task()
-    place = nesting(task)
+    place = task._cancel_status  # nesting(), without the call
     result: object = None
     failure: BaseException | None = None
     try:
-        # What makes the coroutine is the program's code as well: a consumer's __init__.
-        coroutine = as_coroutine(
-            context.run(bound.begin, message, bound.kwargs) if after is None else answer_of(after, message)
+        coroutine, result = context.run(
+            _first_step,
+            bound.begin if after is None else lambda message, _: answer_of(after, message),
+            message,
+            bound.kwargs,
+            timeout,
         )
-        if timeout is not None:
-            coroutine = bounded(coroutine, timeout)
-        trap = context.run(coroutine.send, None)
-    except StopIteration as stop:
-        if coroutine is None:
-            failure = stop
-        else:
-            result = stop.value
     except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
         if parted(error)[1] is not None:
             raise
         failure = error  # noqa: ASYNC104 - a cancellation goes on
     else:
-        return Held(owner, bound.consumer, coroutine, context, trap, message, place), None, None
-    if nesting(task) is not place:
+        if coroutine is not None:
+            return Held(owner, bound.consumer, coroutine, context, result, message, place), None, None
+    if task._cancel_status is not place:
         failure = left_open(task, place, failure)
     elif after is None and isinstance(failure, (ChannelSocketException, ExceptionGroup)):
         return begin(owner, bound, message, timeout, after=failure)
     return None, result, failure
+
+
+def _first_step(
+    begin: Begin, message: Message, kwargs: dict[str, Any], timeout: float | None
+) -> tuple[Coroutine[Any, Any, object] | None, Any]:
+    """Begin a handler within the context that is its own: its coroutine and what that waits for; or None, and its
+    result."""
+    # What makes the coroutine is the program's code as well: a consumer's __init__.
+    coroutine = as_coroutine(begin(message, kwargs))
+    if timeout is not None:
+        coroutine = bounded(coroutine, timeout)
+    try:
+        return coroutine, coroutine.send(None)
+    except StopIteration as stop:
+        return None, stop.value
 
 
 def first_step(
@@ -382,23 +393,33 @@ def report(logger: logging.Logger, text: str, *args: object, error: BaseExceptio
     handlers raise: a log that can't be written ends no connection, and no server."""
     try:
         logger.error(text, *args, exc_info=error)
-    except Exception as unwritten:  # noqa: BLE001 - there is no log to say it in
-        if logging.raiseExceptions and sys.stderr is not None:
-            for each in (unwritten, error):
-                traceback.print_exception(each, chain=each is error)
+    except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
+        show_unwritten(unwritten, error)
+
+
+def forget(error: BaseException) -> None:
+    """Let go of what an error that has been dealt with was raised through.
+
+    Those who have dealt with it are among these frames, and have it in a variable: a circle with all that they hold,
+    such as a connection and its socket, which only the garbage collector would find.
+    """
+    error.__traceback__ = None
 
 
 class Barrier:
     """Around what runs the program's code in a task of its own: what is raised is reported, and goes no further.
 
-    A cancellation goes on, also where an error came beside it. A ConnectionClosed is no error of the program's.
+    A cancellation goes on, also where an error came beside it. A ConnectionClosed is no error of the program's, where
+    there is somebody whose message is handled: that one may go at any time.
 
     Args:
         report: called with the error.
+        of_a_client: it is for one, so that a ConnectionClosed is not reported.
     """
 
-    def __init__(self, report: Callable[[Exception], None]) -> None:
+    def __init__(self, report: Callable[[Exception], None], *, of_a_client: bool = True) -> None:
         self._report = report
+        self._of_a_client = of_a_client
 
     def __enter__(self) -> None:
         """Nothing is opened."""
@@ -409,7 +430,7 @@ class Barrier:
         if error is None or isinstance(error, GeneratorExit):  # the latter: what awaits is closed
             return False
         mine, others = parted(error)
-        if mine is not None and not only(mine, ConnectionClosed):
+        if mine is not None and not (self._of_a_client and only(mine, ConnectionClosed)):
             self._report(mine)
         if others is not None and mine is not None:
             raise others from None

@@ -23,11 +23,11 @@ class Head(NamedTuple):
     http_version: bytes
 
 
-_CHECKED = frozenset(
-    (b"Content-Type", value)
+KNOWN_FIELDS = {
+    (b"Content-Type", value): b"Content-Type: %b\r\n" % value
     for value in (b"application/json", b"text/html; charset=utf-8", b"text/plain; charset=utf-8")
-)
-"""What nearly every response has, and needs no look."""
+}
+"""What nearly every response has, and needs no look, with the line that it is."""
 
 
 def is_token(value: bytes) -> bool:
@@ -68,7 +68,7 @@ def check_headers(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Hea
         headers = headers.items() if isinstance(headers, Mapping) else headers
     for pair in headers:
         if pair.__class__ is tuple and len(pair) == 2 and pair[0].__class__ is pair[1].__class__ is bytes:
-            if pair in _CHECKED:
+            if pair in KNOWN_FIELDS:
                 pairs.append(pair)
                 continue
             name, value = pair

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -28,6 +28,9 @@ class Lifespan(Protocol[T_contra]):
     def __call__(self, application: T_contra, /) -> AbstractAsyncContextManager[None]: ...
 
 
+_PLAIN = contextmanager(lambda: iter(())).__code__
+"""Of whatever contextlib's ``@contextmanager`` makes, which nobody can enter with ``async with``."""
+
 Open: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -45,6 +48,19 @@ def check_lifespan(lifespan: object) -> None:
         raise ImproperlyConfigured(
             f"lifespan={name_of(lifespan)} is no context manager; write @asynccontextmanager above it"
         )
+    if inspect.isgeneratorfunction(lifespan) or getattr(lifespan, "__code__", None) is _PLAIN:
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is a plain 'def' with a yield; what goes is an 'async def' below "
+            "@asynccontextmanager"
+        )
+    try:
+        inspect.signature(lifespan).bind(object())
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"lifespan={name_of(lifespan)} is called with the application and nothing else: {error}"
+        ) from None
+    except ValueError:  # it is of a kind that says nothing of its arguments
+        pass
 
 
 @asynccontextmanager
@@ -141,9 +157,14 @@ async def every(
 
     Raises:
         ValueError: ``seconds`` is not a number above 0.
+        TypeError: ``function`` is none.
     """
-    if not 0 < seconds < math.inf:
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ValueError(f"every() takes a number of seconds above 0, not {seconds!r}")
+    if not callable(function):
+        raise TypeError(
+            f"every() calls an async function, not {function!r:.100}: pass the function, not what it gives"
+        )
 
     async def call() -> None:
         await function(*args)
@@ -154,7 +175,7 @@ async def every(
     due = trio.current_time() + (0 if at_once else seconds)
     while True:
         await trio.sleep_until(due)
-        with Barrier(raised):
+        with Barrier(raised, of_a_client=False):
             await run(call())
         passed = trio.current_time() - due
         due += seconds * max(1, math.ceil(passed / seconds))

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import logging
 import logging.config
+import re
 import sys
 import time
 import tomllib
 import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Literal, TextIO
 
 from .exceptions import ImproperlyConfigured
+from .near_misses import closest
+from .terminal import in_colors, is_terminal
 
 LogFormat = Literal["text", "json"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the rest is what its caller gave as ``extra``."""
+_SECTIONS = (
+    "version",
+    "formatters",
+    "filters",
+    "handlers",
+    "loggers",
+    "root",
+    "disable_existing_loggers",
+    "incremental",
+)
+"""What a dictionary for :func:`logging.config.dictConfig` has."""
 _COLORS = {
     logging.DEBUG: "\x1b[2m",
     logging.WARNING: "\x1b[33m",
@@ -34,6 +52,15 @@ class TextFormatter(logging.Formatter):
     def __init__(self, *, colors: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
         self._colors = colors
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """As logging's own, made once a second."""
+        second = int(record.created)
+        made = self._second
+        if made[0] != second:
+            made = self._second = (second, time.strftime(self.default_time_format, time.localtime(second)))
+        return f"{made[1]},{int(record.msecs):03}"
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -123,7 +150,7 @@ def start_logging(
 ) -> None:
     """Log on stderr, unless the program has set up its own logging.
 
-    Warnings of Python's, such as of a coroutine that was never awaited, are logged too.
+    Warnings of Python's are logged too; a coroutine that was never awaited with the function that has forgotten it.
 
     Args:
         level: from which on; None: ``info``, or as the program has set it.
@@ -135,44 +162,130 @@ def start_logging(
         ImproperlyConfigured: the file can't be read, or says something that is none.
     """
     logging.captureWarnings(True)
+    warnings.showwarning = _show_warning  # until captureWarnings(False)
     if config is not None:
         _configure(config)
     root = logging.getLogger()
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=is_terminal(stream)))
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=in_colors(stream)))
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)
         level = level or "info"
     if level is not None:
         root.setLevel(level.upper())
+    if root.getEffectiveLevel() <= logging.DEBUG:
+        # Who looks for a mistake is told where a forgotten coroutine was made, also when it was dropped elsewhere.
+        sys.set_coroutine_origin_tracking_depth(_CALLS)
     for name in CHATTER:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Somebody sees at once what is written there."""
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """As logging's own; of a coroutine that was never awaited one line, with who has forgotten it."""
+    said, _, made = str(message).partition("\n")
+    name = _NEVER_AWAITED.fullmatch(said)
+    if name is None or file is not None:
+        _show_plainly(message, category, filename, lineno, file, line)
+        return
+    function = "a function that has returned"
+    places = [place for place in _PLACE.findall(made) if not place[0].startswith(_OURS)]
+    if places:  # where it was made; else where it was dropped, which mostly is the same
+        filename, lineno, function = places[-1][0], int(places[-1][1]), places[-1][2]
+    function = _function_at(filename, lineno) or function
+    logging.getLogger("py.warnings").warning(
+        "%s:%d, in %s: %s was never awaited, so nothing of it was done; write 'await' in front of it",
+        filename,
+        lineno,
+        function,
+        name[1],
+    )
+
+
+_show_plainly: Callable[[Warning | str, type[Warning], str, int, TextIO | None, str | None], None]
+_show_plainly = logging._showwarning  # type: ignore[attr-defined]
+_NEVER_AWAITED = re.compile(r"coroutine '(.+)' was never awaited")
+_OURS = str(Path(__file__).parent)
+_CALLS = 8
+"""Of which each coroutine notes, at debug level, that it was made by them: some are triochan's own."""
+_PLACE = re.compile(r'File "(.+)", line (\d+), in (.+)')
+
+
+def _function_at(filename: str, lineno: int) -> str | None:
+    """The function that runs there, with its class."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == filename and frame.f_lineno == lineno:
+            return frame.f_code.co_qualname
+        frame = frame.f_back
+    return None
 
 
 def _configure(config: str) -> None:
     path = Path(config)
     try:
-        text = path.read_text()
-        if path.suffix in (".toml", ".json"):
-            said = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **said})
-        else:
-            logging.config.fileConfig(path, disable_existing_loggers=False)
+        _configure_by(path)
     except OSError as error:
-        raise ImproperlyConfigured(f"--log-config {config}: {error.strerror}") from None
+        raise ImproperlyConfigured(f"--log-config {config}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ImproperlyConfigured(
+            f"--log-config {config}: it is no text in UTF-8 (byte {error.start})"
+        ) from None
     except Exception as error:  # noqa: BLE001 - parsers and what a file names raise what they like
-        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
-        raise ImproperlyConfigured(f"--log-config {config}: {error}{cause}") from None
+        raise ImproperlyConfigured(f"--log-config {config}: {_why(error)}") from None
+
+
+def _configure_by(path: Path) -> None:
+    if path.suffix in (".yaml", ".yml"):
+        raise ImproperlyConfigured("YAML is not read; TOML, JSON or INI is expected")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix not in (".toml", ".json"):
+        parser = configparser.ConfigParser()
+        parser.read_string(text, path.name)
+        logging.config.fileConfig(parser, disable_existing_loggers=False)
+        return
+    said: object = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    if not isinstance(said, dict):
+        raise ImproperlyConfigured(
+            f"a JSON object with {', '.join(_SECTIONS)} is expected, not {type(said).__name__}"
+        )
+    for key in said:
+        if key not in _SECTIONS:
+            meant = closest(key, _SECTIONS, likeness=0.6)
+            raise ImproperlyConfigured(
+                f"a log configuration has no {key!r}; "
+                + (f"did you mean {meant!r}?" if meant else f"what is expected is {', '.join(_SECTIONS)}")
+            )
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **said})
+
+
+def _why(error: BaseException) -> str:
+    """What the standard library says of a log configuration, in one line, and what was expected."""
+    said = " ".join(str(error).split())
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return f"this is no TOML: {said}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"this is no JSON: {said}"
+    if isinstance(error, configparser.Error):
+        return f"this is no INI file, with sections [loggers], [handlers] and [formatters]: {said}"
+    if isinstance(error, KeyError):
+        return (
+            f"{said} is missing; an INI file has [loggers], [handlers] and [formatters], each with keys = ..."
+        )
+    cause = error.__cause__
+    if cause is not None and str(cause) not in said:
+        return f"{said} ({_why(cause)})"
+    if isinstance(error, (ValueError, ImportError, ImproperlyConfigured)):
+        return said
+    return f"{type(error).__name__}: {said}; see docs.python.org/3/library/logging.config.html for what is expected"

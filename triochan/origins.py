@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -20,6 +21,17 @@ OPAQUE = ("null", "file://")
 PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
+def _host(text: str) -> str:
+    """As names and addresses are compared: small letters, no dot at the end, IPv6 in its shortest form."""
+    text = text.lower().rstrip(".")
+    if text.startswith("["):
+        try:
+            return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+        except ValueError:
+            pass  # it is nobody's
+    return text
+
+
 class Origin(NamedTuple):
     """Where a page came from (RFC 6454), in lower case, its port always said; None: the scheme has no usual one."""
 
@@ -35,7 +47,7 @@ class Origin(NamedTuple):
             return None
         scheme = found["scheme"].lower()
         port = int(found["port"]) if found["port"] else PORTS.get(scheme)
-        return cls(scheme, found["host"].lower().rstrip("."), port)
+        return cls(scheme, _host(found["host"]), port)
 
 
 class AllowedHosts:
@@ -53,16 +65,19 @@ class AllowedHosts:
             raise ImproperlyConfigured(
                 f"allowed_hosts is a list of names, not one string; write [{patterns!r}]"
             )
-        self.patterns = tuple(pattern.lower() for pattern in patterns)
-        for pattern in self.patterns:
-            if pattern != "*" and not re.match(r"\[[0-9a-f:.]+\]\Z|\.?[a-z0-9_\-][a-z0-9._\-]*\Z", pattern):
+        names: list[str] = []
+        for pattern in patterns:
+            name = _host(pattern) if isinstance(pattern, str) else ""
+            if name != "*" and not re.match(r"\[[0-9a-f:.]+\]\Z|\.?[a-z0-9_\-][a-z0-9._\-]*\Z", name):
                 raise ImproperlyConfigured(
                     f"allowed_hosts takes names such as 'example.com', '.example.com' or '*', not {pattern!r}"
                 )
+            names.append(name)
+        self.patterns = tuple(names)
 
     def allows(self, host: str) -> bool:
         """Whether ``host``, a name or address without a port, is one of them."""
-        host = host.lower().rstrip(".")
+        host = _host(host)
         return any(
             pattern == "*"
             or host == pattern
@@ -102,9 +117,9 @@ class AllowedOrigins:
                 self.any = True
             elif pattern in OPAQUE:
                 self._opaque.add(pattern)
-            elif exact := Origin.parse(pattern):
+            elif isinstance(pattern, str) and (exact := Origin.parse(pattern)):
                 self._exact.add(exact)
-            elif below := Origin.parse(pattern, _PATTERN):
+            elif isinstance(pattern, str) and (below := Origin.parse(pattern, _PATTERN)):
                 self._below.add(below)
             else:
                 raise ImproperlyConfigured(
@@ -143,4 +158,4 @@ def host_and_port(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, i
     found = AUTHORITY.match(values[0].decode("latin-1")) if len(values) == 1 else None
     if found is None:
         return None, None
-    return found["host"].lower().rstrip("."), int(found["port"]) if found["port"] else None
+    return _host(found["host"]), int(found["port"]) if found["port"] else None

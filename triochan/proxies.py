@@ -18,6 +18,7 @@ _PAIR = re.compile(
 )
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?\Z")
 _HIDDEN = re.compile(r"(?:unknown|_[A-Za-z0-9._\-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._\-]+))?\Z", re.IGNORECASE)
+_NO_PATH = re.compile(r"[?#]|%[0-9A-Fa-f]{2}")
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -48,7 +49,7 @@ class Front:
 
     Raises:
         ImproperlyConfigured: an address that is none; a root path that does not begin with a slash, or ends with one; a
-            health path that does not begin with one.
+            health path that does not begin with one; one of them with what no path has that is compared.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class Front:
         self.health_path = health_path
         if health_path is not None and not health_path.startswith("/"):
             raise ImproperlyConfigured(f"health_path is a path such as '/healthz', not {health_path!r}")
+        for name, path in (("root_path", root_path), ("health_path", health_path or "")):
+            if _NO_PATH.search(path):
+                raise ImproperlyConfigured(
+                    f"{name} is compared with paths that are percent-decoded and end before '?': none is {path!r}"
+                )
         self.looks = self._trusted is not None or bool(root_path) or health_path is not None
         """Messages have to be shown to it."""
 
@@ -118,7 +124,7 @@ class TrustedProxies:
         for each in self.addresses:
             if each not in ("*", "unix"):
                 try:
-                    self._networks.append(ipaddress.ip_network(each))
+                    self._networks.append(_network(each))
                 except ValueError as error:
                     raise ImproperlyConfigured(
                         "a trusted proxy is an address such as 10.0.0.1, a network such as 10.0.0.0/8, unix or *, "
@@ -176,7 +182,13 @@ def _hops(headers: Headers) -> list[_Hop]:
 
 
 def _list(headers: Headers, name: bytes) -> list[str]:
-    return [each.strip().decode("latin-1") for value in values(headers, name) for each in value.split(b",")]
+    """The members of a field that is a list; empty ones are none (RFC 9110 section 5.6.1.2)."""
+    return [
+        member.decode("latin-1")
+        for value in values(headers, name)
+        for each in value.split(b",")
+        if (member := each.strip(b" \t"))
+    ]
 
 
 def _parse_forwarded(value: bytes) -> list[_Hop]:
@@ -221,6 +233,18 @@ def _address(text: str) -> Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # An IPv4 client of a socket that takes both families.
+    return unmapped(address)
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address of ``::ffff:192.0.2.1``, as a socket that takes both families has it; any other is itself."""
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))

@@ -30,7 +30,6 @@ from pathlib import Path
 
 import trio
 
-from .options import binds_of
 from .server import HOST, PORT
 from .standard_streams import has_terminal
 from .watchdog import GRACE
@@ -241,18 +240,19 @@ async def _supervise(
     options: argparse.Namespace,
     arguments: Sequence[str],
     sockets: Sequence[socket.socket],
+    binds: Sequence[str],
     folders: Sequence[Path],
     awatch: Callable[..., AsyncIterator[set[tuple[object, str]]]],
 ) -> int:
-    watched = Filter(folders, options.reload_include, options.reload_exclude)
+    watched = Filter(folders, options.reload_include or (), options.reload_exclude or ())
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     at_terminal = has_terminal()
     with contextlib.ExitStack() as held:
         listeners = take_over(sockets, "http")
-        binds = binds_of(options) or ([] if listeners else [place(HOST, PORT)])
-        listeners += await open_binds(parse_binds(binds), "http", uds_mode=options.uds_mode)
+        places = binds or ([] if listeners else [place(HOST, PORT)])
+        listeners += await open_binds(parse_binds(places), "http", uds_mode=options.uds_mode)
         for listener, _ in listeners:
             held.callback(listener.close)
         parent = _Parent(arguments, [listener.fileno() for listener, _ in listeners])
@@ -286,13 +286,19 @@ async def _supervise(
     return 0 if child.status == 0 else 1
 
 
-def supervise(options: argparse.Namespace, arguments: Sequence[str], sockets: Sequence[socket.socket]) -> int:
+def supervise(
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    sockets: Sequence[socket.socket],
+    binds: Sequence[str],
+) -> int:
     """Serve, and start anew whenever a file changes, until SIGINT or SIGTERM; the exit status.
 
     Args:
         options: of the command line.
         arguments: those that the options were made of.
         sockets: those that were inherited.
+        binds: where to listen beside them.
 
     Raises:
         CannotWatch: watchfiles is not installed, or a folder is not there.
@@ -309,7 +315,7 @@ def supervise(options: argparse.Namespace, arguments: Sequence[str], sockets: Se
         if not folder.is_dir():
             raise CannotWatch(f"--reload-dir {folder}: there is no such folder")
     resolved = [each.resolve() for each in folders]
-    return trio.run(partial(_supervise, options, arguments, sockets, resolved, awatch))
+    return trio.run(partial(_supervise, options, arguments, sockets, binds, resolved, awatch))
 
 
 # -- in the child

@@ -143,7 +143,7 @@ class include(Routable):
             message, arguments = stripped
         for entry in self.routing:
             found_route: Match | None
-            if not _is_own(entry):
+            if not is_own(entry):
                 found_route = _match_custom(entry, message, opening)
             elif isinstance(entry, include):
                 found_route = entry.match(message, partly=partly, opening=opening)
@@ -210,7 +210,7 @@ class Router:
     def _keys_of(self, entry: Any, channel: str) -> frozenset[str] | None:
         if channel not in entry.channel_names():
             return frozenset()
-        if not _is_own(entry):
+        if not is_own(entry):
             return None
         if isinstance(entry, route):
             return frozenset(entry.filters)
@@ -245,9 +245,9 @@ def _check_order(entry: include, *, top: bool) -> None:
     """Warn of routes that are never asked, because an earlier one takes all that they would."""
     seen: list[route] = []
     for each in entry.routing:
-        if isinstance(each, include) and _is_own(each):
+        if isinstance(each, include) and is_own(each):
             _check_order(each, top=top and not each.prefixes)
-        elif isinstance(each, route) and _is_own(each):
+        elif isinstance(each, route) and is_own(each):
             if top and "path" in each.filters:
                 near_misses.check_path(each.filters["path"].pattern, str(each))
             for earlier in seen:
@@ -263,12 +263,12 @@ def _explain(entry: include, message: Message, prefix: str) -> list[str]:
         if message.channel.name not in each.channel_names():
             continue
         what = f"{prefix}{each}"
-        filters = {} if not _is_own(each) else each.filters if isinstance(each, route) else each.prefixes  # type: ignore[attr-defined]
+        filters = {} if not is_own(each) else each.filters if isinstance(each, route) else each.prefixes  # type: ignore[attr-defined]
         failed = [key for key, pattern in filters.items() if _search(pattern, message, key) is None]
         if failed:
             said = [f"{key} is {message.get(key)!r:.100}" for key in failed]
             lines.append(f"{what}: {', '.join(said)}")
-        elif isinstance(each, include) and _is_own(each):
+        elif isinstance(each, include) and is_own(each):
             stripped = each.strip(message)
             assert stripped is not None
             lines.extend(_explain(each, stripped[0], f"{what}: "))
@@ -277,7 +277,7 @@ def _explain(entry: include, message: Message, prefix: str) -> list[str]:
     return lines
 
 
-def _is_own(entry: Any) -> bool:
+def is_own(entry: Any) -> bool:
     """A route or an include that matches as it is written here."""
     return (
         isinstance(entry, (route, include))

@@ -67,7 +67,8 @@ class SharedBlock(Generic[T]):
     """One async context manager for several servers of a Trio run, in a task of the run's: the first that holds it
     enters it, and it is left when the last one has let go, whichever that is.
 
-    When it breaks off by itself, all that hold it are cancelled, and raise what it raised.
+    When it breaks off by itself, all that hold it are cancelled, and raise what it raised. Where nobody waits for it to
+    open any more, because all that did were cancelled, that is cancelled too.
 
     Args:
         open: makes the context manager.
@@ -81,6 +82,7 @@ class SharedBlock(Generic[T]):
     _begun: trio.Event = attrs.field(factory=trio.Event)
     _released: trio.Event = attrs.field(factory=trio.Event)
     _ended: trio.Event = attrs.field(factory=trio.Event)
+    _opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _error: Exception | None = None
 
     def start(self) -> None:
@@ -100,24 +102,35 @@ class SharedBlock(Generic[T]):
         scope = trio.CancelScope()
         self._holding.add(scope)
         try:
-            with scope:
-                await self._begun.wait()
-                if not self._ended.is_set():
-                    yield self._value  # type: ignore[misc]
-        finally:
-            self._holding.discard(scope)
-            if not self._holding:
-                self._released.set()
-                with trio.CancelScope(shield=True):
-                    await self._ended.wait()  # noqa: ASYNC102 - leaving is the block's, which bounds it itself
+            try:
+                with scope:
+                    await self._begun.wait()
+                    if not self._ended.is_set():
+                        yield self._value  # type: ignore[misc]
+            finally:
+                self._holding.discard(scope)
+                if not self._holding:
+                    self._released.set()
+                    if not self._begun.is_set():
+                        self._opening.cancel()
+                    with trio.CancelScope(shield=True):
+                        await self._ended.wait()  # noqa: ASYNC102 - leaving is the block's, which bounds it itself
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
+            if self._error is not None:
+                raise self._error  # noqa: ASYNC104, B904 - as one of this task's own that raises when it is left
+            raise
         if self._error is not None:
             raise self._error
 
     async def _run(self) -> None:
         try:
-            async with self._open() as self._value:
-                self._begun.set()
-                await self._released.wait()
+            with self._opening:
+                async with self._open() as self._value:
+                    self._begun.set()
+                    if not self._released.is_set():
+                        await self._released.wait()
         except Exception as error:  # noqa: BLE001 - raised where it is held: here it would end the whole run
             self._error = error
         finally:

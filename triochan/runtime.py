@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 import trio
 
+from .access import AccessLog
 from .answers import answered
 from .application import Application
 from .exceptions import NobodyListens
 from .handlers import Bound
 from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
+from .log_lines import say_refused
 from .message import Message, SendsReplies
 from .middleware import bind
 from .near_misses import SOCKET_CHANNELS
@@ -87,6 +89,7 @@ class Runtime:
     Attributes:
         readers: the tasks that read and run handlers.
         front: what stands in front of the server, where that has to see requests.
+        access: the access log, where that is on.
         timers: what is due later.
         flush: what the current turn has gathered.
         sockets: TCP connections held now.
@@ -99,8 +102,14 @@ class Runtime:
     """
 
     def __init__(
-        self, application: Application, settings: Settings, layer: ChannelLayer, front: Front | None = None
+        self,
+        application: Application,
+        settings: Settings,
+        layer: ChannelLayer,
+        front: Front | None = None,
+        access: AccessLog | None = None,
     ) -> None:
+        self.access = access
         self.front = front if front is not None and front.looks else None
         self.application = application
         self.router = application.router
@@ -135,6 +144,7 @@ class Runtime:
         settings: Settings,
         layer: ChannelLayer | None,
         front: Front | None = None,
+        access: AccessLog | None = None,
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
         async with (
@@ -142,7 +152,7 @@ class Runtime:
             _serving_on(layer, application, settings) as shared,
             application.living(),
         ):
-            runtime = cls(application, settings, shared, front)
+            runtime = cls(application, settings, shared, front, access)
             try:
                 yield runtime
             finally:
@@ -297,7 +307,7 @@ class Runtime:
         if keys is None or "method" in keys:
             methods = [each for each in METHODS if router.match(_as_method(message, each)) is not None]
         if not methods:
-            _log_why("404", message, router)
+            _log_why(404, message, router)
             return Refusal(404, "Not Found")
         if "GET" in methods and "HEAD" not in methods:
             methods.insert(1, "HEAD")
@@ -305,12 +315,12 @@ class Runtime:
         headers = [(b"Allow", allow.encode())]
         if message.own["method"] == "OPTIONS":
             return Refusal(200, allow, headers)
-        _log_why("405", message, router)
+        _log_why(405, message, router)
         return Refusal(405, f"Method Not Allowed; it may be one of {allow}", headers)
 
     def refused_handshake(self, message: Message) -> None:
         """Log why nobody takes a ``websocket.connect``."""
-        _log_why("403", message, self.router)
+        _log_why(403, message, self.router)
 
     def policy(self, consumers: tuple[Consumer | None, ...]) -> Policy:
         """The strictest ordering that any of a path's consumers asks for, and their limits."""
@@ -334,6 +344,16 @@ class Runtime:
         return policy
 
 
+def unheard_streams(layer: ChannelLayer, application: Application) -> Iterator[str]:
+    """A line for each demultiplexer's stream that goes to a named channel on which nobody listens."""
+    for consumer in application.router.consumers():
+        for stream, channel in getattr(consumer, "mapping", {}).items():
+            try:
+                layer.require_listener(channel)
+            except NobodyListens as error:
+                yield f"stream {stream!r} of {name_of(consumer)}: {error}"
+
+
 @asynccontextmanager
 async def _serving_on(
     layer: ChannelLayer | None, application: Application, settings: Settings
@@ -341,12 +361,8 @@ async def _serving_on(
     """The layer, which knows by then what the application's consumers take from."""
     async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
         shared.serve(application.router.channels - SOCKET_CHANNELS.keys())
-        for consumer in application.router.consumers():
-            for stream, channel in getattr(consumer, "mapping", {}).items():
-                try:
-                    shared.require_listener(channel)
-                except NobodyListens as error:
-                    logger.warning("stream %r of %s: %s", stream, name_of(consumer), error)
+        for unheard in unheard_streams(shared, application):
+            logger.warning("%s", unheard)
         yield shared
 
 
@@ -354,13 +370,11 @@ def _as_method(message: Message, method: str) -> Message:
     return Message({**message.own, "method": method}, message.channel, message.reply_channel)
 
 
-def _log_why(status: str, message: Message, router: Router) -> None:
-    """Say which routes were asked, and what of the message did not suit them: where debugging is on, for anybody may
-    ask for anything."""
+def _log_why(status: int, message: Message, router: Router) -> None:
+    """Say which routes were asked, and what of the message did not suit them."""
     if logger.isEnabledFor(logging.DEBUG):
         tried = router.explain(message) or ["there are no routes for it"]
-        what = " ".join(str(message.own[key]) for key in ("method", "path") if key in message)
-        logger.debug("%s for %s on %s: %s", status, what, message.channel.name, "; ".join(tried))
+        say_refused(logger, status, message, "; ".join(tried))
 
 
 @attrs.define(eq=False)

@@ -9,17 +9,20 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
 import trio
 
+from .access import AccessLog, address_of
 from .application import Application
 from .certificates import CannotUseCertificate
 from .exceptions import ImproperlyConfigured
 from .handlers import report
-from .http1.protocol import FULL, NOT_TLS, serve_connection, serve_stream
+from .http1.protocol import FULL, NOT_TLS
+from .http1.serving import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
@@ -27,6 +30,7 @@ from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import has_terminal, hold_open
+from .terminal import is_terminal
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.binds import Bind, parse_binds, place
@@ -40,6 +44,7 @@ from .wire.listeners import (
     take_over,
 )
 from .wire.proxy_protocol import ProxyProtocolError
+from .wire.tls import TlsSocket
 from .wire.transport import PolledStream, SocketTransport, Transport
 from .workers import Workers
 
@@ -296,17 +301,19 @@ class Server:
             self.runtime.sockets += 1
             nursery.start_soon(self._serve_socket, accepted, address)
 
-    async def _serve_socket(self, sock: socket.socket, address: Any) -> None:
+    async def _serve_socket(self, accepted: socket.socket, address: Any) -> None:
         """One connection, and the barrier that keeps whatever happens in it from reaching another."""
         runtime = self.runtime
+        sock: socket.socket | TlsSocket = accepted
         try:
             if self.stopping:
                 return
-            sock.setblocking(False)
+            accepted.setblocking(False)
             if isinstance(address, tuple):  # not a Unix socket
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client, server = _host_and_port(address), _host_and_port(sock.getsockname())
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client, server = _host_and_port(address), _host_and_port(accepted.getsockname())
             refusal = None
+            header_came = not self._proxy_protocol
             if self._ssl_context is not None or self._proxy_protocol:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope() as scope:
@@ -314,16 +321,20 @@ class Server:
                     self._handshakes.add(scope)
                     try:
                         if self._proxy_protocol:
-                            header = await receive_proxy_header(sock)
+                            header = await receive_proxy_header(accepted)
                             client, server = header.client or client, header.server or server
+                            header_came = True
                         if self._ssl_context is not None:
-                            if await says_plain_text(sock):
+                            if await says_plain_text(accepted):
                                 refusal = NOT_TLS
                             else:
-                                sock = await start_tls(sock, self._ssl_context)
+                                sock = await start_tls(accepted, self._ssl_context)
                     finally:
                         timer.cancel()
                         self._handshakes.discard(scope)
+                if scope.cancelled_caught and not self.stopping:
+                    what = "TLS handshake" if header_came else "header of the PROXY protocol"
+                    logger.debug("connection from %s: no %s in time; it is closed", _name(address), what)
                 if scope.cancelled_caught or self.stopping:
                     return
             limit = runtime.settings.max_connections
@@ -337,11 +348,11 @@ class Server:
                 refusal=refusal,
             )
         except ProxyProtocolError as error:
-            logger.warning("connection from %s: %s; it is closed", address, error)
+            logger.warning("connection from %s: %s; it is closed", _name(address), error)
         except OSError as error:
-            logger.debug("connection from %s: %s", address, error)
+            logger.debug("connection from %s: %s", _name(address), error)
         except Exception as error:  # noqa: BLE001 - the barrier around a connection
-            report(logger, "internal error on the connection from %s", address, error=error)
+            report(logger, "internal error on the connection from %s", _name(address), error=error)
         finally:
             if self.stopping and self._hard.cancel_called:
                 self._cut.append(place(*address[:2]) if isinstance(address, tuple) else "")
@@ -355,7 +366,7 @@ class Server:
         late = now - deadline
         scope.deadline = now + min(late, self.runtime.settings.head_timeout) if late > LATE_SECONDS else now
 
-    def _serve(self, sock: socket.socket, **about: Any) -> Awaitable[None]:
+    def _serve(self, sock: socket.socket | TlsSocket, **about: Any) -> Awaitable[None]:
         runtime = self.runtime
         poller = runtime.readers.poller
         if poller is None:
@@ -386,6 +397,12 @@ def _prepared(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
+def _name(address: Any) -> str:
+    """An accepted socket's address for a line of the log."""
+    client = _host_and_port(address)
+    return "a Unix socket" if client is None else address_of(client)
+
+
 async def serve(
     routing: Routing | Application,
     *,
@@ -406,6 +423,7 @@ async def serve(
     proxy_protocol: bool = False,
     root_path: str = "",
     health_path: str | None = None,
+    access_log: bool | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -447,6 +465,9 @@ async def serve(
             without it, and have it at ``message["root_path"]``.
         health_path: where the server itself says whether it takes requests, such as ``"/healthz"``: 200, or 503 during
             a shutdown; under any host's name.
+        access_log: log a line for each request, and two for each WebSocket, to ``triochan.access`` at ``info``, as
+            ``uvicorn --access-log`` does; None: where standard error is a terminal. Looked at here, once, as is whether
+            that logger is enabled for it.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
@@ -461,12 +482,13 @@ async def serve(
     context = ssl_context() if callable(ssl_context) else ssl_context
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
+    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
     with contextlib.ExitStack() as held:
         listeners = take_over(sockets, scheme)
         for listener, _ in listeners:  # once the server accepts on them, it closes them when it stops
             held.callback(listener.close)
         binds = _binds(bind, host, port, uds, alone=not listeners)
-        async with Runtime.open(application, settings or Settings(), layer, front) as runtime:
+        async with Runtime.open(application, settings or Settings(), layer, front, access) as runtime:
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
                 listeners.append(opened)

@@ -115,8 +115,14 @@ def kinds() -> Iterator[Kind]:
     yield kind(
         "messages to a channel that is full", "/streams", frame(TEXT, '{"stream":"full","payload":{}}') * 200
     )
+    yield kind("messages to nobody", "/streams", frame(TEXT, '{"stream":"lost","payload":{}}') * 200)
     yield kind("unknown streams", "/streams", frame(TEXT, '{"stream":"x","payload":{}}') * 200)
     numbers = ",".join(str(each * (2**61 - 1)) for each in range(5000))
+    objects = '{"stream":"echo","payload":{"a":[' + ",".join(["{}"] * 4_000) + "]}}"
+    yield kind("empty objects for a stream", "/streams", frame(TEXT, objects) * 4)
+    keys_of_one = ",".join(f'"{each:x}":1' for each in range(3_000))
+    yield kind("short keys as JSON", "/json", frame(TEXT, "{" + keys_of_one + "}") * 4)
+    yield kind("frames that are no object, for streams", "/streams", frame(TEXT, "[]") * 200)
     yield kind("numbers of one hash, for a set", "/typed", frame(TEXT, f"[{numbers}]") * 2)
     yield kind("items that do not fit", "/typed", frame(TEXT, "[" + ",".join(["{}"] * 30_000) + "]") * 2)
     yield kind("JSON of a long number", "/json", frame(TEXT, "1" * 100_000), dies=True)
@@ -149,6 +155,24 @@ def kinds() -> Iterator[Kind]:
     }.items():
         asked = b"GET /file/__init__.py HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n"
         yield kind(what, "", asked * 20, websocket=False)
+    multipart = b"multipart/form-data; boundary=--------"
+    for name, unit in {
+        "line ends": b"\r\n",
+        "almost boundaries": b"\r\n---------",
+        "dashes": b"-",
+    }.items():
+        text = unit * (60_000 // len(unit))
+        part = b'----------\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + text
+        yield kind(
+            f"a form of {name}", "", posted(multipart, part + b"\r\n------------\r\n") * 2, websocket=False
+        )
+    urlencoded = b"application/x-www-form-urlencoded"
+    for name, body in {
+        "escapes": b"a=" + b"%41" * 20_000,
+        "percent signs": b"a=" + b"%" * 60_000,
+        "short fields": b"&".join(b"%x=b" % each for each in range(990)),
+    }.items():
+        yield kind(f"an urlencoded form of {name}", "", posted(urlencoded, body) * 2, websocket=False)
     yield Kind(
         "1-byte TLS records",
         "/echo",
@@ -159,6 +183,11 @@ def kinds() -> Iterator[Kind]:
     )
     slow = request * 8
     yield Kind("heads byte by byte", "", slow, len(slow) * (SEGMENT + 1), one_by_one=True, websocket=False)
+
+
+def posted(content_type: bytes, body: bytes) -> bytes:
+    head = b"POST /form HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nContent-Type: " % len(body)
+    return head + content_type + b"\r\n\r\n" + body
 
 
 class Costs:

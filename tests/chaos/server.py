@@ -27,6 +27,7 @@ import triochan.http
 from triochan import Group, Message, Settings, route, route_class
 from triochan.content import encode_json
 from triochan.exceptions import ConnectionClosed
+from triochan.generic.multiplexing import WebsocketMultiplexer
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import MemoryLayer
 
@@ -196,10 +197,20 @@ class EchoJson(JsonWebsocketConsumer, Accounted):
         await self.send(content)
 
 
-class Streams(WebsocketDemultiplexer, Accounted):
-    """One stream, to a channel that nobody takes anything from."""
+class EchoStream(JsonWebsocketConsumer):
+    async def receive(self, content: Any, multiplexer: WebsocketMultiplexer, **kwargs: Any) -> None:
+        await multiplexer.send(content)
 
-    mapping = {"full": "full"}
+
+class Streams(WebsocketDemultiplexer, Accounted):
+    """Streams to a channel that fills faster than it empties, to one that nobody listens to, and to a consumer."""
+
+    mapping = {"full": "full", "lost": "lost"}
+    consumers = {"echo": EchoStream}
+
+
+async def take_slowly(message: Message) -> None:
+    await trio.sleep(0.05)
 
 
 class Typed(JsonWebsocketConsumer, Accounted):
@@ -247,6 +258,11 @@ class Refusing(Accounted):
 
 async def echo_body(message: Message) -> None:
     await message.reply_channel.send({"status": 200, "content": message["body"]})
+
+
+async def read_form(message: Message) -> None:
+    fields, _ = await triochan.http.form(message)
+    await message.reply_channel.send({"status": 200, "content": b"%d" % len(fields)})
 
 
 async def pieces(message: Message) -> None:
@@ -328,6 +344,8 @@ routing = [
     route_class(Undecided, path="^/undecided$"),
     route_class(Refusing, path="^/refusing$"),
     route("http.request", echo_body, path="^/body$"),
+    route("full", take_slowly),
+    route("http.request", read_form, path="^/form$"),
     route("http.request", pieces, path="^/pieces$"),
     route("http.request", begun, path="^/begun$"),
     route("http.request", slow, path="^/slow$"),

@@ -1,4 +1,4 @@
-/** Every block of JavaScript in docs/client.md runs as it stands. */
+/** Every block of JavaScript in docs/client.md and in the npm package's README runs as it stands. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -9,21 +9,28 @@ import { FakeWebSocket } from "./fakes.js";
 
 const page = await readFile(new URL("../../docs/client.md", import.meta.url), "utf8");
 const moduleUrl = new URL("../../triochan/client/triochan.js", import.meta.url).href;
-const blocks = [...page.matchAll(/^```js\n([^]*?)^```/gm)].map(([, code = ""]) => code);
+const readme = await readFile(new URL("../../triochan/client/README.md", import.meta.url), "utf8");
+const blocks = [...(page + readme).matchAll(/^```js\n([^]*?)^```/gm)].map(([, code = ""]) => code);
 
-describe("docs/client.md", () => {
+describe("docs/client.md and README.md", () => {
   /** What a block must have printed after its connection opened, received, and closed for good. */
   const expected = [
     ["connecting", "open", "Ada: hi", "closed"],
     ['stream "posts": no such post', "create 1 [object Object]", "on no stream that I listen to: [object Object]"],
     ["Closed for good: 4403 not you"],
+    ["[object Object]", "Ada's token went first"],
     ["Will be sent when you are online again."],
+    ['Not sent: {"stream":"typing","payload":{"who":"Ada"}}'],
+    ["connecting", "Ada's token went first", "open", "Ada: hi", "closed"],
   ];
   const received = [
     { user: "Ada", text: "hi" },
     { stream: "posts", error: "no such post" },
     { stream: "posts", payload: { action: "create", pk: 1, data: {} } },
+    { stream: "room", payload: { joined: true } },
   ];
+  /** Everything that waits for a promise has run. */
+  const settled = () => new Promise((resolve) => setImmediate(resolve));
 
   it("has as many examples as are checked here", () => assert.equal(blocks.length, expected.length));
 
@@ -39,21 +46,27 @@ describe("docs/client.md", () => {
           }
         },
         location: { href: "http://localhost:8000/" },
+        fetch: async () => new Response("Ada's"),
       };
+      const { fetch } = globalThis;
       Object.assign(globalThis, browser);
       t.after(() => Object.keys(browser).forEach((name) => Reflect.deleteProperty(globalThis, name)));
+      t.after(() => Object.assign(globalThis, { fetch }));
       const printed = /** @type {string[]} */ ([]);
       const print = (/** @type {unknown[]} */ ...args) => void printed.push(args.map(String).join(" "));
       t.mock.method(console, "log", print);
       t.mock.method(console, "warn", print);
 
-      const source = code.replace("/triochan/client.js", moduleUrl);
+      const source = code.replace(/"(\/triochan\/client\.js|triochan)"/, JSON.stringify(moduleUrl));
       await import(`data:text/javascript,${encodeURIComponent(source)}`);
+      await settled();
       const [socket] = sockets;
       assert.ok(socket);
-      assert.match(socket.url, /^ws:\/\/localhost:8000\/\w+\/$/);
+      assert.match(socket.url, /^(ws:\/\/localhost:8000|wss:\/\/example\.org)\/\w+\/$/);
       socket.open();
+      if (socket.sent[0]?.headers?.authorization === "Bearer Ada's") printed.push("Ada's token went first");
       for (const message of received) socket.receive(message);
+      await settled();
       socket.end(4403, "not you");
       assert.equal(sockets.length, 1);
       for (const line of expected[i] ?? []) assert.ok(printed.includes(line), `${line} in ${printed.join(" | ")}`);

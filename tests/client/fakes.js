@@ -59,20 +59,23 @@ export class FakeWebSocket {
 
 /**
  * @param {import("node:test").TestContext} t
- * @param {{url?: string | (() => string)} & ClientOptions} [options]
+ * @param {{url?: string | URL | import("../../triochan/client/triochan.js").Ask<string | URL>} & ClientOptions} [options]
  */
 export function setup(t, { url = "/ws/", environment, ...options } = {}) {
   t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
 
   /** @type {FakeWebSocket[]} */ const sockets = [];
   /** @type {Set<unknown>} */ const timers = new Set();
+  /** @type {Set<unknown>} */ const clocks = new Set();
   /** @type {unknown[]} */ const reported = [];
   const window = new EventTarget();
   const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
 
   const browser = {
     sockets,
+    /** Those of the client's states; the look at the clock is apart. */
     timers,
+    clocks,
     reported,
     window,
     document,
@@ -82,8 +85,12 @@ export function setup(t, { url = "/ws/", environment, ...options } = {}) {
     get socket() {
       return /** @type {FakeWebSocket} */ (sockets.at(-1));
     },
-    /** @param {number} ms */
+    /** The time jumps, and what was due meanwhile is late, as where a machine slept. @param {number} ms */
     tick: (ms) => t.mock.timers.tick(ms),
+    /** The time goes by second after second. @param {number} ms */
+    pass: (ms) => {
+      for (; ms > 0; ms -= 1000) t.mock.timers.tick(Math.min(ms, 1000));
+    },
     /** @param {"online" | "offline" | "pagehide" | "pageshow"} type */
     page: (type) => void window.dispatchEvent(new Event(type)),
     /** @param {"visible" | "hidden"} visibility */
@@ -106,11 +113,12 @@ export function setup(t, { url = "/ws/", environment, ...options } = {}) {
         }
       ),
       setTimeout: (fn, delay) => {
-        const timer = setTimeout(() => (timers.delete(timer), fn()), delay);
-        timers.add(timer);
+        const kind = delay === 10_000 ? clocks : timers;
+        const timer = setTimeout(() => (kind.delete(timer), fn()), delay);
+        kind.add(timer);
         return timer;
       },
-      clearTimeout: (timer) => (timers.delete(timer), clearTimeout(timer)),
+      clearTimeout: (timer) => (timers.delete(timer), clocks.delete(timer), clearTimeout(timer)),
       random: () => browser.luck,
       window,
       document,

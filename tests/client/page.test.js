@@ -43,7 +43,7 @@ describe("a waiting client tries at once", () => {
 it("leaves an open connection alone when the page is looked at or the network blinks", (t) => {
   const { client, browser } = setupOpen(t);
   browser.show("hidden");
-  browser.tick(3_600_000);
+  browser.pass(3_600_000);
   browser.show("visible");
   browser.page("pageshow");
   browser.page("online");
@@ -135,6 +135,75 @@ describe("a page that is put away", () => {
     browser.socket.end(1000);
     browser.page("pageshow");
     assert.equal(client.state, "closed");
+  });
+});
+
+describe("a machine that slept", () => {
+  it("has its open connection replaced, however open that looks", (t) => {
+    const { client, browser, details } = setupOpen(t);
+    browser.pass(3_600_000);
+    assert.equal(browser.sockets.length, 1);
+    browser.tick(45_000 + 10_000);
+    assert.equal(client.state, "connecting");
+    assert.deepEqual(browser.sockets[0]?.closes, [[1000, "asleep for too long"]]);
+    browser.socket.open();
+    assert.deepEqual(details("open").at(-1), { reconnected: true });
+    browser.pass(3_600_000);
+    assert.equal(browser.sockets.length, 2);
+  });
+
+  it("keeps it after a nap", (t) => {
+    const { browser } = setupOpen(t);
+    browser.tick(45_000 + 9_999);
+    assert.equal(browser.sockets.length, 1);
+  });
+
+  it("keeps it where staleAfter is Infinity", (t) => {
+    const { browser } = setupOpen(t, { staleAfter: Infinity });
+    browser.tick(24 * 3_600_000);
+    assert.equal(browser.sockets.length, 1);
+  });
+
+  it("is not what a hidden page is, whose timers come once a minute", (t) => {
+    const { browser } = setupOpen(t);
+    browser.show("hidden");
+    for (let i = 0; i < 60; i++) browser.tick(60_000);
+    browser.show("visible");
+    browser.tick(60_000);
+    assert.equal(browser.sockets.length, 1);
+    browser.tick(60_000);
+    assert.equal(browser.sockets.length, 2, "visible all the time, and late");
+  });
+
+  it("is noticed on a hidden page as well", (t) => {
+    const { browser } = setupOpen(t);
+    browser.show("hidden");
+    browser.tick(45_000 + 10_000 + 60_000);
+    assert.equal(browser.sockets.length, 2);
+  });
+
+  it("leaves attempts and waits to their own timers", (t) => {
+    const { client, browser } = setup(t);
+    client.connect();
+    browser.socket.end();
+    browser.tick(3_600_000);
+    assert.equal(browser.sockets.length, 2, "the wait was over");
+  });
+
+  it("is looked for once in a client's life, and no longer than that", (t) => {
+    const { client, browser } = setup(t);
+    assert.equal(browser.clocks.size, 0);
+    client.connect();
+    client.reconnect();
+    browser.socket.open();
+    browser.pass(60_000);
+    assert.equal(browser.clocks.size, 1);
+    client.close();
+    assert.equal(browser.clocks.size, 0, "closing");
+    browser.socket.end(1000);
+    client.connect();
+    browser.socket.end(4401);
+    assert.equal(browser.clocks.size, 0, "closed by the server");
   });
 });
 

@@ -211,7 +211,7 @@ def check(data: bytes) -> None:
 async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool]]:
     """Serve one connection; what it was sent, and for each response whether it answers a HEAD."""
     from triochan import Settings
-    from triochan.http1 import protocol
+    from triochan.http1 import protocol, serving
     from triochan.runtime import Runtime
 
     heads: list[bool] = []
@@ -229,7 +229,7 @@ async def converse(chunks: list[bytes], hang_up: bool) -> tuple[bytes, list[bool
     async with Runtime.open(application(), settings, None) as runtime:
         async with runtime.serving():
             with trio.fail_after(600), mock.patch.object(protocol, "ResponseWriter", Recording):
-                await protocol.serve_stream(stream, runtime)
+                await serving.serve_stream(stream, runtime)
             await trio.testing.wait_all_tasks_blocked()
             left = [*runtime.websockets, *runtime.http, *runtime.layer._endpoints]
             assert not left, f"something is left: {left}"

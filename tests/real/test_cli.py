@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import os
+import pty
 import re
 import signal
 import socket
@@ -36,6 +37,7 @@ from websockets.sync.client import connect
 
 import triochan
 from triochan import cli, options
+from triochan.configuration import configure
 from triochan.settings import Settings
 from triochan.wire import listeners
 
@@ -227,6 +229,17 @@ def test_a_module_that_raises_shows_its_traceback(
     assert text.splitlines()[-1] == "triochan: error: the module 'broken' could not be imported, see above"
 
 
+def test_what_can_be_served_is_suggested_before_what_is_merely_spelled_alike(
+    fails: Callable[..., str], folder: Path
+) -> None:
+    (folder / "quizzes.py").write_text(
+        "from triochan import Application\nMapped = 1\napplication = Application([])\n"
+        "def make_application(): return application\n"
+    )
+    assert "has no 'app'; did you mean 'application'?" in fails("quizzes:app")
+    assert "did you mean 'make_application'?" in fails("quizzes:make_aplication", "--factory")
+
+
 def test_a_module_that_a_routing_names_raises(fails: Callable[..., str], folder: Path) -> None:
     (folder / "named.py").write_text("routing = 'broken.routing'")
     (folder / "broken.py").write_text("1 / 0")
@@ -308,7 +321,7 @@ def test_a_key_of_another_certificate(fails: Callable[..., str], folder: Path) -
 
 
 def parsed(*arguments: str) -> dict[str, object]:
-    return vars(options.make_parser().parse_args(["a:b", *arguments]))
+    return vars(configure(options.make_parser().parse_args(["a:b", *arguments]), {}).options)
 
 
 def test_every_setting_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -931,6 +944,41 @@ def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None
     assert b'"client":["203.0.113.7",50000]' in answer
 
 
+def test_the_access_log(served: Callable[..., Served], folder: Path) -> None:
+    """Off where stderr is no terminal; on where it is asked for, or is one; by its name in a file."""
+    (folder / "log.toml").write_text('[loggers."triochan.access"]\nlevel = "WARNING"\n')
+    for arguments, expected in (
+        ((), False),
+        (("--access-log",), True),
+        (("--access-log", "--log-format", "json"), True),
+        (("--access-log", "--log-config", "log.toml"), False),
+    ):
+        server = served("hello:routing", "--port", "0", *arguments)
+        get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
+        _, _, err = server.end()
+        assert bool(re.search(r"127\.0\.0\.1:\d+ - .+GET / HTTP/1\.1.+ 200 \d+ bytes \d", err)) is expected, (
+            err
+        )
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [((), True), (("--no-access-log",), False)])
+def test_the_access_log_on_a_terminal(
+    served: Callable[..., Served], arguments: tuple[str, ...], expected: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        command = ("sh", "-c", f'exec "$@" 2>{os.ttyname(theirs)}', "sh", sys.executable, "-m", "triochan")
+        server = served("hello:routing", "--port", "0", *arguments, command=command)
+        get(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS))
+        server.end()
+        said = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "shutting down" in said
+    assert ('"GET / HTTP/1.1" 200' in said) is expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -940,7 +988,7 @@ def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None
         (["--allowed-origin", "example.com"], "allowed_origins takes origins such as"),
         (["--allowed-host", "https://example.com"], "allowed_hosts takes names such as"),
         (["--log-config", "none.toml"], "--log-config none.toml: No such file"),
-        (["--log-format", "xml"], "invalid choice: 'xml'"),
+        (["--log-format", "xml"], "takes one of text, json, not 'xml'"),
         (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
         (["--max-mesage-size=3"], "did you mean --max-message-size?"),
         (["--xyzzy"], "unrecognized arguments: --xyzzy\n"),

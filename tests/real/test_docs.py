@@ -79,10 +79,13 @@ def test_commands_are_taken(block: Block) -> None:
     ]
     for command in commands:
         arguments = re.split(r"-m triochan |^triochan ", command)[1]
-        given = options.make_parser().parse_args(shlex.split(arguments, comments=True))
-        assert ":" in given.app
-        if given.app_dir != ".":
-            assert (ROOT / given.app_dir / (given.app.partition(":")[0] + ".py")).exists()
+        first, *rest = shlex.split(arguments, comments=True)
+        command = first if first in options.COMMANDS else ""
+        given = options.make_parser(command).parse_args(rest if command else [first, *rest])
+        assert "config" in given or ":" in given.app
+        if "app_dir" in given:
+            module = ROOT / given.app_dir / given.app.partition(":")[0]
+            assert module.with_suffix(".py").exists() or (module / "__init__.py").exists()
 
 
 def test_ci_runs_the_second_command_of_the_readme() -> None:

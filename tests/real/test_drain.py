@@ -591,7 +591,7 @@ def test_a_thread_does_not_hold_up_the_process(start: Start, tmp_path: Path) -> 
 
 def test_nor_where_it_is_told_to_stop_at_once(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    status, output, seconds = end(start(str(path), 2), path, "thread", signals=2)
+    status, output, seconds = end(start(str(path), 1), path, "thread", signals=2)
     assert status == 1
     assert seconds < 15
     assert "did not end in time" in output

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -83,9 +84,10 @@ def post(port: int, room: str, fields: Any) -> tuple[int, Any]:
 
 
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[int]:
     """The chat, served in this process on a free port, with no rooms yet."""
     monkeypatch.setattr(chat, "rooms", {})
+    monkeypatch.setattr(chat, "DATABASE", str(tmp_path / "chat.sqlite3"))
     async with trio.open_nursery() as serving:
         addresses = await serving.start(partial(triochan.serve, chat.routing, port=0))
         yield addresses[0].port
@@ -242,6 +244,22 @@ async def test_the_longest_history_still_lets_people_in(port: int) -> None:
     await in_thread(talk, port)
 
 
+async def test_the_file_is_bounded(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chat, "MAX_KEPT", 3)
+
+    def talk(port: int) -> None:
+        for number in range(5):
+            assert post(port, f"room-{number}", {"name": "Robot", "text": str(number)})[0] == 201
+
+    await in_thread(talk, port)
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.sqlite3")) as database:
+        assert database.execute("SELECT text FROM messages ORDER BY id").fetchall() == [
+            ("2",),
+            ("3",),
+            ("4",),
+        ]
+
+
 async def test_empty_rooms_are_forgotten_before_there_are_too_many(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,15 +368,30 @@ async def test_the_pages_fetch_nothing_from_elsewhere(port: int) -> None:
         assert set(elsewhere) <= {"http://www.w3.org/2000/svg"}, file
 
 
-# -- in real browsers, against a server in a process of its own
+# -- against a server in a process of its own, by a client and in real browsers
 
 
 @pytest.fixture
-def process() -> Iterator[Process]:
-    process = Process("chat:routing", {})
+def process(tmp_path: Path) -> Iterator[Process]:
+    process = Process("chat:routing", {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")})
     process.start()
     yield process
     process.kill()
+
+
+def test_a_restart_forgets_nothing_that_was_said(process: Process) -> None:
+    with Page(process.port, "kitchen", "Ada") as ada:
+        ada.say("Is the kettle on?")
+        said = ada.until("message")
+    post(process.port, "cellar", {"name": "Oven", "text": "The cake is ready."})
+    process.stop()
+    process.start()
+    with Page(process.port, "kitchen", "Ada") as ada:
+        assert ada.first["messages"] == [{key: said[key] for key in said if key != "type"}]
+        ada.say("Hello?")
+        assert ada.until("message")["id"] > said["id"] + 1  # after the cellar's
+    with Page(process.port, "cellar", "Grace") as grace:
+        assert [message["text"] for message in grace.first["messages"]] == ["The cake is ready."]
 
 
 class Guest(Window):
@@ -442,7 +475,7 @@ def test_two_browsers(windows: list[Guest], process: Process) -> None:
     grace.element("#text").send_keys("Hello?")
     assert not grace.element("#send").is_enabled()
 
-    # It comes back, and so do they, with what was not delivered. What was said before is lost.
+    # It comes back, and so do they, with what was not delivered, and all that was said before.
     process.start()
     for window in windows:
         window.wait_for_state("Online")
@@ -450,8 +483,9 @@ def test_two_browsers(windows: list[Guest], process: Process) -> None:
         assert not window.element("#banner").is_displayed()
     assert ada.element("#text").get_property("value") == "Still there?"
     ada.element("#send").click()
+    conversation.append("Still there?")
     for window in windows:
-        window.wait_for_messages("Still there?")
+        window.wait_for_messages(*conversation)
 
     # One changes the name, one leaves.
     ada.element(".rename").click()

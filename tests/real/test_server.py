@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -24,7 +25,7 @@ from triochan import Application, Group, Message, Settings, route, route_class, 
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
-from triochan.http1.protocol import serve_connection
+from triochan.http1.serving import serve_connection
 from triochan.runtime import Runtime
 from triochan.server import Server, serve
 from triochan.test import LiveServer
@@ -291,7 +292,7 @@ async def test_a_trigger_returns_from_serve(tmp_path: Path, autojump_clock: Mock
     trigger = trio.Event()
     ends: list[bool] = []
 
-    async def run(task_status: trio.TaskStatus[list[Address]]) -> None:
+    async def run(task_status: trio.TaskStatus[list[Address]]) -> None:  # noqa: ASYNC128
         ends.append(
             await serve(
                 ROUTING, uds=tmp_path / "socket", shutdown_trigger=trigger.wait, task_status=task_status
@@ -421,6 +422,17 @@ async def test_what_is_neither_tls_nor_text_is_closed(
         assert running_server.runtime.sockets == 0
     assert ["connection from" in record.getMessage() for record in caplog.records] == [True]
     assert all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+async def test_what_does_not_come_in_time_before_the_first_request_is_logged(
+    tmp_path: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "triochan")
+    async with running(tmp_path, context=tls[0], head_timeout=0.1) as (_, address):
+        async with await RawClient.connect(address) as client:
+            assert await client.rest() == b""
+    [said] = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch("connection from .+: no TLS handshake in time; it is closed", said)
 
 
 async def test_tls_to_a_port_of_plain_text_gets_400(

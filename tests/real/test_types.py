@@ -41,6 +41,7 @@ def by_pyright(folder: Path) -> Found:
     """As in a folder of the user's own, where triochan is an installed package that says ``py.typed``."""
     for file in APP.glob("*.py"):
         shutil.copy(file, folder)
+    shutil.copytree(ROOT / "examples" / "quiz", folder / "quiz", ignore=shutil.ignore_patterns("__pycache__"))
     page = (ROOT / "docs" / "type-checking.md").read_text()
     (folder / "page.py").write_text(
         "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_ASKED = re.compile(r"([A-Za-z0-9._-]+)>=([0-9.]+)(?:,<([0-9.]+))?\Z")
+_ASKED = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z0-9,-]+\])?>=([0-9.]+)(?:,<([0-9.]+))?\Z")
 
 
 def floors(*extras: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A plugin that runs the tests in random order, a module at a time: ``just luck``.
 
-The seed is in the header; ``RANDOM_ORDER_SEED`` gives one.
+The seed is in the header; ``RANDOM_ORDER_SEED`` gives one. Which process runs which test depends on their speed, too:
+with ``--numprocesses=0``, a seed gives one order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import secrets
 import pytest
 
 SEED = int(os.environ.get("RANDOM_ORDER_SEED") or secrets.randbelow(10**6))
+os.environ["RANDOM_ORDER_SEED"] = str(SEED)  # for the processes that share in it
 
 
 def pytest_report_header() -> str:

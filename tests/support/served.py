@@ -13,7 +13,8 @@ import trio
 from raw_clients import RawClient, handshake
 
 from triochan import Application, Settings
-from triochan.http1.protocol import serve_connection
+from triochan.access import AccessLog
+from triochan.http1.serving import serve_connection
 from triochan.layers import ChannelLayer
 from triochan.runtime import Runtime
 from triochan.websocket.connection import Connection
@@ -76,11 +77,10 @@ class Served:
         poller = runtime.readers.poller
         assert poller is not None
         try:
-            if context is not None:
-                sock = await start_tls(sock, context)
+            served = sock if context is None else await start_tls(sock, context)
 
             def connect(source: Any) -> Transport:
-                return SocketTransport(sock, poller, source)
+                return SocketTransport(served, poller, source)
 
             await serve_connection(connect, runtime)
         finally:
@@ -89,11 +89,16 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    routing: Any, *, settings: Settings | None = None, layer: ChannelLayer | None = None
+    routing: Any,
+    *,
+    settings: Settings | None = None,
+    layer: ChannelLayer | None = None,
+    access_log: bool = False,
 ) -> AsyncIterator[Served]:
     """Serve for as long as the block lasts, then cancel what is left."""
     application = Application.of(routing)
-    async with Runtime.open(application, settings or Settings(), layer) as runtime:
+    access = AccessLog.of(access_log)
+    async with Runtime.open(application, settings or Settings(), layer, access=access) as runtime:
         workers = Workers(runtime)
         async with runtime.serving() as services:
             services.start_soon(workers.run)

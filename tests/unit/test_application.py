@@ -17,7 +17,7 @@ import trio
 
 from triochan import Application, Message, route
 from triochan.exceptions import ImproperlyConfigured, SessionStoreUnavailable
-from triochan.http import text
+from triochan.http import json, text
 from triochan.sessions import MemorySessionStore, SqliteSessionStore, http_session
 from triochan.test import Client, LiveServer
 
@@ -61,6 +61,24 @@ async def test_the_state_may_be_an_object_of_the_programs_own() -> None:
     async with Client(application) as client:
         assert [(await client.get("/")).text for _ in range(2)] == ["1", "2"]
     assert type(Application([]).state) is SimpleNamespace
+
+
+async def test_hooks_for_plain_values_are_those_that_were_there_when_it_began_to_serve() -> None:
+    async def answer(message: Message) -> dict[str, Any]:
+        return json("a")
+
+    application = Application([route("http.request", answer)])
+    application.converter.register_unstructure_hook(int, lambda number: number)
+    assert application.converts_plain
+    application = Application([route("http.request", answer)])
+    said = []
+    for _ in range(2):
+        async with Client(application) as client:
+            said.append((await client.get("/")).text)
+            application.converter.register_unstructure_hook(str, lambda text: f"{text}!")
+            said.append((await client.get("/")).text)
+        assert application.converts_plain
+    assert said == ['"a"', '"a"', '"a!"', '"a!"']
 
 
 class Counting(MemorySessionStore):

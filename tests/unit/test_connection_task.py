@@ -19,6 +19,7 @@ class Stage:
         self.log: list[str] = []
         self.over = False
         self.asks = False
+        self.owes = True
         self.next: Stage | None = None
         self._task = task
 
@@ -115,6 +116,22 @@ async def test_a_cancellation_lets_it_finish(task: ConnectionTask, attends: bool
             scope.cancel()
     assert scope.cancelled_caught
     assert stage.log[-2:] == ["finish", "finished"]
+
+
+async def test_what_owes_nothing_finishes_without_a_scope(task: ConnectionTask) -> None:
+    stage = task.stage
+    assert isinstance(stage, Stage)
+    stage.over, stage.owes = True, False
+    place = trio.lowlevel.current_task()._cancel_status
+    places: list[object] = []
+
+    async def finish() -> None:
+        places.append(trio.lowlevel.current_task()._cancel_status)
+
+    stage.finish = finish  # type: ignore[method-assign]
+    with assert_no_checkpoints():
+        await task.live()
+    assert places == [place]
 
 
 async def test_a_task_that_is_gone_may_be_woken(task: ConnectionTask) -> None:

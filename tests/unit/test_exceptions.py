@@ -90,3 +90,20 @@ def test_http_errors_say_their_status() -> None:
 def test_what_is_no_error_s_status(status: Any) -> None:
     with pytest.raises(ValueError, match="an HttpError's status is from 400 to 599"):
         HttpError(status)
+
+
+@pytest.mark.parametrize(
+    ("text", "headers", "says"),
+    [
+        (b"x", (), "text is a string, not b'x'"),
+        ("\ud800", (), "text has a lone surrogate"),
+        ("x", [("A", "b\r\nSet-Cookie: c=d")], "header A can't have the value"),
+        ("x", ["AB"], "a header is a pair"),
+        ("x", {"a b": "c"}, "is not a token"),
+    ],
+)
+def test_an_http_error_that_can_t_be_sent_can_t_be_made(text: Any, headers: Any, says: str) -> None:
+    """It would fail where it is answered, far from the one who made it."""
+    with pytest.raises(ValueError, match=says):
+        HttpError(400, text, headers)
+    assert HttpError(400, headers={"A": "b"}).headers == [("A", "b")]

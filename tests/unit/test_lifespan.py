@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Group, Message, Settings, every, route, serve
-from triochan.exceptions import ImproperlyConfigured
+from triochan.exceptions import ConnectionClosed, ImproperlyConfigured
 from triochan.http import text
 from triochan.test import Client
 
@@ -118,6 +118,92 @@ async def test_what_it_raises_at_the_end_comes_out() -> None:
             pass
 
 
+@pytest.mark.parametrize("server", ["served", "client"])
+async def test_what_it_raises_at_the_end_of_a_cancelled_server_comes_out_too(server: str) -> None:
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("not closed")
+
+    application = Application(ROUTING, lifespan=lifespan)
+
+    async def run() -> None:
+        if server == "client":
+            async with Client(application):
+                await trio.sleep_forever()
+        else:
+            await serve(application, port=0)
+
+    with pytest.raises(RuntimeError, match="not closed"), trio.move_on_after(0.05):
+        await run()
+
+
+@pytest.mark.parametrize("server", ["served", "client"])
+async def test_a_start_that_hangs_is_cancelled_with_its_server(
+    server: str, autojump_clock: MockClock
+) -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append("left")
+        yield
+
+    application = Application(ROUTING, lifespan=lifespan)
+    with trio.move_on_after(5) as scope:
+        if server == "client":
+            async with Client(application):
+                pass
+        else:
+            await serve(application, port=0)
+    assert scope.cancelled_caught
+    assert seen == ["left"]
+    assert trio.current_time() < 6
+
+
+async def test_a_start_that_another_server_waits_for_goes_on(autojump_clock: MockClock) -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        await trio.sleep(2)
+        seen.append("begun")
+        yield
+        seen.append("ended")
+
+    application = Application(ROUTING, lifespan=lifespan)
+
+    async def first() -> None:
+        with trio.move_on_after(1):
+            async with Client(application):
+                pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        async with Client(application):
+            assert seen == ["begun"]
+    assert seen == ["begun", "ended"]
+
+
+async def test_one_that_opens_in_spite_of_a_cancellation_is_left_in_order(autojump_clock: MockClock) -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(2)
+        yield
+        seen.append("ended")
+
+    with trio.move_on_after(1):
+        async with Client(Application(ROUTING, lifespan=lifespan)):
+            raise AssertionError("it was cancelled")
+    assert seen == ["ended"]
+
+
 async def test_a_task_in_the_nursery_ends_with_the_servers() -> None:
     ended: list[str] = []
 
@@ -195,9 +281,22 @@ async def a_coroutine(application: Application) -> None:
     pass
 
 
+@contextmanager
+def a_plain_one(application: Application) -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def of_nothing() -> AsyncIterator[None]:
+    yield
+
+
 @pytest.mark.parametrize(
     ("lifespan", "says"),
     [
+        (a_plain_one, "a_plain_one is a plain 'def' with a yield; what goes is an 'async def' below"),
+        (lambda application: (yield), "is a plain 'def' with a yield"),
+        (of_nothing, "of_nothing is called with the application and nothing else: too many positional"),
         (an_async_generator, "an_async_generator is no context manager; write @asynccontextmanager above it"),
         (a_coroutine, "a_coroutine is no context manager"),
         (5, "lifespan is a function of the application with @asynccontextmanager, not 5"),
@@ -249,11 +348,16 @@ async def test_every_leaves_out_what_passes_meanwhile(autojump_clock: MockClock)
     assert times == [10, 40, 70]
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), ConnectionClosed(1000), ExceptionGroup("", [ConnectionClosed()])]
+)
 async def test_what_a_call_raises_is_logged(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    error: Exception, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A client's end too: no client is waited for here, so it has kept the call from what it had still to do."""
+
     async def fails() -> None:
-        raise ValueError("no")
+        raise error
 
     with trio.move_on_after(25):
         await every(10, fails)
@@ -265,7 +369,13 @@ async def test_what_a_call_raises_is_logged(
     ] * 2
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
-async def test_every_takes_a_time(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), "1", None])
+async def test_every_takes_a_time(seconds: Any) -> None:
     with pytest.raises(ValueError, match="a number of seconds above 0"):
         await every(seconds, trio.sleep_forever)
+
+
+@pytest.mark.parametrize("function", [None, "tick", 5])
+async def test_every_takes_a_function(function: Any) -> None:
+    with pytest.raises(TypeError, match="every\\(\\) calls an async function"):
+        await every(1, function)

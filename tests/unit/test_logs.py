@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from triochan.exceptions import ImproperlyConfigured
+from triochan.generic.websockets import WebsocketConsumer
 from triochan.logs import CHATTER, JsonFormatter, ProgressLine, TextFormatter, start_logging
+from triochan.message import Message
+from triochan.test import Client
 
 logger = logging.getLogger("somebody")
 
@@ -25,11 +28,13 @@ def bare() -> Iterator[None]:
     """Logging without handlers, pytest's own either, and as it was afterwards; a decorator."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    depth = sys.get_coroutine_origin_tracking_depth()
     root.handlers[:] = []
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        sys.set_coroutine_origin_tracking_depth(depth)
         root.handlers[:] = handlers
         root.setLevel(level)
         for name in CHATTER:
@@ -141,18 +146,71 @@ def test_chatter_is_apart() -> None:
     assert [line.partition(": ")[2] for line in stream.getvalue().splitlines()] == ["a warning", "wanted"]
 
 
-@bare()
-def test_a_coroutine_that_was_never_awaited_is_named_with_its_place() -> None:
-    async def send() -> None: ...
+class Forgetful(WebsocketConsumer):
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        for _ in range(2):
+            self.send(text="hello")  # type: ignore[unused-coroutine]  # a mistake
 
+    async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+        forgotten = self.close()  # noqa: F841 - another one, which ends elsewhere
+
+    async def disconnect(self, message: Message, **kwargs: Any) -> None:
+        self.group_send("everybody", text="gone")  # type: ignore[unused-coroutine]  # made within triochan
+
+
+SOURCE = Path(__file__).read_text().splitlines()
+FORGOTTEN = {
+    "connect": 'self.send(text="hello")',
+    "receive": "forgotten = self.close()",
+    "disconnect": 'self.group_send("everybody", text="gone")',
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "level"),
+    [
+        ("connect", "info"),
+        ("connect", "debug"),
+        ("receive", "debug"),
+        ("disconnect", "info"),
+        ("disconnect", "debug"),
+    ],
+)
+async def test_a_coroutine_that_was_never_awaited_is_named_with_its_place(handler: str, level: str) -> None:
+    stream = io.StringIO()
+    with bare(), warnings.catch_warnings():
+        warnings.simplefilter("default", RuntimeWarning)
+        sys.set_coroutine_origin_tracking_depth(0)
+        start_logging(stream=stream, level=level)
+        async with Client([Forgetful.as_route()]) as client, client.websocket("/") as socket:
+            await socket.send("x")
+    [said] = [
+        line for line in stream.getvalue().splitlines() if f", in {handler}" in line.replace("Forgetful.", "")
+    ]
+    number = 1 + next(index for index, line in enumerate(SOURCE) if FORGOTTEN[handler] in line)
+    name = {
+        "connect": "WebsocketConsumer.send",
+        "receive": "WebsocketConsumer.close",
+        "disconnect": "WebsocketConsumer.group_send",
+    }[handler]
+    place = f"{__file__}:{number}, in {'Forgetful.' * (handler != 'receive')}{handler}: {name}"
+    assert said.partition(" py.warnings: ")[2] == (
+        f"{place} was never awaited, so nothing of it was done; write 'await' in front of it"
+    )
+
+
+@bare()
+def test_other_warnings_are_logged_as_they_are() -> None:
     stream = io.StringIO()
     start_logging(stream=stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        send()  # type: ignore[unused-coroutine]
-    said = stream.getvalue()
-    assert f"{__file__}:" in said
-    assert "send' was never awaited" in said
+        warnings.warn("something else", stacklevel=1)
+        asynchronous = (lambda: None).__code__
+        warnings.warn_explicit("coroutine 'x' was never awaited", RuntimeWarning, asynchronous.co_filename, 1)
+    first, *_, last = stream.getvalue().splitlines()
+    assert "UserWarning: something else" in first
+    assert "in a function that has returned: x was never awaited" in last
 
 
 @bare()
@@ -181,21 +239,47 @@ def test_json_and_ini_files(tmp_path: Path) -> None:
     assert logging.getLogger().level == logging.CRITICAL
 
 
+INI = (
+    "[loggers]\nkeys=root\n[handlers]\nkeys=h\n[formatters]\nkeys=\n[logger_root]\nhandlers=h\n[handler_h]\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("log.toml", "= nothing", "Invalid statement"),
-        ("log.json", "{", "Expecting property name"),
-        ("log.toml", '[handlers.file]\nclass = "no.such"', "Unable to configure handler 'file'"),
-        ("log.ini", "nothing", "log.ini"),
+        ("log.toml", "= nothing", "this is no TOML: Invalid statement"),
+        ("log.json", "{", "this is no JSON: Expecting property name"),
+        ("log.json", "", "this is no JSON: Expecting value"),
+        ("log.json", "[]", "a JSON object with version, formatters, .* is expected, not list"),
+        ("log.json", '{"handler": {}}', "has no 'handler'; did you mean 'handlers'\\?"),
+        ("log.toml", "[project]\nname = 'x'", "has no 'project'; what is expected is version, formatters"),
+        ("log.toml", "version = 2", "Unsupported version: 2"),
+        ("log.toml", "handlers = 3", "see docs.python.org"),
+        (
+            "log.toml",
+            '[handlers.file]\nclass = "no.such"',
+            r"Unable to configure handler 'file' \(Cannot resolve 'no.such': No module named 'no'\)",
+        ),
+        ("log.toml", '[handlers.h]\nclass = "logging.Nope"', "Cannot resolve 'logging.Nope'"),
+        ("log.json", '{"root": {"handlers": ["absent"]}}', "Unable to configure root logger"),
+        ("log.ini", "nothing", r"this is no INI file, with sections \[loggers\]"),
+        ("log.ini", "", "'formatters' is missing; an INI file"),
+        ("log.ini", "[loggers]\nkeys=root\n", "'formatters' is missing; an INI file has"),
+        ("log.ini", INI + "class=no.such\nargs=()\n", "No module named 'no'"),
+        ("log.ini", INI + "class=logging.Nope\nargs=()\n", "logging.*Nope'"),
+        ("log.ini", INI + "class=StreamHandler\nargs=(nothing,)\n", "'nothing' is not defined"),
+        ("log.yaml", "version: 1", "YAML is not read; TOML, JSON or INI is expected"),
+        ("log.toml", "\xff", "it is no text in UTF-8"),
+        ("log.json", '{"formatters": {"a": {"format": "%(x"}}}', "Unable to configure formatter 'a'"),
     ],
 )
 @bare()
 def test_a_file_that_is_wrong(tmp_path: Path, name: str, text: str, says: str) -> None:
     path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(ImproperlyConfigured, match="--log-config .*" + says):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ImproperlyConfigured, match="--log-config .*" + says) as raised:
         start_logging(config=str(path))
+    assert "\n" not in str(raised.value)
 
 
 @bare()

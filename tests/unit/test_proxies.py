@@ -43,6 +43,9 @@ def seen(*headers: tuple[str, str], client: Any = PROXY, trusted: TrustedProxies
         ([("x-forwarded-for", "rubbish!, 10.9.9.9")], Forwarded(["10.9.9.9", 0], "http")),
         ([("x-forwarded-for", "192.0.2.1:99999")], Forwarded(PROXY, "http")),
         ([("x-forwarded-for", "")], Forwarded(PROXY, "http")),
+        ([("x-forwarded-for", "192.0.2.1, , 10.9.9.9,")], Forwarded(["192.0.2.1", 0], "http")),
+        ([("x-forwarded-proto", "https,")], Forwarded(PROXY, "https")),
+        ([("x-forwarded-for", "::ffff:192.0.2.1, ::ffff:10.9.9.9")], Forwarded(["192.0.2.1", 0], "http")),
         ([("x-forwarded-proto", "https")], Forwarded(PROXY, "https")),
         ([("x-forwarded-proto", "WSS")], Forwarded(PROXY, "https")),
         ([("x-forwarded-proto", "gopher")], Forwarded(PROXY, "http")),
@@ -87,6 +90,9 @@ EVERYTHING = [
         (["10.0.0.1"], ["10.0.0.1", 1], True),
         (["10.0.0.1"], ["10.0.0.2", 1], False),
         (["10.0.0.1"], ["::ffff:10.0.0.1", 1], True),
+        (["::ffff:10.0.0.0/104"], ["10.0.0.1", 1], True),
+        (["::ffff:10.0.0.1"], ["::ffff:10.0.0.1", 1], True),
+        (["::/0"], ["10.0.0.1", 1], False),
         (["::1"], ["::1", 1], True),
         (["10.0.0.1"], None, False),
         (["unix"], None, True),
@@ -222,6 +228,16 @@ async def test_origins_cookies_and_hosts_follow() -> None:
         assert (
             await client.get("/")
         ).status == 400  # the proxy is not trusted, and its own name is not allowed
+
+
+@pytest.mark.parametrize("path", ["/a%20b", "/%C3%A9", "/a?b", "/a#b"])
+def test_what_no_path_has(path: str) -> None:
+    for options in ({"root_path": path}, {"health_path": path}):
+        with pytest.raises(
+            ImproperlyConfigured, match=f"{next(iter(options))} is compared with paths that are"
+        ):
+            Front(**options)
+    assert Front(root_path="/100%", health_path="/a b").root_path == "/100%"
 
 
 @pytest.mark.parametrize("health_path", ["healthz", ""])

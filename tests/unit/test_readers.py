@@ -457,6 +457,12 @@ async def test_whatever_a_handler_raises_ends_its_own_connection_alone(
     assert found is not None, "the log does not show what was raised"
 
 
+@pytest.fixture
+def hasty_clock() -> MockClock:
+    """Real time that a test may put forward."""
+    return MockClock(rate=1)
+
+
 async def enter_scope() -> object:
     """As an async generator does that yields within one, and is not closed."""
     scope = trio.CancelScope(deadline=trio.current_time() + 0.2)
@@ -514,7 +520,11 @@ def acting(where: str, act: Callable[[], Awaitable[None]]) -> list[Any]:
 @pytest.mark.parametrize("enter", [enter_scope, enter_nursery, enter_nursery_in_scope])
 @pytest.mark.parametrize("where", ["connect", "receive", "batch", "disconnect", "task", "http", "channel"])
 async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
-    enter: Callable[[], Awaitable[object]], waits: str, where: str, caplog: pytest.LogCaptureFixture
+    enter: Callable[[], Awaitable[object]],
+    waits: str,
+    where: str,
+    caplog: pytest.LogCaptureFixture,
+    hasty_clock: MockClock,
 ) -> None:
     kept: list[Any] = []
 
@@ -538,7 +548,8 @@ async def test_a_scope_that_a_handler_leaves_open_reaches_nobody_else(
             client.vanish()
             await wait_all_tasks_blocked(0.01)
             assert await ask(other, "x") == "x"
-        await trio.sleep(0.3)  # the scope that was left would cancel whoever is in it
+        hasty_clock.jump(0.3)  # the scope that was left would cancel whoever is in it
+        await wait_all_tasks_blocked(0.01)
         for _ in range(3):
             assert await ask(other, "y") == "y"
     told = [record for record in caplog.records if record.name.startswith("triochan")]

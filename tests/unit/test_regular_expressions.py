@@ -22,9 +22,10 @@ REPEATED = [
     "_", "*",
 ]  # fmt: skip
 ENDS = ["", "\x00", "(", "\r"]
-SIZES = [*range(1, 24)]
-while SIZES[-1] < 2048:  # what doubles with each one more is stopped long before it lasts
-    SIZES.append(SIZES[-1] * 5 // 4)
+REPETITIONS = 2048
+LITTLE = 0.00002
+"""Seconds of processor that let twice as many repetitions come next: what an exponential one takes is squared by that,
+and still no second. More than this, and there are a quarter more: it is stopped long before it lasts."""
 MOST = 0.01
 """Seconds of processor for a text of some 2000 repetitions, at best: 50 to 200 times what one look at each character
 takes. A quadratic one takes from 0.03 s on."""
@@ -73,11 +74,14 @@ def cost(asked: Asked, text: Any) -> float:
 def dearest(asked: Asked) -> str:
     """A text that takes too long; empty: none was found."""
     for beginning, repeated, end in itertools.product(BEGINNINGS, REPEATED, ENDS):
-        for size in SIZES:
+        size, seconds = 0, 0.0
+        while size < REPETITIONS:
+            size = min(2 * size if seconds < LITTLE else size * 5 // 4, REPETITIONS - 1) + 1
             text: Any = beginning + repeated * size + end
             if isinstance(asked.expression.pattern, bytes):
                 text = text.encode()
-            if cost(asked, text) > MOST:
+            seconds = cost(asked, text)
+            if seconds > MOST:
                 return f"{beginning!r} + {repeated!r} * {size} + {end!r}"
     return ""
 

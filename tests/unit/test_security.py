@@ -295,7 +295,16 @@ def test_what_is_no_origin_is_found_at_once(origins: Any) -> None:
 
 @pytest.mark.parametrize(
     "hosts",
-    ["example.com", ["http://example.com"], ["example.com:80"], [""], ["."], ["*.example.com"], ["a b"]],
+    [
+        "example.com",
+        ["http://example.com"],
+        ["example.com:80"],
+        [""],
+        ["."],
+        ["*.example.com"],
+        ["a b"],
+        [None],
+    ],
 )
 def test_what_is_no_host_is_found_at_once(hosts: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="allowed_hosts"):
@@ -306,8 +315,14 @@ def test_origins_and_hosts_as_values() -> None:
     assert Origin.parse("http://a") == ("http", "a", 80)
     assert Origin.parse("x://a") == ("x", "a", None)
     assert Origin.parse("http://a:") is None
+    assert Origin.parse("http://[2001:DB8:0::1]") == ("http", "[2001:db8::1]", 80)
+    assert Origin.parse("http://[:::]") == ("http", "[:::]", 80)
+    assert AllowedOrigins(["http://[2001:db8:0:0::1]"]).allows_text("http://[2001:db8::1]:80")
+    assert AllowedHosts(["[0:0::1]"]).allows("[::1]")
+    assert AllowedHosts(["[0:0::1]"]).allows_headers([(b"host", b"[::0:1]:8000")])
     assert AllowedHosts(["*"]).allows("anything")
     assert not AllowedHosts([]).allows("anything")
+    assert AllowedHosts(["Example.com."]).allows("example.COM")
     assert not AllowedOrigins([]).allows(Origin("http", "a", 80))
 
 

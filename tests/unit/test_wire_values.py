@@ -7,6 +7,7 @@ import decimal
 import enum
 import json as standard
 import math
+import sys
 import uuid
 from collections import OrderedDict
 from decimal import Decimal
@@ -70,6 +71,30 @@ PLAIN = st.recursive(
     | st.text(st.characters(codec="utf-8")),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
 )  # fmt: skip
+
+
+class Calls:
+    def __init__(self) -> None:
+        self.made = 0
+
+    def again(self, other: Any = None) -> None:
+        self.made += 1
+        if self.made > 3 * sys.getrecursionlimit():
+            raise OverflowError
+        again = self.again
+        again()
+
+
+def recursion_ends() -> bool:
+    """CPython 3.13.0 to 3.13.7 do not count calls of methods with defaults, as cattrs' are: memory ends before they
+    do (https://github.com/python/cpython/issues/132744)."""
+    try:
+        Calls().again()
+    except OverflowError:
+        return False
+    except RecursionError:
+        pass
+    return True
 
 
 class TestEncoding:
@@ -154,6 +179,7 @@ class TestEncoding:
         with pytest.raises(OverflowError, match=r"\$\[0\]\[0\]\[0\]: over 3 levels deep"):
             plain_of([[[[PRICE]]]])
 
+    @pytest.mark.skipif(not recursion_ends(), reason="this Python lets methods call each other without end")
     def test_an_object_that_holds_itself(self) -> None:
         @attrs.define
         class Node:
@@ -466,6 +492,7 @@ async def test_hooks_hold_in_the_thread_of_a_session(beside: bool) -> None:
             change = (await socket.receive_json())["payload"]
             assert change == {**item, "action": "create", "model": "test_wire_values.price"}
         if not beside:
+            database.close()
             return
         async with client.websocket("/") as socket:
             assert (await socket.receive_json())["payload"]["items"] == [item]

@@ -13,7 +13,7 @@
 
 /**
  * - `idle`: made, and not connected yet. What is sent waits in the outbox.
- * - `connecting`: an attempt is under way.
+ * - `connecting`: an attempt is under way, until `beforeFlush` is through.
  * - `open`: connected.
  * - `waiting`: the connection was lost, or an attempt failed; the client comes back by itself.
  * - `closing`: `close()` was called and the server's answer has not come yet.
@@ -22,7 +22,33 @@
 export type State = "idle" | "connecting" | "open" | "waiting" | "closing" | "closed";
 
 /** What travels in one WebSocket message. */
-export type WireData = string | ArrayBuffer | ArrayBufferView;
+export type WireData = string | ArrayBuffer | ArrayBufferView | Blob;
+
+/** What an attempt is given that asks for something. */
+export interface Attempt {
+  /** Aborted when the attempt is over, be it that the client is open: for `fetch`, and for `listen()`. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Asked anew at every attempt. One that throws, rejects, or gives what cannot be used is an `error` event, and the
+ * attempt has failed: the next one follows after the usual wait. One that never settles ends with `connectTimeout`.
+ */
+export type Ask<T> = (attempt: Attempt) => T | PromiseLike<T>;
+
+/** What `beforeFlush` is given: a connection that is open and has not been sent the outbox yet. */
+export interface Flush extends Attempt {
+  /** The encoded messages that wait, oldest first; not those that are sent from now on. */
+  readonly outbox: readonly WireData[];
+  /** Whether this is a return. */
+  readonly reconnected: boolean;
+  /**
+   * Send ahead of the outbox. On a connection that is closing it does nothing: its `close` is on the way.
+   *
+   * @throws {Error} The attempt is over.
+   */
+  send(value: unknown): void;
+}
 
 /** Close codes: single ones, and ranges of which both ends belong to it. */
 export type CloseCodes = ReadonlyArray<number | readonly [first: number, last: number]>;
@@ -35,8 +61,20 @@ export const DEFAULT_FINAL_CODES: CloseCodes;
 
 /** Every time is in milliseconds. An unknown name is a `TypeError`, a number below 0 a `RangeError`. */
 export interface ClientOptions {
-  /** The subprotocols to offer, as for `WebSocket`. Default: none. */
-  protocols?: string | string[];
+  /** The subprotocols to offer, as for `WebSocket`; or a function, asked at every attempt. Default: none. */
+  protocols?: string | string[] | Ask<string | string[] | undefined>;
+  /**
+   * What the first message of every connection says, `{"headers": {…}}`, with the names in lower case; or a function,
+   * asked at every attempt. The server's end is a `HeadersFirst` consumer. Default: there is no such message.
+   */
+  headers?: Readonly<Record<string, string>> | Ask<Readonly<Record<string, string>> | undefined>;
+  /**
+   * Called on every connection, after `headers` and before the outbox leaves: to join a room first, to drop what is out
+   * of date. It may be async; meanwhile messages are received, and the client is `connecting`, for `connectTimeout`
+   * at most. What it returns takes the place of `outbox`; without a value that stays as it is. If it throws or
+   * rejects, that is an `error` event, the connection is dropped, and the next attempt follows after the usual wait.
+   */
+  beforeFlush?: (flush: Flush) => void | readonly WireData[] | PromiseLike<void | readonly WireData[]>;
   /** Aborting it closes the client as `close()` does; `connect()` then throws its reason. */
   signal?: AbortSignal;
 
@@ -51,13 +89,13 @@ export interface ClientOptions {
   backoffCap?: number;
   /** A connection that lasted this long starts the backoff afresh when it is lost. Default: 5000. */
   stableAfter?: number;
-  /** An attempt that takes longer has failed. Default: 15 000. */
+  /** An attempt that takes longer, with all that it asks for and `beforeFlush`, has failed. Default: 15 000. */
   connectTimeout?: number;
   /** How long `close()` waits for the server's answer. Default: 5000. */
   closeTimeout?: number;
   /**
-   * When the network returns after this long, an open connection is replaced: the server, whose pings went
-   * unanswered, has given it up. More than the server's `ping_interval` and `ping_timeout` together.
+   * When the network returns after this long, or the machine wakes, an open connection is replaced: the server, whose
+   * pings went unanswered, has given it up. More than the server's `ping_interval` and `ping_timeout` together.
    * Default: 45 000.
    */
   staleAfter?: number;
@@ -135,14 +173,17 @@ export interface ClientEventMap {
     delay: number;
   }>;
   statechange: CustomEvent<{ state: State; previous: State }>;
+  /** `beforeFlush` left messages out that had waited; what it altered counts as left out. Before `open`. */
+  dropped: CustomEvent<{ messages: readonly WireData[] }>;
   /**
    * A message could not be decoded, or the server answered an error on a stream that has no `onerror`
-   * (a `StreamError`). The connection stays. A lost connection is a `close`, not an `error`.
+   * (a `StreamError`): the connection stays. Or a function of yours (the URL's, `protocols`, `headers`, `beforeFlush`)
+   * failed, or the `WebSocket` could not be made: a `close` follows. A lost connection is a `close` alone.
    */
   error: CustomEvent<{ error: unknown }>;
 }
 
-/** Thrown by `send()`: the message was not taken, and nothing that had been taken is lost. */
+/** Thrown by `send()`: the message was not taken, and nothing that had been taken is lost. Or `beforeFlush` gave too many. */
 export class OutboxFullError extends Error {
   constructor(limit: number);
   readonly limit: number;
@@ -172,10 +213,9 @@ export class TriochanClient extends EventTarget {
    * A client for one URL. It does nothing before `connect()`.
    *
    * @param url Relative to the page, or absolute; `http` and `https` become `ws` and `wss`. A function is
-   *   called before every attempt, for a URL that changes, such as one with a token in it. If it throws,
-   *   or the WebSocket cannot be made, the client closes.
+   *   asked at every attempt, for a URL that changes, such as one with a token in it.
    */
-  constructor(url: string | URL | (() => string | URL), options?: ClientOptions);
+  constructor(url: string | URL | Ask<string | URL>, options?: ClientOptions);
 
   readonly state: State;
   /** How many messages wait in the outbox. */
@@ -185,7 +225,8 @@ export class TriochanClient extends EventTarget {
    * Connect, and stay connected. While `connecting` or `open` it does nothing; while `waiting` it tries at
    * once; while `closing` or `closed` it begins again, with an empty outbox.
    *
-   * @throws What the constructor of the `WebSocket` throws, or the reason of an aborted `signal`.
+   * @throws What the constructor of the `WebSocket` throws, where no function could give it something better at the
+   *   next attempt: the client is closed. Or the reason of an aborted `signal`.
    */
   connect(): void;
 
@@ -215,6 +256,7 @@ export class TriochanClient extends EventTarget {
    * once: one that was handed to a connection that then died may be lost.
    *
    * @returns Whether the message has been handed to the connection; false while it waits in the outbox.
+   * @throws {TypeError} The value cannot be encoded.
    * @throws {OutboxFullError} `outboxLimit` messages wait already. This one was not taken.
    * @throws {ClientClosedError} The client is `closing` or `closed`.
    */

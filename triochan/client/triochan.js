@@ -3,19 +3,23 @@
  *
  * The API, with its defaults, is described in triochan.d.ts; the comments here say why.
  *
- *     idle ── connect() ──▶ connecting ── socket opens ──▶ open
- *                            ▲     │                        │ │
- *              delay is over │     │ fails                  │ │ close()
- *           or the page woke │     ▼                        │ ▼
- *                           waiting ◀──── connection lost ──┘ closing
- *                                                             │ goodbye answered, or closeTimeout
+ *     idle ── connect() ──▶ connecting ── outbox leaves ──▶ open
+ *                            ▲     │                         │ │
+ *              delay is over │     │ fails                   │ │ close()
+ *           or the page woke │     ▼                         │ ▼
+ *                           waiting ◀───── connection lost ──┘ closing
+ *                                                              │ goodbye answered, or closeTimeout
  *     any state ── close(), a final close code, signal ──▶ closed
  *
- * Two rules carry most of the weight:
+ *     connecting: url(), protocols(), headers() ──▶ WebSocket opens ──▶ headers sent ──▶ beforeFlush()
+ *                 (all of it within connectTimeout)
+ *
+ * Three rules carry most of the weight:
  *
  * - Everything sent goes through the outbox, connected or not, so there is one order.
  * - A socket that is given up is stripped of its handlers at that moment, so nothing it does later
  *   (not even opening) can reach a client that has moved on.
+ * - Whatever an attempt waits for asks, when it is there, whether it is still that attempt's turn.
  *
  * @typedef {import("./triochan.d.ts").ClientOptions} ClientOptions
  * @typedef {import("./triochan.d.ts").Environment} Environment
@@ -29,6 +33,15 @@ const OPEN = 1;
 
 /** A WebSocket has no event for "the buffer has room again", so a backed-up outbox looks this often (ms). */
 const DRAIN_POLL = 50;
+
+/** How often the clock is looked at (ms): a look that comes much too late has slept, and the network with it. */
+const CLOCK_POLL = 10_000;
+
+/** A hidden page's timers run once a minute (ms). */
+const HIDDEN_LATENESS = 60_000;
+
+/** What setTimeout can count to (ms): more, and it fires at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
 
 /** RFC 6455, section 5.5: a control frame carries at most 125 bytes, two of which are the code. */
 const MAX_REASON_BYTES = 123;
@@ -44,7 +57,9 @@ export const DEFAULT_FINAL_CODES = Object.freeze([
 ]);
 
 const DEFAULTS = {
-  protocols: /** @type {string | string[] | undefined} */ (undefined),
+  protocols: /** @type {ClientOptions["protocols"]} */ (undefined),
+  headers: /** @type {ClientOptions["headers"]} */ (undefined),
+  beforeFlush: /** @type {ClientOptions["beforeFlush"]} */ (undefined),
   signal: /** @type {AbortSignal | undefined} */ (undefined),
   outboxLimit: 256,
   highWater: 1024 * 1024,
@@ -96,18 +111,22 @@ export class StreamError extends Error {
 
 /** @implements {Declared} */
 export class TriochanClient extends EventTarget {
-  /** @type {() => string} */ #url;
+  /** @type {Ask<string | URL>} */ #url;
   /** @type {typeof DEFAULTS} */ #options;
+  /** Something is asked for at every attempt, so that another one may fare better. @type {boolean} */ #renewed;
   /** @type {Environment} */ #environment;
 
   /** @type {State} */ #state = "idle";
   /** @type {WebSocket | undefined} */ #socket;
+  /** The attempt that is under way, until its outbox leaves. @type {AbortController | undefined} */ #attempting;
+  /** The outbox may leave. */ #flowing = false;
   /** The one timer of the present state: give up, try again, look at the buffer. @type {unknown} */ #timer;
   /** Ends the listening to the page. @type {AbortController | undefined} */ #lifetime;
 
   /** Attempts since the last stable connection. */ #failures = 0;
   /** When the present connection opened. @type {number | undefined} */ #openedAt;
   /** When the network went away. @type {number | undefined} */ #offlineAt;
+  /** The timer of the next look at the clock. @type {unknown} */ #clock;
   #hasBeenOpen = false;
   #ending = { code: 1000, reason: "" };
 
@@ -118,15 +137,16 @@ export class TriochanClient extends EventTarget {
   /** @type {Set<Listener>} */ #listeners = new Set();
   /** @type {Map<string, Set<Listener>>} */ #streams = new Map();
 
-  /** @param {string | URL | (() => string | URL)} url @param {ClientOptions} [options] */
+  /** @param {string | URL | Ask<string | URL>} url @param {ClientOptions} [options] */
   constructor(url, options = {}) {
     super();
     this.#options = withDefaults(options);
     this.#environment = { ...browser(), ...this.#options.environment };
-    const base = this.#environment.baseURI;
-    // A fixed URL is resolved now, so that a bad one is an error where it was written.
-    const fixed = typeof url === "function" ? undefined : resolve(url, base);
-    this.#url = typeof url === "function" ? () => resolve(url(), base) : () => /** @type {string} */ (fixed);
+    // What is fixed is looked at now, so that a mistake is an error where it was written.
+    const fixed = typeof url === "function" ? url : resolve(url, this.#environment.baseURI);
+    this.#url = asking(fixed);
+    if (typeof this.#options.headers !== "function") checkHeaders(this.#options.headers);
+    this.#renewed = [url, this.#options.protocols, this.#options.headers].some((it) => typeof it === "function");
   }
 
   get state() {
@@ -145,20 +165,22 @@ export class TriochanClient extends EventTarget {
     if (this.#state === "closing") this.#finish(1006, "closed without waiting for the server", false);
     if (this.#state === "connecting" || this.#state === "open") return;
     if (this.#state !== "waiting") this.#watchPage();
-    this.#attempt();
+    raise(this.#attempt());
   }
 
   reconnect() {
     if (this.#state !== "connecting" && this.#state !== "open") return this.connect();
-    this.#suspend("reconnect");
-    this.#wake(); // unless a listener of that closed the client
+    raise(this.#renew("reconnect"));
   }
 
   close(code = 1000, reason = "") {
     checkClose(code, reason);
     if (this.#state === "open") this.#flush(Infinity); // send() before close() means it is to be sent
     if (this.#state === "closing" || this.#state === "closed") return;
-    if (this.#state !== "open") return this.#finish(code, reason, true);
+    if (this.#state !== "open") {
+      this.#socket?.close(code, reason); // which may be waiting for beforeFlush(): the server hears why
+      return this.#finish(code, reason, true);
+    }
     const socket = /** @type {WebSocket} */ (this.#socket);
     this.#lifetime?.abort();
     this.#ending = { code, reason };
@@ -192,11 +214,12 @@ export class TriochanClient extends EventTarget {
   send(value) {
     if (this.#state === "closing" || this.#state === "closed") throw this.#closedError();
     // Encoded here: what the caller changes later is not sent, and what cannot be encoded is the caller's to hear of.
-    const data = this.#options.encode(value);
+    const data = checkWireData(this.#options.encode(value), "encode() to give");
     const { outboxLimit } = this.#options;
     // With room in the socket at least one message leaves the outbox now, so it cannot outgrow its limit.
     if (this.#outbox.length >= outboxLimit && !this.#hasRoom()) throw new OutboxFullError(outboxLimit);
-    this.#outbox.push(data);
+    const waits = this.#outbox.length > 0 || !this.#hasRoom();
+    this.#outbox.push(waits ? copied(data) : data);
     this.#flush();
     return this.#outbox.length === 0;
   }
@@ -223,7 +246,11 @@ export class TriochanClient extends EventTarget {
   demultiplex(stream, fn, { onerror, signal } = {}) {
     let listeners = this.#streams.get(stream);
     if (!listeners) this.#streams.set(stream, (listeners = new Set()));
-    return subscribe(listeners, { fn, onerror }, signal);
+    const of = listeners;
+    return subscribe(of, { fn, onerror }, signal, () => {
+      // Streams that are named after rooms or rows come and go: nothing is kept of those that nobody listens to.
+      if (of.size === 0 && this.#streams.get(stream) === of) this.#streams.delete(stream);
+    });
   }
 
   /** @param {unknown} data */
@@ -272,34 +299,70 @@ export class TriochanClient extends EventTarget {
       try {
         this.#socket?.send(/** @type {string} */ (this.#outbox[0]));
       } catch (error) {
-        return this.#lose(1006, `sending failed: ${error}`, false); // this message and those behind it stay
+        return this.#lose(1006, `sending failed: ${said(error)}`, false); // this message and those behind it stay
       }
       this.#outbox.shift();
     }
-    if (this.#outbox.length > 0 && this.#socket?.readyState === OPEN) {
+    if (this.#outbox.length > 0 && this.#flowing && this.#socket?.readyState === OPEN) {
       this.#timer ??= this.#setTimeout(DRAIN_POLL, () => this.#flush());
     }
   }
 
   #hasRoom(highWater = this.#options.highWater) {
-    return this.#socket?.readyState === OPEN && this.#socket.bufferedAmount <= highWater;
+    return this.#flowing && this.#socket?.readyState === OPEN && this.#socket.bufferedAmount <= highWater;
   }
 
   // ---- the life of a connection
 
+  /** @returns {Failure | undefined} What has closed the client for good. */
   #attempt() {
-    /** @type {WebSocket} */
-    let socket;
+    const { connectTimeout, protocols, headers } = this.#options;
+    const attempt = (this.#attempting = new AbortController());
+    this.#startTimer(connectTimeout, () => this.#lose(1006, `not connected after ${connectTimeout} ms`, false));
+    this.#enter("connecting");
+    if (this.#attempting !== attempt) return undefined; // a listener has closed the client
+
+    // Asked for all at once; one that throws keeps no other's rejection from being heard.
+    const asked = [this.#url, asking(protocols), asking(headers)].map((ask) => {
+      try {
+        return ask({ signal: attempt.signal });
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    });
+    if (!asked.some(isThenable)) return this.#dial(attempt, asked);
+    void Promise.all(asked).then(
+      (answers) => void this.#dial(attempt, answers),
+      (error) => {
+        if (this.#attempting === attempt) this.#lose(1006, said(error), false, { error });
+      },
+    );
+    return undefined;
+  }
+
+  /**
+   * @param {AbortController} attempt @param {any[]} answers
+   * @returns {Failure | undefined}
+   */
+  #dial(attempt, [url, protocols, headers]) {
+    if (this.#attempting !== attempt) return undefined; // too late: it was given up, and there may be another one
+    const { WebSocket, baseURI } = this.#environment;
+    /** @type {WebSocket} */ let socket;
+    /** @type {WireData | undefined} */ let first;
     try {
-      const { WebSocket } = this.#environment;
-      socket = new WebSocket(this.#url(), this.#options.protocols);
+      if (typeof WebSocket !== "function") throw new NoWebSocketError();
+      const checked = checkHeaders(headers);
+      if (checked) first = checkWireData(this.#options.encode({ headers: checked }), "encode() to give");
+      socket = new WebSocket(resolve(url, baseURI), protocols ?? undefined);
     } catch (error) {
-      // Not the network's doing (a bad URL, mixed content): it would fail the same way next time.
-      this.#finish(1006, String(error), false);
-      throw error;
+      // Not the network's doing (a bad URL, mixed content): what is not asked for anew fails the same way next time.
+      const again = this.#renewed && !(error instanceof NoWebSocketError);
+      if (again) this.#lose(1006, said(error), false, { error });
+      else this.#finish(1006, said(error), false, { error });
+      return again ? undefined : { error };
     }
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#opened(socket);
+    socket.onopen = () => this.#opened(attempt, socket, first);
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason, wasClean }) => {
       const final = this.#state === "closing" || isListed(code, this.#options.finalCodes);
@@ -308,37 +371,110 @@ export class TriochanClient extends EventTarget {
     // Says nothing that the close after it does not say, but packages for Node raise what nobody listens to.
     socket.onerror = () => {};
     this.#socket = socket;
-    const { connectTimeout } = this.#options;
-    this.#startTimer(connectTimeout, () => this.#lose(1006, `not connected after ${connectTimeout} ms`, false));
-    this.#enter("connecting");
+    return undefined;
   }
 
-  /** @param {WebSocket} socket */
-  #opened(socket) {
+  /** @param {AbortController} attempt @param {WebSocket} socket @param {WireData | undefined} first */
+  #opened(attempt, socket, first) {
+    const { beforeFlush } = this.#options;
+    try {
+      if (first !== undefined) socket.send(/** @type {string} */ (first));
+    } catch (error) {
+      return this.#lose(1006, `sending failed: ${said(error)}`, false);
+    }
+    if (!beforeFlush) return this.#ready(socket);
+
+    const outbox = Object.freeze([...this.#outbox]);
+    /** @param {unknown} kept */
+    const go = (kept) => {
+      if (this.#attempting !== attempt) return;
+      try {
+        this.#ready(socket, this.#replaceOutbox(outbox, kept));
+      } catch (error) {
+        fail(error);
+      }
+    };
+    /** @param {unknown} error */
+    const fail = (error) => {
+      if (this.#attempting !== attempt) return;
+      // Of a connection that is closing, the server's close code, on its way here, says whether to come back.
+      if (socket.readyState !== OPEN) return this.#emit("error", { error });
+      this.#lose(1006, `beforeFlush() failed: ${said(error)}`, false, { error });
+    };
+    try {
+      const kept = beforeFlush({
+        outbox,
+        reconnected: this.#hasBeenOpen,
+        signal: attempt.signal,
+        send: (value) => {
+          if (this.#attempting !== attempt) throw new Error("beforeFlush() is over: client.send() is for what follows");
+          const data = checkWireData(this.#options.encode(value), "encode() to give");
+          if (socket.readyState === OPEN) socket.send(/** @type {string} */ (data));
+        },
+      });
+      if (isThenable(kept)) Promise.resolve(kept).then(go, fail);
+      else go(kept);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  /**
+   * Put what beforeFlush() gave in the place of what it was given.
+   * @param {readonly WireData[]} given @param {unknown} kept
+   * @returns {WireData[]} What is no longer there.
+   */
+  #replaceOutbox(given, kept) {
+    if (kept === undefined) return [];
+    if (!Array.isArray(kept)) throw new TypeError("expected beforeFlush() to give an array of messages, or undefined");
+    const limit = Math.max(given.length, this.#options.outboxLimit);
+    if (kept.length > limit) throw new OutboxFullError(limit);
+    /** @type {Map<unknown, number>} */ const times = new Map();
+    for (const data of kept) {
+      checkWireData(data, "beforeFlush() to give an array of");
+      times.set(data, (times.get(data) ?? 0) + 1);
+    }
+    // What was sent meanwhile stands behind it.
+    this.#outbox = [...kept, ...this.#outbox.slice(given.length)];
+    return given.filter((data) => {
+      const left = times.get(data) ?? 0;
+      times.set(data, left - 1);
+      return left <= 0;
+    });
+  }
+
+  /** @param {WebSocket} socket @param {WireData[]} [dropped] */
+  #ready(socket, dropped = []) {
     this.#clearTimer();
+    this.#endAttempt();
     this.#openedAt = this.#environment.now();
     const reconnected = this.#hasBeenOpen;
     this.#hasBeenOpen = true;
+    this.#flowing = true;
+    if (dropped.length > 0) this.#emit("dropped", { messages: dropped });
+    if (this.#socket !== socket) return; // a listener has closed the client
     this.#flush(); // before any listener hears of it and sends more
     if (this.#socket === socket) this.#enter("open", ["open", { reconnected }]);
   }
 
   /**
    * The connection or the attempt failed: come back later.
-   * @param {number} code @param {string} reason @param {boolean} wasClean
+   * @param {number} code @param {string} reason @param {boolean} wasClean @param {Failure} [failure]
    */
-  #lose(code, reason, wasClean) {
+  #lose(code, reason, wasClean, failure) {
     const { backoffBase, backoffCap, stableAfter } = this.#options;
     const { now, random } = this.#environment;
     // A server that accepts and then drops everyone at once has not recovered: only time proves a connection.
     if (this.#openedAt !== undefined && now() - this.#openedAt >= stableAfter) this.#failures = 0;
     this.#abandon();
     // Drawn from the whole range ("full jitter"): clients that were dropped together come back spread out.
-    const delay = random() * Math.min(backoffCap, backoffBase * 2 ** this.#failures);
+    const longest = Math.min(backoffCap, backoffBase * 2 ** Math.min(this.#failures, 50), LONGEST_TIMER);
+    const delay = random() * longest;
     this.#failures += 1;
     this.#startTimer(delay, () => this.#attempt());
     this.#enter(
       "waiting",
+      ...errorEvent(failure),
       ["close", { code, reason, wasClean, willReconnect: true, unsent: [] }],
       ["reconnecting", { attempt: this.#failures, delay }],
     );
@@ -346,9 +482,9 @@ export class TriochanClient extends EventTarget {
 
   /**
    * The end, until somebody calls connect().
-   * @param {number} code @param {string} reason @param {boolean} wasClean
+   * @param {number} code @param {string} reason @param {boolean} wasClean @param {Failure} [failure]
    */
-  #finish(code, reason, wasClean) {
+  #finish(code, reason, wasClean, failure) {
     this.#abandon();
     this.#lifetime?.abort();
     this.#ending = { code, reason };
@@ -356,7 +492,8 @@ export class TriochanClient extends EventTarget {
     this.#hasBeenOpen = false;
     // Given back, not kept: the next connect() may be another user's.
     const unsent = this.#outbox.splice(0);
-    this.#enter("closed", ["close", { code, reason, wasClean, willReconnect: false, unsent }]);
+    const close = { code, reason, wasClean, willReconnect: false, unsent };
+    this.#enter("closed", ...errorEvent(failure), ["close", close]);
   }
 
   /**
@@ -370,22 +507,37 @@ export class TriochanClient extends EventTarget {
     this.#enter("waiting", ["close", { code: 1000, reason, wasClean: true, willReconnect: true, unsent: [] }]);
   }
 
-  /** The page or the network is back: what failed before says nothing about now. */
+  /** The page or the network is back: what failed before says nothing about now. @returns {Failure | undefined} */
   #wake() {
-    if (this.#state !== "waiting") return;
+    if (this.#state !== "waiting") return undefined;
     this.#failures = 0;
-    this.#attempt();
+    return this.#attempt();
   }
 
   #abandon(reason = "") {
     const socket = this.#socket;
     this.#socket = undefined;
     this.#openedAt = undefined;
+    this.#flowing = false;
+    this.#endAttempt();
     this.#clearTimer();
     if (!socket) return;
     socket.onmessage = socket.onclose = null;
     socket.onopen = () => socket.close(); // by the standard it cannot any more; a stand-in for WebSocket might
     if (socket.readyState <= OPEN) socket.close(1000, reason);
+  }
+
+  /** Another connection in the place of this one. @param {string} reason @returns {Failure | undefined} */
+  #renew(reason) {
+    this.#suspend(reason);
+    return this.#wake(); // unless a listener of that closed the client
+  }
+
+  #endAttempt() {
+    const attempt = this.#attempting;
+    this.#attempting = undefined;
+    // Not now: who listens to the signal may call this client, in the middle of what it is doing.
+    if (attempt) queueMicrotask(() => attempt.abort());
   }
 
   #watchPage() {
@@ -400,7 +552,7 @@ export class TriochanClient extends EventTarget {
       const away = this.#offlineAt === undefined ? 0 : now() - this.#offlineAt;
       this.#offlineAt = undefined;
       // The server has missed our pongs for so long that it hung up, and could not tell us.
-      if (this.#state === "open" && away >= this.#options.staleAfter) this.reconnect();
+      if (this.#state === "open" && away >= this.#options.staleAfter) this.#renew("offline for too long");
       else this.#wake();
     }, until);
 
@@ -408,16 +560,31 @@ export class TriochanClient extends EventTarget {
     window?.addEventListener("pagehide", () => this.#suspend("page hidden"), until);
     window?.addEventListener("pageshow", () => this.#wake(), until);
     // A background tab's timers are slowed down to one a minute: do not wait for them once it is looked at.
+    let hidden = document?.visibilityState === "hidden";
     document?.addEventListener("visibilitychange", () => {
+      hidden = true; // or was so a moment ago
       if (document.visibilityState === "visible") this.#wake();
     }, until);
 
     this.#options.signal?.addEventListener("abort", () => this.close(), until);
+
+    // A machine that sleeps, or a frozen page, hears nothing of a server that has hung up: the socket looks open for ever.
+    const { setTimeout, clearTimeout } = this.#environment;
+    let looked = now();
+    const look = () => {
+      const late = now() - looked - CLOCK_POLL - (hidden ? HIDDEN_LATENESS : 0);
+      looked = now();
+      hidden = document?.visibilityState === "hidden";
+      this.#clock = setTimeout(look, CLOCK_POLL);
+      if (this.#state === "open" && late >= this.#options.staleAfter) this.#renew("asleep for too long");
+    };
+    this.#clock = setTimeout(look, CLOCK_POLL);
+    this.#lifetime.signal.addEventListener("abort", () => clearTimeout(this.#clock));
   }
 
   // ---- events and timers
 
-  /** @param {State} state @param {...[string, object]} events */
+  /** @param {State} state @param {...[type: string, detail: object]} events */
   #enter(state, ...events) {
     const previous = this.#state;
     this.#state = state;
@@ -450,7 +617,7 @@ export class TriochanClient extends EventTarget {
     return setTimeout(() => {
       this.#timer = undefined;
       fn();
-    }, delay);
+    }, Math.min(delay, LONGEST_TIMER));
   }
 
   #clearTimer() {
@@ -464,18 +631,67 @@ export class TriochanClient extends EventTarget {
   }
 }
 
+/** There is nothing to connect with, and there will be nothing at the next attempt. */
+class NoWebSocketError extends TypeError {
+  constructor() {
+    super("there is no WebSocket here: pass one as environment.WebSocket");
+  }
+}
+
+/**
+ * @template T
+ * @typedef {import("./triochan.d.ts").Ask<T>} Ask
+ */
+
+/**
+ * @template T
+ * @param {T | Ask<T>} value
+ * @returns {Ask<T>}
+ */
+function asking(value) {
+  return typeof value === "function" ? /** @type {Ask<T>} */ (value) : () => value;
+}
+
+/** @param {any} value @returns {value is PromiseLike<unknown>} */
+function isThenable(value) {
+  return typeof value?.then === "function";
+}
+
+/** What was thrown, in a box: it may be undefined. @typedef {{error: unknown}} Failure */
+
+/** @param {Failure | undefined} failure @returns {[type: string, detail: object][]} */
+function errorEvent(failure) {
+  return failure ? [["error", failure]] : [];
+}
+
+/** @param {Failure | undefined} failure */
+function raise(failure) {
+  if (failure) throw failure.error;
+}
+
+/** @param {unknown} error */
+function said(error) {
+  try {
+    return String(error);
+  } catch {
+    return "an error that cannot be put into words"; // an object without a prototype, for one
+  }
+}
+
 /**
  * @typedef {{fn: (value: any, stream?: any) => void, onerror?: ((error: StreamError) => void) | undefined}} Listener
  *
  * @param {Set<Listener>} listeners @param {Listener} listener @param {AbortSignal} [signal]
+ * @param {() => void} [removed]
  * @returns {() => void}
  */
-function subscribe(listeners, listener, signal) {
+function subscribe(listeners, listener, signal, removed) {
   const remove = () => {
     listeners.delete(listener);
     signal?.removeEventListener("abort", remove);
+    removed?.();
   };
-  if (signal?.aborted) return remove;
+  if (signal?.aborted) return remove(), remove;
   listeners.add(listener);
   signal?.addEventListener("abort", remove);
   return remove;
@@ -497,8 +713,12 @@ function isListed(code, codes) {
   return codes.some((entry) => (typeof entry === "number" ? code === entry : entry[0] <= code && code <= entry[1]));
 }
 
-/** @param {unknown} value */
+/** @param {any} value */
 function encodeJson(value) {
+  // JSON would make {} of most of these, and say nothing.
+  if (isBinary(value) || isBinary(value?.payload)) {
+    throw new TypeError("expected a value that JSON can hold, not bytes: encode, an option, may make bytes of values");
+  }
   const text = JSON.stringify(value);
   if (text === undefined) throw new TypeError(`expected a value that JSON can hold, not ${typeof value}`);
   return text;
@@ -510,9 +730,55 @@ function decodeJson(data) {
   return JSON.parse(data);
 }
 
-/** @param {string | URL} url @param {string | undefined} base */
+/** @param {unknown} value */
+function isBinary(value) {
+  return value instanceof ArrayBuffer || ArrayBuffer.isView(value) || value instanceof Blob;
+}
+
+/**
+ * A message that send() of the socket would refuse is refused before it stands in the outbox: there it would end
+ * one connection after the other.
+ * @param {unknown} data @param {string} expected @returns {WireData}
+ */
+function checkWireData(data, expected) {
+  if (typeof data === "string" || (isBinary(data) && !isShared(data))) return /** @type {WireData} */ (data);
+  const got = typeof data === "object" && data !== null && isShared(data) ? "shared memory" : typeof data;
+  throw new TypeError(`expected ${expected} strings, ArrayBuffers, views of them or Blobs, not ${got}`);
+}
+
+/** @param {any} data */
+function isShared(data) {
+  return typeof SharedArrayBuffer === "function" && (data instanceof SharedArrayBuffer || data.buffer instanceof SharedArrayBuffer);
+}
+
+/** Bytes as they are now, for a message that has to wait. @param {WireData} data @returns {WireData} */
+function copied(data) {
+  if (data instanceof ArrayBuffer) return data.slice(0);
+  return ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() : data;
+}
+
+/** @param {unknown} headers @returns {Record<string, string> | undefined} */
+function checkHeaders(headers) {
+  if (headers === undefined || headers === null) return;
+  if (typeof headers !== "object") throw new TypeError(`expected headers as an object of strings, not ${typeof headers}`);
+  const pairs = Symbol.iterator in headers ? /** @type {Iterable<[any, any]>} */ (headers) : Object.entries(headers);
+  /** @type {Map<string, string>} */ const checked = new Map();
+  for (const [name, value] of pairs) {
+    if (typeof value !== "string") throw new TypeError(`expected a string for the header ${name}, not ${typeof value}`);
+    checked.set(String(name).toLowerCase(), value);
+  }
+  return Object.fromEntries(checked);
+}
+
+/** @param {unknown} url @param {string | undefined} base */
 function resolve(url, base) {
-  const resolved = new URL(url, base);
+  if (typeof url !== "string" && !(url instanceof URL)) throw new TypeError(`expected a URL, not ${said(url)}`);
+  let resolved;
+  try {
+    resolved = new URL(url, base);
+  } catch {
+    throw new TypeError(`expected ${base ? "a URL" : "an absolute URL, as there is no page here"}, not ${JSON.stringify(url)}`);
+  }
   resolved.protocol = resolved.protocol.replace("http", "ws");
   resolved.hash = ""; // WebSocket refuses one, and a base URL often has one
   return resolved.href;
@@ -535,10 +801,13 @@ function withDefaults(options) {
   /** @type {any} */
   const merged = { ...DEFAULTS };
   for (const [name, value] of Object.entries(options)) {
-    if (!(name in DEFAULTS)) throw new TypeError(`unknown option ${name}; known: ${Object.keys(DEFAULTS).join(", ")}`);
+    if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`unknown option ${name}; known: ${Object.keys(DEFAULTS).join(", ")}`);
     if (value === undefined) continue;
-    if (typeof merged[name] === "number" && !(value >= 0)) {
+    if (typeof merged[name] === "number" && !(typeof value === "number" && value >= 0)) {
       throw new RangeError(`expected a number of at least 0 for the option ${name}, not ${value}`);
+    }
+    if ((typeof merged[name] === "function" || name === "beforeFlush") && typeof value !== "function") {
+      throw new TypeError(`expected a function for the option ${name}, not ${typeof value}`);
     }
     merged[name] = value;
   }

@@ -18,6 +18,7 @@ trio-websocket keeps from it, is in ``docs/other-servers.md``.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import trio
 import trio_websocket
 
+from ..access import AccessLog, RequestLine, address_of
 from ..application import Application
 from ..connection_task import ConnectionTask
 from ..exceptions import SessionStoreUnavailable
@@ -32,13 +34,16 @@ from ..headers import Headers
 from ..http1.parser import RequestParser
 from ..http1.protocol import FULL, UNKNOWN_HOST
 from ..layers import ChannelLayer
+from ..log_lines import say
 from ..replies import Refusal
 from ..routing import Routing
 from ..running import of_application
 from ..runtime import Runtime, runtime_of
 from ..settings import Settings
+from ..terminal import is_terminal
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..websocket.life import State
+from ..websocket.logged import connection_type
 from ..wire.control import parse_close
 from ..wire.frames import CLOSE, PING, PONG, TEXT, close_frame, encode, pong_frame
 from ..wire.handshake import Upgrade, check_upgrade, refuse_response
@@ -54,7 +59,11 @@ _TOO_BIG = 1009
 
 @asynccontextmanager
 async def running(
-    routing: Routing | Application, *, settings: Settings | None = None, layer: ChannelLayer | None = None
+    routing: Routing | Application,
+    *,
+    settings: Settings | None = None,
+    layer: ChannelLayer | None = None,
+    access_log: bool | None = None,
 ) -> AsyncIterator[Application]:
     """Serve ``routing`` to those that :meth:`handle` brings, for as long as the block lasts.
 
@@ -68,11 +77,13 @@ async def running(
             same object, or the application that this yields.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
+        access_log: as :func:`triochan.serve` takes it.
 
     Raises:
         ImproperlyConfigured: the routing is wrong.
     """
-    async with _serving(Application.of(routing), settings or Settings(), layer) as runtime:
+    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
+    async with _serving(Application.of(routing), settings or Settings(), layer, access) as runtime:
         yield runtime.application
 
 
@@ -105,9 +116,9 @@ async def handle(request: trio_websocket.WebSocketRequest, application: Routing 
 
 @asynccontextmanager
 async def _serving(
-    application: Application, settings: Settings, layer: ChannelLayer | None
+    application: Application, settings: Settings, layer: ChannelLayer | None, access: AccessLog | None = None
 ) -> AsyncIterator[Runtime]:
-    async with Runtime.open(application, settings, layer) as runtime:
+    async with Runtime.open(application, settings, layer, access=access) as runtime:
         stop = trio.Event()
         try:
             async with trio.open_nursery() as nursery:
@@ -147,6 +158,7 @@ async def _handle(request: trio_websocket.WebSocketRequest, runtime: Runtime) ->
         with of_application(runtime.application):
             upgrade = _judge(request, stream, runtime)
             if isinstance(upgrade, Refusal):
+                _tell(stream, upgrade, runtime)
                 await _refuse(stream, upgrade, runtime.settings.close_timeout)
             else:
                 await _serve(stream, upgrade, runtime)
@@ -201,6 +213,15 @@ def head_of(request: trio_websocket.WebSocketRequest) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+def _tell(stream: RequestStream, refusal: Refusal, runtime: Runtime) -> None:
+    """Log what is answered before a WebSocket comes of it."""
+    client = stream.address(local=False)
+    say(logger, logging.DEBUG, "%s got %d: %s", address_of(client), refusal.status, refusal.text)
+    if runtime.access is not None:
+        target = stream.target
+        runtime.access.opened(RequestLine(client, "GET", target, "1.1"), refusal.status, 0.0)
+
+
 async def _refuse(stream: RequestStream, refusal: Refusal, seconds: float) -> None:
     with trio.move_on_after(seconds):
         await stream.send_all(refuse_response(refusal.status, refusal.headers, refusal.text.encode() + b"\n"))
@@ -218,7 +239,7 @@ async def _serve(stream: RequestStream, upgrade: Upgrade, runtime: Runtime) -> N
             async with trio.open_nursery() as stream.pings:
                 async with trio.open_nursery() as nursery:
                     transport = StreamTransport(stream, runtime.readers.again, _Nobody())
-                    connection = Connection(upgrade, transport, runtime, task)
+                    connection = connection_type(runtime)(upgrade, transport, runtime, task)
                     task.stage = connection
                     nursery.start_soon(transport.pump)
                     nursery.start_soon(task.live)
@@ -294,6 +315,11 @@ class RequestStream(trio.abc.Stream):
         self.deaf = False
         self._closed = trio.Event()
         self._ended = False
+
+    @property
+    def target(self) -> str:
+        """Path and query, as they came."""
+        return str(self._request.path)
 
     def address(self, *, local: bool) -> list[Any] | None:
         """``[host, port]`` of this end or the other one, None where the stream has no such address."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import operator
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import copy_context
@@ -142,10 +141,10 @@ class BaseConsumer:
             return cls._ended
         if channel in cls.method_mapping and cls._is_straight():
             name = cls.method_mapping[channel]
-            own = _dispatching(cls)
+            dispatch, get_handler = cls.dispatch, cls.get_handler
 
             def straight(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
-                if _dispatching(cls) != own:  # patched since
+                if cls.dispatch is not dispatch or cls.get_handler is not get_handler:  # patched since
                     return cls._dispatched(message, kwargs)
                 return as_coroutine(getattr(cls(message, **kwargs), name)(message, **kwargs), cls, name)
 
@@ -176,7 +175,16 @@ class BaseConsumer:
             and cls.__new__ is object.__new__
             and cls.__getattribute__ is object.__getattribute__
             and type(cls).__call__ is type.__call__
-            and (sessions or not any(getattr(cls, attribute) for attribute in DECORATING))
+            # What DECORATING names, written out: this is asked four times for each connection.
+            and (
+                sessions
+                or not (
+                    cls.channel_session
+                    or cls.channel_session_user
+                    or cls.http_user
+                    or cls.http_user_and_session
+                )
+            )
         )
 
     @classmethod
@@ -279,10 +287,14 @@ class BaseConsumer:
                 await own(message, **kwargs)
             except Exception as error:  # noqa: BLE001 - raised with the others
                 errors.append(error)
-            raise_all(errors, f"before and in {name_of(type(self))}.{name}")
+            try:
+                raise_all(errors, f"before and in {name_of(type(self))}.{name}")
+            finally:
+                errors.clear()  # no circle: each was raised through here
 
     def _owed_at_the_end(self) -> str | None:
-        """The method that has to be called for ``websocket.disconnect``; None where there is none."""
+        """The method that has to be called for ``websocket.disconnect``, whatever stands before it; None where there is
+        none, or nothing before it could fail."""
         return self.method_mapping.get(DISCONNECT)
 
     if TYPE_CHECKING:
@@ -328,6 +340,5 @@ def raise_all(errors: list[Exception], where: str) -> None:
         del raised
 
 
-_dispatching = operator.attrgetter("dispatch", "get_handler")
 # As they are written here: the class itself may be patched.
 _OWN = (BaseConsumer.dispatch, BaseConsumer.get_handler, BaseConsumer.__init__)

@@ -28,6 +28,7 @@ from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
 from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain, is_own_encoder
+from .headers_first import HeadersFirst
 
 logger = logging.getLogger("triochan.generic")
 
@@ -312,6 +313,11 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         check_plain(cls.multiplexer_class.encode_json, f"{name_of(cls.multiplexer_class)}.encode_json")
         for stream, consumer in cls.consumers.items():
             check_consumer(consumer, f"{name_of(cls)}.consumers[{stream!r}]")
+            if isinstance(consumer, type) and issubclass(consumer, HeadersFirst):
+                raise ImproperlyConfigured(
+                    f"{name_of(cls)}.consumers[{stream!r}] is a HeadersFirst consumer: a socket has one first message, "
+                    f"not one for each stream; write class {cls.__name__}(HeadersFirst, WebsocketDemultiplexer)"
+                )
 
     @classmethod
     def content_types(cls) -> Iterator[ContentType]:

@@ -16,7 +16,7 @@ from ..layers import Endpoint
 from ..message import Message, application_of
 from ..running import run_local
 
-_RATE = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|m|h)\Z")
+_RATE = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{0,9})\s*(?:(s)(?:ec)?|(m)(?:in)?|(h)(?:our)?)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 MAX_USERS = 10_000
 """Users whose messages are counted at once: those that have been quiet for longest are forgotten first."""
@@ -32,15 +32,15 @@ class RateLimit:
 
 @functools.lru_cache(maxsize=256)
 def parse_rate(text: object, place: str) -> RateLimit:
-    """``"20/s"``, ``"100/m"``, ``"5/10s"``: so many messages in so much time (s, m, h).
+    """``"20/s"``, ``"100/m"``, ``"5/10s"``: so many messages in so much time (s or sec, m or min, h or hour).
 
     Raises:
         ImproperlyConfigured: it is none.
     """
     found = _RATE.match(text.strip()) if isinstance(text, str) else None
-    if found is None or not int(found[1]) or found[2] == "0":
+    if found is None or not int(found[1]) or not int(found[2] or 1):
         raise ImproperlyConfigured(f'{place} is a rate such as "20/s", "100/m" or "5/10s", not {text!r}')
-    return RateLimit(int(found[1]), int(found[2] or 1) * _SECONDS[found[3]])
+    return RateLimit(int(found[1]), int(found[2] or 1) * _SECONDS[found[3] or found[4] or found[5]])
 
 
 @attrs.define(eq=False)
@@ -83,8 +83,8 @@ class _Buckets:
         return bucket.take()
 
 
-def within_limits(kind: type, message: Message, rate: str | None, user_rate: str | None) -> bool:
-    """Count one message of a connection, and of its user; False: it is one too many.
+def exceeded_limit(kind: type, message: Message, rate: str | None, user_rate: str | None) -> str | None:
+    """Count one message of a connection, and of its user; the limit that it is one too many for, None: of none.
 
     Args:
         kind: the consumer's class: each has a count of its own.
@@ -94,9 +94,10 @@ def within_limits(kind: type, message: Message, rate: str | None, user_rate: str
         connection = cast("Endpoint | None", message.connection)
         local = run_local() if connection is None else connection.local
         if not local.of(_Buckets).take(kind, parse_rate(rate, "rate_limit")):
-            return False
+            return f"rate_limit {rate}"
     if user_rate is not None and getattr(message.user, "is_authenticated", False):
         application = application_of(message)
         key = (application, kind, application.id_of(message.user))
-        return run_local().of(_Buckets).take(key, parse_rate(user_rate, "user_rate_limit"))
-    return True
+        if not run_local().of(_Buckets).take(key, parse_rate(user_rate, "user_rate_limit")):
+            return f"user_rate_limit {user_rate}"
+    return None

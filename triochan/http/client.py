@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
+from ..log_lines import say_refused
 from ..message import Message
 from ..routing import route
 from .conditions import precondition
-from .responses import text
+from .refusals import UNMET, logger, refuse_method
 from .static import path_filter
 
 
@@ -34,11 +35,14 @@ def client_route(path: str = "/triochan/client.js") -> route:
     async def client(message: Message) -> None:
         reply = message.reply_channel
         if message["method"] not in ("GET", "HEAD"):
-            await reply.send(text("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"}))
+            await reply.send(refuse_method(message))
         elif unmet := precondition(message["headers"], etag):
+            if unmet == 412:
+                say_refused(logger, unmet, message, UNMET)
             await reply.send({"status": unmet, "headers": headers})
         else:
             content = source if message["method"] == "GET" else b""
             await reply.send({"status": 200, "headers": [*headers, length], "content": content})
 
+    client.__qualname__ = client_route.__qualname__  # what a table of routes and the log call it
     return route("http.request", client, path=f"^{path_filter(path)}$")

@@ -11,8 +11,12 @@ _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\Z")
 SameSite = Literal["Lax", "Strict", "None"]
 """When browsers send a cookie along with requests that other sites make (RFC 6265bis section 5.6.7)."""
 
-TLS_PREFIXES = ("__secure-", "__host-")
+TLS_PREFIXES = ("__secure-", "__host-", "__http-")
 """How the names of cookies begin, in lower case, that browsers take over TLS only."""
+_HTTP_PREFIXES = ("__http-", "__host-http-")
+_MAX_COOKIE = 4096
+_MAX_ATTRIBUTE = 1024
+"""Octets, beyond which browsers throw a cookie away, or an attribute (RFC 6265bis section 5.6)."""
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]*\Z")
 
@@ -67,7 +71,8 @@ def set_cookie(
         ValueError: a name, value or attribute with characters that would end it early; a ``max_age`` that is no
             whole number; a ``same_site`` that there is not; what browsers throw away: a path that does not begin with
             a slash, a domain that is none, ``SameSite=None`` without ``Secure``, a name with the prefix
-            ``__Secure-`` or ``__Host-`` without what it promises (RFC 6265bis sections 4.1.3 and 5.7).
+            ``__Secure-``, ``__Host-`` or ``__Http-`` without what it promises, a name and a value of more than 4,096
+            bytes together (RFC 6265bis sections 4.1.3, 5.6 and 5.7).
     """
     if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(f"cookie name {name!r} is not a token")
@@ -75,9 +80,18 @@ def set_cookie(
         raise ValueError(
             f"the value of cookie {name!r} has a character that a cookie can't; quote it yourself first"
         )
+    if len(name) + len(value) > _MAX_COOKIE:
+        raise ValueError(
+            f"browsers throw cookie {name!r:.100} away: its name and value have {len(name) + len(value)} bytes, and "
+            f"they take {_MAX_COOKIE}; keep what is large in a session"
+        )
     for attribute in (path, domain or ""):
-        if not isinstance(attribute, str) or not _ATTRIBUTE.match(attribute):
-            raise ValueError(f"{attribute!r} can't be an attribute of cookie {name!r}")
+        if (
+            not isinstance(attribute, str)
+            or not _ATTRIBUTE.match(attribute)
+            or len(attribute) > _MAX_ATTRIBUTE
+        ):
+            raise ValueError(f"{attribute!r:.100} can't be an attribute of cookie {name!r}")
     if not path.startswith("/"):
         raise ValueError(f"the path of cookie {name!r} begins with '/', and {path!r} does not")
     if domain is not None and not _DOMAIN.match(domain):
@@ -102,6 +116,8 @@ def set_cookie(
         raise ValueError(
             f"browsers take cookie {name!r} with path='/' and without a domain only, for its prefix"
         )
+    if prefix.startswith(_HTTP_PREFIXES) and not http_only:
+        raise ValueError(f"browsers take cookie {name!r} with http_only=True only, for its prefix")
     parts = [f"{name}={value}", f"Path={path}"]
     if domain is not None:
         parts.append(f"Domain={domain}")

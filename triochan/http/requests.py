@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
@@ -44,6 +45,9 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ESCAPED = {b"%c%c" % (high, low): bytes.fromhex(chr(high) + chr(low)) for high in _HEX for low in _HEX}
 _MAX_BOUNDARY = 70
 """RFC 2046 section 5.1.1."""
+_BOM = b"\xef\xbb\xbf"
+_SILENT = logging.Logger("python_multipart", logging.CRITICAL + 1)
+"""For the parser, which warns of what it refuses: what a client sends is answered, and fills no log."""
 
 
 class Fields(Mapping[str, str]):
@@ -99,8 +103,13 @@ class Form(NamedTuple):
     files: list[tuple[str, UploadedFile]]
 
     def file(self, name: str) -> UploadedFile | None:
-        """The first file of that field; None where there is none."""
-        return next((file for each, file in self.files if each == name), None)
+        """The first file of that field; None where there is none.
+
+        A browser sends a field in which nobody has chosen a file as an empty one without a name (HTML, "constructing
+        the entry list"): that is none. ``files`` has it.
+        """
+        found = (file for each, file in self.files if each == name)
+        return next((file for file in found if file.filename or file.content), None)
 
 
 def query(message: Message, *, max_fields: int = MAX_FIELDS) -> Fields:
@@ -168,6 +177,8 @@ def json_body(
 def json_body(message: Message, kind: Any = None) -> Any:
     """The JSON value of the body, made into an object where ``kind`` says which.
 
+    A byte order mark is passed over, as RFC 8259 section 8.1 allows; of two members of one name the last one counts.
+
     Args:
         kind: an attrs class, a dataclass, a TypedDict, or something made of these, as a JSON consumer's content may be
             annotated.
@@ -182,8 +193,11 @@ def json_body(message: Message, kind: Any = None) -> Any:
         raise HttpError(
             415, f"a body of application/json is expected, not {content_type or 'one without a Content-Type'}"
         )
+    body = (message.own.get("body") or b"").removeprefix(_BOM)
+    if not body.strip():
+        raise HttpError(400, "the body is empty, where JSON is expected")
     try:
-        value = decode_json((message.own.get("body") or b"").decode())
+        value = decode_json(body.decode())
     except UnicodeDecodeError:
         raise HttpError(400, "the body is not UTF-8, as JSON is") from None
     except InvalidJSON as error:
@@ -297,6 +311,7 @@ class _Parts:
         }
         try:
             parser = MultipartParser(boundary, callbacks)
+            parser.logger = _SILENT
             for start in range(0, len(body), _PIECE):
                 parser.write(body[start : start + _PIECE])
                 await trio.lowlevel.checkpoint()

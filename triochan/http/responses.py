@@ -8,28 +8,30 @@ from typing import Any
 from urllib.parse import quote
 
 from ..content import encode_plain, plain_of
-from ..headers import Headers, check_headers
+from ..headers import Headers, check_headers, has
 from ..running import current_application
 from ..typed import needs_no_converter, to_plain
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
 
-def _response(content: bytes, content_type: str, status: int, headers: HeaderPairs) -> dict[str, Any]:
+def _response(content: bytes, content_type: bytes, status: int, headers: HeaderPairs) -> dict[str, Any]:
+    if headers == ():  # most have none
+        return {"status": status, "headers": [(b"Content-Type", content_type)], "content": content}
     pairs: Headers = check_headers(headers)
-    if not any(name.lower() == b"content-type" for name, _ in pairs):
-        pairs.insert(0, (b"Content-Type", content_type.encode("ascii")))
+    if not has(pairs, b"content-type"):
+        pairs.insert(0, (b"Content-Type", content_type))
     return {"status": status, "headers": pairs, "content": content}
 
 
 def text(content: str, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
     """Plain text, in UTF-8."""
-    return _response(content.encode(), "text/plain; charset=utf-8", status, headers)
+    return _response(content.encode(), b"text/plain; charset=utf-8", status, headers)
 
 
 def html(content: str, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
     """A page, in UTF-8."""
-    return _response(content.encode(), "text/html; charset=utf-8", status, headers)
+    return _response(content.encode(), b"text/html; charset=utf-8", status, headers)
 
 
 def json(content: Any, status: int = 200, headers: HeaderPairs = ()) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def json(content: Any, status: int = 200, headers: HeaderPairs = ()) -> dict[str
             return value if isinstance(value, (bytes, bytearray, Set)) else to_plain(value, application)
 
         content = plain_of(content, unstructure)
-    return _response(encode_plain(content).encode(), "application/json", status, headers)
+    return _response(encode_plain(content).encode(), b"application/json", status, headers)
 
 
 def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dict[str, Any]:
@@ -71,5 +73,5 @@ def redirect(location: str, status: int = 303, headers: HeaderPairs = ()) -> dic
         raise ValueError(f"a redirect goes to a path or to an http(s) URL, not to {location!r}")
     target = quote(location, safe="/:?#[]@!$&'()*+,;=%-._~")
     return _response(
-        b"", "text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)]
+        b"", b"text/plain; charset=utf-8", status, [("Location", target), *check_headers(headers)]
     )

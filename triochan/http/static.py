@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import trio
 
@@ -20,7 +21,7 @@ from ..headers import members
 from ..message import Message
 from ..routing import route
 from .conditions import NotSatisfiable, precondition, wanted_part
-from .responses import text
+from .refusals import UNMET, refuse, refuse_method
 
 _CHUNK = 256 * 1024
 _SETTLED_SECONDS = 2.0
@@ -35,6 +36,8 @@ _COMPRESSED = {
 
 _NEIGHBOURS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
 """Content codings, the one that is liked most first, and how the names of files in them end."""
+_ALIASES = {"x-gzip": "gzip"}
+"""RFC 9110 section 8.4.1.3."""
 _CODING = re.compile(
     rb"[ \t]*(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*+(?:;[ \t]*[qQ]=(?P<weight>[01](?:\.[0-9]{0,3})?))?[ \t]*+\Z"
 )
@@ -49,6 +52,7 @@ class _File(NamedTuple):
         name: by which its kind is told.
         coding: what it is compressed with, on its way; None: nothing.
         varies: another client may be sent another one.
+        of_folder: it is the index of the folder that was asked for.
     """
 
     path: Path
@@ -56,6 +60,7 @@ class _File(NamedTuple):
     name: str
     coding: str | None = None
     varies: bool = False
+    of_folder: bool = False
 
 
 def static_files(
@@ -75,7 +80,8 @@ def static_files(
     as its content coding, to who accepts that (RFC 9110 section 12.5.3).
 
     Args:
-        index: the file that a folder's own path shows.
+        index: the file that a folder's own path shows, which ends with a slash; without one, the client is sent to
+            that path, for the links of a page are relative to it.
         cache_control: the field of that name: by default a browser asks each time, and is told 304;
             ``"max-age=31536000, immutable"`` is for files whose names change with their contents.
 
@@ -101,15 +107,29 @@ def _consumer(root: Path, index: str, cache_control: bytes) -> Callable[..., Awa
     async def static(message: Message, name: str) -> None:
         reply = message.reply_channel
         if message["method"] not in ("GET", "HEAD"):
-            await reply.send(text("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"}))
+            await reply.send(refuse_method(message))
             return
         file = await trio.to_thread.run_sync(_find, root, name, index, _accepted(message["headers"]))
         if file is None:
-            await reply.send(text("Not Found\n", 404))
+            why = f"there is no file {name!r:.200} in {root} that is to be served"
+            await reply.send(refuse(message, 404, "Not Found", why=why))
+            return
+        if file.of_folder and message["path"] and not message["path"].endswith("/"):
+            await reply.send(_to_folder(message))
             return
         await _send_file(message, file, cache_control)
 
+    static.__qualname__ = static_files.__qualname__  # what a table of routes and the log call it
     return static
+
+
+def _to_folder(message: Message) -> dict[str, Any]:
+    """A redirect to the path with a slash behind it: a relative one, which is right whatever path a proxy has taken
+    away."""
+    target = f"./{quote(message['path'].rpartition('/')[2], safe='')}/"
+    asked = message.get("query_string") or b""
+    location = target.encode("ascii") + (b"?" + asked if asked else b"")
+    return {"status": 307, "headers": [(b"Location", location)]}
 
 
 def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | None:
@@ -120,7 +140,7 @@ def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | Non
         return None
     try:
         path = root.joinpath(*(part for part in parts if part)).resolve(strict=True)
-        if path.is_dir():
+        if of_folder := path.is_dir():
             path = (path / index).resolve(strict=True)
         elif name.endswith("/"):
             return None
@@ -136,8 +156,8 @@ def _find(root: Path, name: str, index: str, accepted: list[str]) -> _File | Non
     }
     for coding in accepted:
         if coding in neighbours:
-            return _File(*neighbours[coding], path.name, coding, True)
-    return _File(path, status, path.name, None, bool(neighbours))
+            return _File(*neighbours[coding], path.name, coding, True, of_folder)
+    return _File(path, status, path.name, None, bool(neighbours), of_folder)
 
 
 def _neighbour(root: Path, path: Path, original: os.stat_result) -> tuple[Path, os.stat_result] | None:
@@ -160,15 +180,18 @@ def _status(root: Path, path: Path) -> os.stat_result | None:
 
 
 def _accepted(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """The codings of :data:`_NEIGHBOURS` that a client takes, the one that it likes most first."""
+    """The codings of :data:`_NEIGHBOURS` that a client takes, and likes no less than none (``identity``), the one that
+    it likes most first."""
     weights: dict[str, float] = {}
     for member in members(headers, b"accept-encoding"):
         found = _CODING.match(member)
         if found is not None:
-            weights[found["name"].decode("ascii")] = float(found["weight"] or 1)
+            name = found["name"].decode("ascii")
+            weights[_ALIASES.get(name, name)] = float(found["weight"] or 1)
     rest = weights.get("*", 0)
     liked = {coding: weights.get(coding, rest) for coding in _NEIGHBOURS}
-    return sorted((each for each in liked if liked[each] > 0), key=lambda each: -liked[each])
+    least = weights.get("identity", 0)
+    return sorted((each for each in liked if 0 < liked[each] >= least), key=lambda each: -liked[each])
 
 
 def _kind(name: str) -> bytes:
@@ -190,6 +213,10 @@ def _etag(status: os.stat_result, coding: str | None, now: float) -> bytes:
     digest = hashlib.blake2b(said.encode(), digest_size=8)
     weak = status.st_mtime > now - _SETTLED_SECONDS
     return f'{"W/" if weak else ""}"{digest.hexdigest()}"'.encode("ascii")
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 async def _send_file(message: Message, found: _File, cache_control: bytes) -> None:
@@ -215,12 +242,14 @@ async def _send_file(message: Message, found: _File, cache_control: bytes) -> No
         await reply.send({"status": 304, "headers": headers})
         return
     if unmet is not None:
-        await reply.send(text("Precondition Failed\n", unmet))
+        await reply.send(refuse(message, unmet, "Precondition Failed", why=UNMET))
         return
     size = status.st_size
     part = wanted_part(message["headers"], etag, size) if message["method"] == "GET" else None
     if isinstance(part, NotSatisfiable):
-        await reply.send(text("Range Not Satisfiable\n", 416, {"Content-Range": f"bytes */{size}"}))
+        why = f"the range begins behind the end of {size} bytes"
+        length = {"Content-Range": f"bytes */{size}"}
+        await reply.send(refuse(message, 416, "Range Not Satisfiable", length, why=why))
         return
     code = 200
     start = 0
@@ -237,10 +266,16 @@ async def _send_file(message: Message, found: _File, cache_control: bytes) -> No
         return
     try:
         opened = await trio.open_file(path, "rb")
-    except OSError:  # gone since it was found, or not for this user to read
-        await reply.send(text("Not Found\n", 404))
+    except OSError as error:  # gone since it was found, or not for this user to read
+        await reply.send(refuse(message, 404, "Not Found", why=f"{path}: {error.strerror}"))
         return
     async with opened as file:
+        opened_status = os.fstat(file.fileno())
+        if _version(opened_status) != _version(
+            status
+        ):  # another was put in its place: that one's length and ETag
+            await _send_file(message, found._replace(status=opened_status), cache_control)
+            return
         if start:
             await file.seek(start)
         while remaining:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed
-from ..handlers import Bound, Held, begin, only, parted, report
+from ..handlers import Bound, Held, begin, forget, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import LATER, Refusal, parse_http
@@ -148,6 +148,8 @@ class Exchange:
         held, result, error = begin(self, bound, message, timeout)
         if held is None:
             self._ended(bound.consumer, result, error)
+            if error is not None:
+                forget(error)
         return held
 
     def hold(self, scope: trio.CancelScope) -> None:
@@ -178,6 +180,9 @@ class Exchange:
 
     def _ended(self, consumer: Consumer, result: object, error: BaseException | None) -> None:
         self.running = False
+        if error is None and (self._writer.complete or self._closed):
+            self._finish()
+            return
         mine, others = (None, None) if error is None else parted(error)
         # A ConnectionClosed is no error where the client is gone; else it is another connection's, which is as gone.
         crashed = mine is not None and (
@@ -194,8 +199,17 @@ class Exchange:
             self.answer(Refusal(500, "Internal Server Error"))
         elif result is LATER or self.channel.named:  # somebody else has the channel, or its name
             self._consumer = consumer
-            self._owner.patient(self._patience)
-        elif not self.started:
+            if not self.started:
+                self._owner.patient(self._patience)
+        elif self.started:
+            logger.error(
+                "%s returned before the last piece of its response to http.request on %r, which breaks off: the last "
+                "one has no more_content=True; where another task sends it, return triochan.http.LATER",
+                name_of(consumer),
+                self._path,
+            )
+            self._owner.broke_off()
+        else:
             logger.error(
                 "%s returned without an answer to http.request on %r; 500: it has to return a response, to send one to "
                 "message.reply_channel, or to return triochan.http.LATER where another task answers",
@@ -222,6 +236,10 @@ class Exchange:
             hooks, self.on_start = self.on_start, []
             for hook in hooks:
                 content = await hook(content)
+                if not isinstance(content, dict):
+                    raise TypeError(
+                        f"{name_of(hook)}, given to before_response, returned {content!r:.100}; it returns the response"
+                    )
         self._send(content)
         if self._owner.full:
             await self._owner.room()
@@ -255,12 +273,12 @@ class Exchange:
         try:
             data = writer.write(reply)
         except ValueError as error:
-            if self.started:
+            if writer.started:
                 logger.error("the response on %r can't be sent as it is: %s", self._path, error)
                 self._owner.broke_off()
             raise
         self._owner.write(data)
-        if self.complete:
+        if not self.running and self.complete:
             self._finish()
 
     def _finish(self) -> None:

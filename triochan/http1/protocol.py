@@ -10,12 +10,14 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
 from ..connection_task import ConnectionTask
 from ..handlers import Held
+from ..headers import values
+from ..log_lines import say
 from ..message import Message
 from ..replies import Refusal
 from ..runtime import REQUEST, Runtime
@@ -23,7 +25,7 @@ from ..timers import LATE_SECONDS, Timer
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..wire.handshake import check_upgrade
 from ..wire.outbox import Outbox
-from ..wire.transport import Source, StreamTransport, Transport
+from ..wire.transport import Source, Transport
 from .endpoint import Exchange
 from .parser import CONTINUE, Request, RequestParser
 from .writer import ResponseWriter
@@ -58,6 +60,8 @@ class HttpConnection:
     )  # fmt: skip
 
     asks = False
+    outbox_type: ClassVar[type[Outbox]] = Outbox
+    websocket_type: ClassVar[type[Connection]] = Connection
 
     def __init__(
         self,
@@ -95,11 +99,17 @@ class HttpConnection:
         self._write_timer: Timer | None = None
         self._outbox_sent = 0
         self.transport = connect(self)
-        self.outbox = Outbox(self.transport, runtime.flush, self, limit=settings.outbox_limit)
+        if self.transport.more():  # of what came with the TLS handshake's last word no edge will tell
+            runtime.readers.again(self)
+        self.outbox = self.outbox_type(self.transport, runtime.flush, self, limit=settings.outbox_limit)
         self.outbox.release()
         self.outbox.opened()
         runtime.http.add(self)
-        if refusal is not None:
+        if refusal is FULL:
+            self._refuse(
+                FULL, f"max_connections is {settings.max_connections}, and {runtime.sockets} are open"
+            )
+        elif refusal is not None:
             self._refuse(refusal)
         else:
             self._await(settings.head_timeout, self._no_head)
@@ -149,11 +159,15 @@ class HttpConnection:
         self.unread = True
 
     def internal_error(self, error: Exception) -> None:
-        self.lost()
+        stage = self._task.stage
+        if isinstance(stage, Connection):  # it became a WebSocket in that moment
+            stage.lost()
+        else:
+            self.lost()
 
     def _next(self) -> Held | None:
         """Answer the requests that are whole; note what is awaited then."""
-        parser, settings = self._parser, self._runtime.settings
+        parser, settings, front = self._parser, self._runtime.settings, self._runtime.front
         for _ in range(_REQUESTS):
             if self.outbox.size:
                 self._hold_back()
@@ -177,11 +191,16 @@ class HttpConnection:
             if isinstance(request, Refusal):
                 self._refuse(request)
                 return None
-            held = self._take(request)
+            content = request.content(self._scheme, self._client, self._server)
+            if front is not None:
+                front.apply(content)
+            held = self._take(request, content)
             if held is not None or self._exchange is not None or self.over or self._lingers:
                 return held
             if self._task.stage is not self:
                 return None
+            if not (parser.buffered or self.outbox.size or self._listening_only):
+                return None  # responded() has seen to it that the next one is awaited
         self._runtime.readers.again(self)
         return None
 
@@ -203,21 +222,25 @@ class HttpConnection:
             self._paused = False
             self.transport.resume()
 
-    def _take(self, request: Request) -> Held | None:
-        """Answer one request, or become the WebSocket that it asks for."""
+    def _take(self, request: Request, content: dict[str, Any]) -> Held | None:
+        """Answer one request, or become the WebSocket that it asks for.
+
+        Args:
+            content: of its message, as what stands in front of the server shows it.
+        """
         runtime = self._runtime
         self._used = True
         self._deadline = math.inf
         self._expired = self.lost
-        content = request.content(self._scheme, self._client, self._server)
-        if runtime.front is not None:
-            runtime.front.apply(content)
-            if content["path"] == runtime.front.health_path:  # by whatever name it is asked
-                self._tell_health(request)
-                return None
+        if runtime.front is not None and content["path"] == runtime.front.health_path:  # by whatever name
+            self._tell_health(request)
+            return None
         hosts = runtime.application.allowed_hosts
         if hosts is not None and not hosts.allows_headers(content["headers"]):
-            self._refuse(UNKNOWN_HOST)
+            said = b", ".join(values(content["headers"], b"host"))
+            self._refuse(
+                UNKNOWN_HOST, f"Host is {said!r:.200}, and allowed_hosts are {', '.join(hosts.patterns)}"
+            )
             return None
         if request.upgrade:
             return self._upgrade(request, content)
@@ -266,7 +289,7 @@ class HttpConnection:
             return None
         self._leave()
         self.over = True  # of this there is nothing to go on with
-        connection = Connection(upgrade, self.transport, self._runtime, self._task)
+        connection = self.websocket_type(upgrade, self.transport, self._runtime, self._task)
         self._task.stage = connection
         return connection.open(upgrade)
 
@@ -296,8 +319,9 @@ class HttpConnection:
 
     def patient(self, seconds: float) -> None:
         if self._listening_only:
-            seconds = min(seconds, self._runtime.settings.disconnect_timeout)
-        self._await(seconds, self._no_answer)
+            self._await(min(seconds, self._runtime.settings.disconnect_timeout), self._no_rest)
+        else:
+            self._await(seconds, self._no_answer)
 
     def responded(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -372,7 +396,7 @@ class HttpConnection:
             if self._exchange.running:
                 self._await(limit, self._no_rest)
             else:
-                self._await(min(limit, self._left()), self._expired)
+                self._await(min(limit, self._left()), self._no_rest)
         elif not self._held_back:
             self._end_of_requests()
         return None
@@ -384,10 +408,20 @@ class HttpConnection:
         else:
             self._see_off()
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answer, and end the connection: what comes next can't be told from the rest of this request."""
-        client = "a client" if self._client is None else self._client[0]
-        logger.debug("%s got %d: %s", client, refusal.status, refusal.text)
+    def _refuse(self, refusal: Refusal, why: str = "") -> None:
+        """Answer, and end the connection: what comes next can't be told from the rest of this request.
+
+        Args:
+            why: what the log says instead of what the client is told.
+        """
+        say(
+            logger,
+            logging.DEBUG,
+            "%s got %d: %s",
+            "a client" if self._client is None else self._client[0],
+            refusal.status,
+            why or refusal.text,
+        )
         method = b"" if self._parser.begun else self._parser.method  # not that of the request before
         writer = ResponseWriter(method, b"1.1", False)
         self.write(writer.refuse(refusal))
@@ -511,8 +545,11 @@ class HttpConnection:
         elif turns < self.transport.turns:
             self._write_timer = timers.after(0, partial(self._check_writing, turns + 1))
         else:
-            logger.debug(
-                "a client takes nothing of its response for %g s", self._runtime.settings.write_timeout
+            say(
+                logger,
+                logging.DEBUG,
+                "a client takes nothing of its response for %g s",
+                self._runtime.settings.write_timeout,
             )
             self.lost()
 
@@ -528,15 +565,16 @@ class HttpConnection:
         self._see_off()
 
     def _no_answer(self) -> None:
+        """Nobody has begun to answer. A response that has begun may take its time, as an event stream does."""
         if self._exchange is not None and not self._exchange.started:
             self._exchange.give_up()
-        else:
-            self._close(clean=False)
 
     def _no_rest(self) -> None:
         """Who only listens, or is gone, has waited for the rest of a response for long enough."""
         if self._exchange is not None and self._exchange.running:
             self._await(self._runtime.settings.disconnect_timeout, self._no_rest)  # it is being cancelled
+        elif self._exchange is not None and not self._exchange.started:
+            self._exchange.give_up()
         else:
             self._close(clean=False)
 
@@ -544,6 +582,10 @@ class HttpConnection:
 
     async def attend(self) -> None:
         """Nothing needs a task."""
+
+    @property
+    def owes(self) -> bool:
+        return self._exchange is not None
 
     async def finish(self) -> None:
         """See the consumer off."""
@@ -559,37 +601,3 @@ class HttpConnection:
 
 def _nothing() -> None:
     """Something else bounds what is awaited."""
-
-
-async def serve_connection(
-    connect: Callable[[Source], Transport],
-    runtime: Runtime,
-    *,
-    scheme: str = "http",
-    client: list[Any] | None = None,
-    server: list[Any] | None = None,
-    refusal: Refusal | None = None,
-) -> None:
-    """Serve one connection to its end, as HTTP and, where a request asks for it, as a WebSocket.
-
-    Args: as :class:`HttpConnection`.
-    """
-    task = ConnectionTask()
-    HttpConnection(runtime, task, connect, scheme=scheme, client=client, server=server, refusal=refusal)
-    await task.live()
-
-
-async def serve_stream(stream: trio.abc.Stream, runtime: Runtime, **about: Any) -> None:
-    """The same for any stream, which is closed with the connection.
-
-    Args:
-        about: as :func:`serve_connection` takes it.
-    """
-    async with trio.open_nursery() as pump:
-
-        def connect(source: Any) -> Transport:
-            transport = StreamTransport(stream, runtime.readers.again, source)
-            pump.start_soon(transport.pump)
-            return transport
-
-        await serve_connection(connect, runtime, **about)

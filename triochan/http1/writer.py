@@ -12,7 +12,7 @@ import re
 import time
 from email.utils import formatdate
 
-from ..headers import Headers, reason_phrase
+from ..headers import KNOWN_FIELDS, Headers, reason_phrase
 from ..replies import HttpReply, Refusal
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -129,7 +129,12 @@ class ResponseWriter:
         lines: list[bytes] = []
         length: int | None = None
         own: dict[bytes, bytes] = {}
-        for name, value in reply.headers:
+        for pair in reply.headers:
+            line = KNOWN_FIELDS.get(pair)
+            if line is not None:
+                lines.append(line)
+                continue
+            name, value = pair
             lower = name.lower()
             if lower in _OWN:
                 if lower == b"content-length":

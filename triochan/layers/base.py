@@ -336,9 +336,9 @@ class ChannelLayer(ABC):
         """Forget ``endpoint`` and take it out of its groups; again is no error. Never waits."""
         channel = endpoint.channel
         if channel.endpoint is endpoint:
-            if channel.named:
+            if channel.named:  # else it is in no group: members are put into groups by their names
                 self._endpoints.pop(channel.name, None)
-            self._left(endpoint)
+                self._left(endpoint)
             # Whoever keeps the channel does not keep the connection; and without this circle, most of a connection
             # is freed at once, not by the garbage collector.
             channel.endpoint = Departed(endpoint.close_code, endpoint.close_reason)

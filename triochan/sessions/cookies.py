@@ -13,6 +13,7 @@ import itsdangerous
 
 from ..exceptions import ImproperlyConfigured
 from ..http.cookies import TLS_PREFIXES, SameSite, cookie_pairs, set_cookie
+from ..log_lines import say
 from ..message import Message
 
 logger = logging.getLogger("triochan.sessions")
@@ -49,6 +50,9 @@ class SessionCookies:
         same_site: when browsers send it along with requests that other sites make.
         max_age: seconds from the signature until it is worth nothing.
 
+    Attributes:
+        random: the secret is a random one of this process.
+
     Raises:
         ImproperlyConfigured: a secret that is too short to be one, or a cookie that can't be: an option of another
             type, a ``same_site`` that there is not, a ``max_age`` that is no whole number from 1 up.
@@ -84,14 +88,11 @@ class SessionCookies:
         needs_tls = same_site == "None" or name.lower().startswith(TLS_PREFIXES)
         self._secure = True if secure is None and needs_tls else secure
         self._same_site: SameSite = same_site
-        self._random = not secrets
+        self.random = not secrets
+        self._said = False
         raw = [secret.encode() if isinstance(secret, str) else secret for secret in secrets]
-        self._signer = itsdangerous.TimestampSigner(
-            raw[::-1] or random.token_bytes(32),  # itsdangerous signs with the last one
-            salt="triochan.sessions",
-            key_derivation="hmac",
-            digest_method=hashlib.sha256,
-        )
+        self._raw = raw or [random.token_bytes(32)]
+        self._signer = _signer(self._raw)
         try:
             self._header("", secure=self._secure is True, max_age=None)
         except ValueError as error:
@@ -108,7 +109,16 @@ class SessionCookies:
     def signed(self, message: Message) -> list[tuple[str, float]]:
         """:meth:`keys`, each with the seconds that have passed since it was signed; below 0 where a clock is ahead."""
         values = [value for name, value in cookie_pairs(message["headers"]) if name == self.name]
-        return [found for value in values[:_CANDIDATES] if (found := self._verified(value)) is not None]
+        if len(values) > _CANDIDATES:
+            _say_why(message, f"it has {len(values)} of them, of which {_CANDIDATES} are looked at")
+        found = []
+        for value in values[:_CANDIDATES]:
+            verified = self._verified(value)
+            if verified is not None:
+                found.append(verified)
+            elif logger.isEnabledFor(logging.DEBUG):
+                _say_why(message, self.why_not(value))
+        return found
 
     def key(self, message: Message) -> str | None:
         """The first of :meth:`keys`; None where there is none."""
@@ -125,10 +135,46 @@ class SessionCookies:
         except (itsdangerous.BadData, UnicodeError):
             return None
 
+    def why_not(self, value: str) -> str:
+        """Why a cookie's value is passed over: what is wrong with it, how old it is, and which secret has signed it, by
+        its place in the list: 0 is the one that signs. Nothing of a secret, nor of the value."""
+        if len(value) > _LONGEST:
+            return f"too long: it has {len(value)} characters, and at most {_LONGEST} are looked at"
+        for place, secret in enumerate(self._raw):
+            signer = _signer([secret])
+            try:
+                itsdangerous.Signer.unsign(signer, value)
+            except (itsdangerous.BadSignature, UnicodeError):
+                continue
+            try:
+                key, signed = signer.unsign(value, return_timestamp=True)
+                key.decode("ascii")
+            except (itsdangerous.BadData, UnicodeError):
+                return f"malformed: secret {place} has signed it, and it is no key and time"
+            age = self._signer.get_timestamp() - signed.timestamp()
+            if age < 0:
+                return (
+                    f"in the future: secret {place} has signed it, {-age:.0f} s from now; a clock may be ahead by "
+                    f"{CLOCK_SKEW} s at most"
+                )
+            return f"expired: secret {place} has signed it, {age:.0f} s ago; max_age is {self.max_age} s"
+        try:
+            self._signer.unsign(value)
+        except itsdangerous.BadTimeSignature as error:
+            if error.date_signed is not None:
+                age = self._signer.get_timestamp() - error.date_signed.timestamp()
+                whose = (
+                    "the secret has not" if len(self._raw) == 1 else f"none of {len(self._raw)} secrets has"
+                )
+                return f"signature: {whose} signed it; it says that it is {age:.0f} s old"
+        except (itsdangerous.BadData, UnicodeError):
+            pass
+        return "malformed: it is no key, time and signature with dots between them"
+
     def header(self, message: Message, key: str) -> tuple[str, str]:
         """The ``Set-Cookie`` that answers ``message`` with a session key."""
-        if self._random:
-            self._random = False
+        if self.random and not self._said:
+            self._said = True
             logger.warning(
                 "no secret is configured, so this process signs session cookies with a random one: when it restarts, "
                 "and in every other process, they are worth nothing and everybody is logged out. Give the application "
@@ -146,6 +192,20 @@ class SessionCookies:
     def _header(self, value: str, secure: bool, max_age: int | None) -> tuple[str, str]:
         options: dict[str, Any] = {"path": self._path, "domain": self._domain, "same_site": self._same_site}
         return set_cookie(self.name, value, max_age=max_age, secure=secure, http_only=True, **options)
+
+
+def _signer(secrets: list[bytes]) -> itsdangerous.TimestampSigner:
+    """Signs with the first one."""
+    return itsdangerous.TimestampSigner(
+        secrets[::-1],  # itsdangerous signs with the last one
+        salt="triochan.sessions",
+        key_derivation="hmac",
+        digest_method=hashlib.sha256,
+    )
+
+
+def _say_why(message: Message, why: str) -> None:
+    say(logger, logging.DEBUG, "a session cookie on %r is passed over: %s", message.own.get("path"), why)
 
 
 def _check_options(

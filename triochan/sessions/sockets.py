@@ -17,6 +17,7 @@ import attrs
 
 from ..exceptions import ConnectionClosed, LayerUnavailable
 from ..layers import Group, running_layer
+from ..log_lines import say
 from ..message import Message
 from ..running import Local
 from ..session import Ended
@@ -44,6 +45,7 @@ async def close_sockets(key: str, how: Ended) -> None:
     if running_layer() is None:
         return
     code = CYCLED_CODE if how is Ended.CYCLED else ENDED_CODE
+    say(logger, logging.DEBUG, "%s: its sockets are closed with %d", how.value, code)
     try:
         await Group(session_group(key)).send({"close": code, "reason": how.value})
     except LayerUnavailable as error:
@@ -140,6 +142,7 @@ class _Watch:
         if socket is None or self._call_off is None:
             return
         if left is None:
+            say(logger, logging.DEBUG, "the session of a socket is over; %d", ENDED_CODE)
             socket.close(ENDED_CODE, OVER)
         else:
             self.wait(min(left, self.age))

@@ -28,8 +28,7 @@ class SessionStore(ABC):
     Every method raises SessionStoreUnavailable where what is behind the store does not answer.
     """
 
-    def __init__(self) -> None:
-        self._runs = 0
+    _runs = 0  # not set in __init__, so that a store need not call it
 
     @abstractmethod
     async def load(self, key: str) -> str | None:
@@ -69,7 +68,7 @@ class SessionStore(ABC):
     @asynccontextmanager
     async def alone(self, purpose: str, key: str) -> AsyncIterator[None]:
         """No other task of this process is in such a block for the same. A checkpoint only where it has to wait."""
-        # Not made in __init__, so that a store need not call it.
+        # Made here for the same reason as _runs.
         locks: WeakValueDictionary[tuple[str, str], trio.Lock] = vars(self).setdefault(
             "_locks", WeakValueDictionary()
         )

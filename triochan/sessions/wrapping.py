@@ -38,6 +38,9 @@ class Step(NamedTuple):
     stand_in: Callable[[Message], None]
 
 
+PREPARED_BY = "__prepared_by__"
+"""The attribute of a wrapped handler that has its decorators' names, the outermost first."""
+
 SAVE_SECONDS = 5.0
 """How long saving after a handler may take, whatever happens to the handler."""
 
@@ -108,6 +111,7 @@ def prepared_by(name: str, *steps: Step) -> Callable[[H], H]:
                 raise failed[0]
             return result
 
+        setattr(wrapper, PREPARED_BY, (name, *getattr(handler, PREPARED_BY, ())))
         return cast(H, wrapper)
 
     decorate.__name__ = decorate.__qualname__ = name

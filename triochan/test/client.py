@@ -12,6 +12,8 @@ trio-websocket, the request's h11. Nothing sleeps, so ``trio.testing.MockClock(a
 
 from __future__ import annotations
 
+import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -25,11 +27,13 @@ import trio
 import trio.testing
 import trio_websocket
 
+from ..access import AccessLog
 from ..application import Application
 from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
+from ..http.conditions import http_date
 from ..http.cookies import parse_cookies
-from ..http1.protocol import serve_stream
+from ..http1.serving import serve_stream
 from ..layers import ChannelLayer
 from ..porting import CLIENT_ATTRIBUTES, attribute_lookup
 from ..proxies import Front
@@ -206,6 +210,7 @@ class Client(_Managed["Client"]):
         lockstep: streams without a buffer: a write waits until the other side has read it all.
         headers: sent with every request.
         trusted_proxies, root_path, health_path: as :func:`triochan.serve` takes them; the client is at 192.0.2.1.
+        access_log: write one.
 
     Attributes:
         cookies: what the server has set, by name.
@@ -224,7 +229,9 @@ class Client(_Managed["Client"]):
         trusted_proxies: Iterable[str] = (),
         root_path: str = "",
         health_path: str | None = None,
+        access_log: bool = False,
     ) -> None:
+        self._access_log = access_log
         self._front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
         self.application: Application = Application.of(routing)
         self.settings: Settings = settings or Settings()
@@ -238,7 +245,10 @@ class Client(_Managed["Client"]):
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Self]:
-        async with Runtime.open(self.application, self.settings, self._layer, self._front) as self.runtime:
+        access = AccessLog.of(self._access_log)
+        async with Runtime.open(
+            self.application, self.settings, self._layer, self._front, access
+        ) as self.runtime:
             with _unwrapped():
                 async with self.runtime.serving() as services:
                     services.start_soon(Workers(self.runtime).run)
@@ -361,9 +371,9 @@ class Client(_Managed["Client"]):
     def _keep_cookies(self, response: Response) -> None:
         for name, value in response.headers:
             if name == b"set-cookie":
-                pair, _, attributes = value.partition(b";")
+                pair, *attributes = value.split(b";")
                 for key, content in parse_cookies([(b"cookie", pair)]).items():
-                    if b"max-age=0" in attributes.lower().replace(b" ", b""):
+                    if _is_over(attributes):
                         self.cookies.pop(key, None)
                     else:
                         self.cookies[key] = content
@@ -373,6 +383,20 @@ class Client(_Managed["Client"]):
             return self._headers
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         return [*self._headers, ("Cookie", cookies)]
+
+
+def _is_over(attributes: Iterable[bytes]) -> bool:
+    """A cookie with these attributes is deleted: ``Max-Age`` counts, where there is none ``Expires`` (RFC 6265
+    section 5.3)."""
+    given = {}
+    for each in attributes:
+        name, _, value = each.partition(b"=")
+        given[name.strip().lower()] = value.strip().decode("latin-1")
+    age = given.get(b"max-age", "")
+    if re.fullmatch("-?[0-9]+", age):
+        return age.startswith("-") or not age.strip("0")
+    expires = http_date(given.get(b"expires", ""))
+    return expires is not None and expires <= time.time()
 
 
 class HttpClient(Client):

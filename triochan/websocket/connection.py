@@ -13,14 +13,15 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVarTuple
 
 import trio
 
 from ..connection_task import ConnectionTask
 from ..exceptions import ConnectionClosed
-from ..handlers import Barrier, Bound, Held, call, enclosed, only, parted, report
+from ..handlers import Barrier, Bound, Held, call, enclosed, forget, only, parted, report
 from ..layers import Local, ReplyChannel
+from ..log_lines import say
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
@@ -70,6 +71,8 @@ class Connection:
         "channel", "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
 
+    outbox_type: ClassVar[type[Outbox]] = Outbox
+
     def __init__(
         self, upgrade: Upgrade, transport: Transport, runtime: Runtime, task: ConnectionTask
     ) -> None:
@@ -109,7 +112,7 @@ class Connection:
             self._route_raised(message, error)
             matches = None
         policy = self._policy = runtime.policy(()) if matches is None else matches.policy
-        self.outbox = Outbox(
+        self.outbox = self.outbox_type(
             self._transport, runtime.flush, self, limit=policy.outbox_limit, overflow=policy.overflow
         )
         self.inbound = Inbound(
@@ -201,14 +204,15 @@ class Connection:
                 raise
 
     def send_nowait(self, data: str | bytes) -> bool:
-        """Send one message if the socket takes it, or its tail can wait, at once; False: nothing was done.
+        """Send one message if the socket takes it, or its tail can wait, at once, or gather it with what else this turn
+        sends; False: nothing was done.
 
         Raises:
             ValueError: the text has a lone surrogate.
         """
         outbox = self.outbox
         if outbox.direct is None:
-            return False
+            return outbox.gather(data)
         return outbox.send_direct(encode(data) if outbox.agreement is None else outbox.encode(data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -222,7 +226,7 @@ class Connection:
         code, reason = check_close(code, reason)
         if self.life.state is State.CONNECTING:
             assert self._opening is not None
-            self._opening.deny(403, b"Forbidden")
+            self._opening.deny(403, b"Forbidden", why="it was closed before it was accepted")
         else:
             self._perform(self.life.step(Event.CLOSE, code, reason))
 
@@ -261,7 +265,12 @@ class Connection:
         if self.life.state is State.CONNECTING:
             assert self._opening is not None
             if reply.accept is False or (reply.accept is None and reply.data is None):
-                self._opening.deny(403, b"Forbidden")
+                why = (
+                    "it was closed before it was accepted"
+                    if reply.close
+                    else "its channel was sent accept: False"
+                )
+                self._opening.deny(403, b"Forbidden", why=why)
                 return
             self._opening.accept(reply.subprotocol, reply.headers or [])
         elif reply.accept is False:
@@ -317,7 +326,7 @@ class Connection:
         if runtime.draining:
             self.drain()
 
-    def refused(self) -> None:
+    def refused(self, status: int) -> None:
         self._runtime.layer.detach(self)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
@@ -527,7 +536,19 @@ class Connection:
             self.inbound.heard = False
             self.outbox.put_control(ping_frame(os.urandom(4)))
             self._pinged = self.outbox.sent
-            self._ping = self._runtime.timers.after(settings.ping_timeout, self._pong_due)
+            self._ping = self._runtime.timers.after(
+                min(settings.ping_interval, settings.ping_timeout), self._next_ping_due
+            )
+
+    def _next_ping_due(self) -> None:
+        """Pings are ``ping_interval`` apart, as proxies with time-outs of their own need them; and where no answer came
+        by then, it has the rest of ``ping_timeout``."""
+        settings = self._runtime.settings
+        rest = settings.ping_timeout - settings.ping_interval
+        if rest <= 0 or self.inbound.heard or self.inbound.paused:
+            self._pong_due()
+        else:
+            self._ping = self._runtime.timers.after(rest, self._pong_due)
 
     def _pong_due(self) -> None:
         """A peer is lost only if nothing came from it, the ping had left, and the server had its chance to read."""
@@ -535,7 +556,11 @@ class Connection:
         if not self.life.talking:
             return  # close_timeout bounds what is left
         if self.inbound.heard or self.inbound.paused:
-            self._ping = timers.after(settings.ping_interval, self._ping_due)
+            rest = settings.ping_interval - settings.ping_timeout
+            if rest > 0:
+                self._ping = timers.after(rest, self._ping_due)
+            else:
+                self._ping_due()
         elif self.outbox.size and self._takes():
             self._pinged = self.outbox.sent
             self._ping = timers.after(settings.ping_timeout, self._pong_due)
@@ -553,6 +578,8 @@ class Connection:
         elif turns > 1:
             self._ping = self._runtime.timers.after(0, partial(self._no_pong, turns - 1))
         else:
+            seconds = self._runtime.settings.ping_timeout
+            say(logger, logging.DEBUG, "no pong came on %r within %g s; 1006", self.path, seconds)
             self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
 
     def _takes(self) -> bool:
@@ -592,6 +619,20 @@ class Connection:
         with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await enclosed(begin(), context)
 
+    @property
+    def owes(self) -> bool:
+        inbound, matches = self.inbound, self._matches
+        if not self.over or inbound.busy or inbound.waiting:
+            return True
+        if not self.life.accepted or matches is None:
+            return False
+        if matches.disconnect is None:
+            return True
+        try:  # many consumers leave disconnect as it is
+            return self._runtime.bind(matches.disconnect, DISCONNECT).begin is not None
+        except Exception:  # noqa: BLE001 - finish() raises it again, behind all that is owed
+            return True
+
     async def finish(self) -> None:
         """See handlers off, run ``disconnect``, and leave nothing."""
         runtime, life, inbound = self._runtime, self.life, self.inbound
@@ -605,9 +646,10 @@ class Connection:
                     self._cut()
                 self._perform(order)
             inbound.watched = True
-            with trio.move_on_at(self._idle_until):
-                while inbound.busy:
-                    await self._task.park()
+            if inbound.busy:
+                with trio.move_on_at(self._idle_until):
+                    while inbound.busy:
+                        await self._task.park()
             if inbound.busy or inbound.waiting:
                 waiting = inbound.waiting
                 inbound.cancel()
@@ -662,6 +704,8 @@ class Connection:
             logger.warning("%s on %r: disconnect broke off, %s", name_of(bound.consumer), self.path, error)
         elif error is not None:
             self.crashed(bound.consumer, "disconnect", error)
+        if error is not None:
+            forget(error)
 
     def _match_disconnect(self, message: Message) -> Bound | None:
         """Who takes ``disconnect``; where a route raises, the class that took ``connect``, if it takes this too."""

@@ -13,9 +13,10 @@ from typing import Protocol
 import trio
 
 from ..exceptions import ConnectionClosed, DenyConnection, HttpError
-from ..handlers import Bound, Held, begin, first_of, only, parted
+from ..handlers import Bound, Held, begin, first_of, forget, only, parted
 from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
+from ..log_lines import say
 from ..message import Message
 from ..routing import Consumer, name_of
 from ..settings import Settings
@@ -27,6 +28,8 @@ from .life import Event, Life, State
 
 logger = logging.getLogger("triochan.connection")
 
+_LONGEST_TEXT = 500
+"""Characters of an answer that the log has."""
 _LATER: Headers = [(b"Retry-After", b"1")]
 
 
@@ -51,7 +54,7 @@ class Owner(Protocol):
     def opened(self) -> None:
         """The handshake was accepted, and that is answered."""
 
-    def refused(self) -> None:
+    def refused(self, status: int) -> None:
         """It was refused, and that is answered."""
 
     def returned(self) -> None:
@@ -112,6 +115,8 @@ class Opening:
             return held
         inbound.running -= 1
         self._end(bound.consumer, None if error is None else parted(error)[0], cancelled=False)
+        if error is not None:
+            forget(error)
         return self.proceed()
 
     # -- for the one that awaits it
@@ -161,15 +166,21 @@ class Opening:
             self._answer()
             self._owner.again()
 
-    def deny(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """Refuse, and say so; ``disconnect`` is not called, and what the handler still sends is refused too."""
+    def deny(self, status: int, body: bytes, headers: Headers | None = None, *, why: str = "") -> None:
+        """Refuse, and say so; ``disconnect`` is not called, and what the handler still sends is refused too.
+
+        Args:
+            why: for the log; nothing where it has been told.
+        """
         owner = self._owner
+        if why:
+            say(logger, logging.DEBUG, "a handshake on %r is refused: %s; %d", owner.path, why, status)
         owner.life.step(Event.REFUSE, 1006, "the handshake was refused")
         owner.outbox.seal(1006, "the handshake was refused", discard=True)
         self._answered = True
         owner.outbox.put_first(refuse_response(status, headers or [], body + b"\n"))
         owner.outbox.release()
-        owner.refused()
+        owner.refused(status)
 
     def overflowed(self) -> None:
         """Groups have sent more than may wait for a socket that is not open: refuse, and cancel ``connect``."""
@@ -202,13 +213,14 @@ class Opening:
         if too_slow and error is None and life.talking:
             error = trio.TooSlowError()
         if error is not None and life.state is State.CONNECTING and only(error, DenyConnection):
-            self.deny(403, b"Forbidden")
+            self.deny(403, b"Forbidden", why=f"{name_of(consumer)} raised DenyConnection")
         elif (
             error is not None
             and life.state is State.CONNECTING
             and (answer := first_of(error, HttpError)) is not None
         ):
-            self.deny(answer.status, answer.text.encode(), check_headers(answer.headers))
+            why = f"{name_of(consumer)} raised HttpError {answer.text[:_LONGEST_TEXT]!r}"
+            self.deny(answer.status, answer.text.encode(), check_headers(answer.headers), why=why)
         elif too_slow and life.state is State.CONNECTING:
             logger.error(
                 "%s on %r did not accept within %g s; 503",
@@ -217,10 +229,18 @@ class Opening:
                 self._settings.handshake_timeout,
                 exc_info=error,  # what it raised when it was cancelled
             )
-        elif error is not None and not only(error, ConnectionClosed):
+        elif error is not None and (life.state is State.CONNECTING or not only(error, ConnectionClosed)):
+            # A ConnectionClosed is another connection's here: what connect had still to do or to refuse is not done.
             owner.crashed(consumer, "connect", error)
             if life.state is State.CONNECTING and not cancelled:
                 self.deny(500, b"Internal Server Error")
+        elif error is not None and life.state is State.OPEN:
+            logger.warning(
+                "%s broke off in connect on %r, which stays open: it sent to another connection, which is gone: %s",
+                name_of(consumer),
+                owner.path,
+                error,
+            )
         if life.state is State.CONNECTING:
             if cancelled or too_slow:
                 self.deny(503, b"Service Unavailable", _LATER)

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from ..headers import Head, Headers, has, is_token, members, values
+from ..headers import Head, Headers, has, is_token, members
 from ..replies import Refusal
 from .deflate import Agreement, Offer
 
@@ -64,14 +64,17 @@ def check_upgrade(request: Head, content: dict[str, Any], rest: bytes) -> Upgrad
         return Refusal(405, f"a WebSocket handshake is a GET, not a {method}", [(b"Allow", b"GET")])
     if request.http_version < b"1.1":
         return Refusal(400, "a WebSocket handshake needs HTTP/1.1")
-    versions = values(request.headers, b"sec-websocket-version")
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in request.headers:
+        fields.setdefault(name.lower(), []).append(value)
+    versions = fields.get(b"sec-websocket-version")
     if versions != [b"13"]:
         return Refusal(
             426,
             "this server speaks WebSocket version 13",
             [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13")],
         )
-    keys = values(request.headers, b"sec-websocket-key")
+    keys = fields.get(b"sec-websocket-key", [])
     try:
         valid = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
     except binascii.Error:
@@ -79,8 +82,8 @@ def check_upgrade(request: Head, content: dict[str, Any], rest: bytes) -> Upgrad
     if not valid:
         return Refusal(400, "a WebSocket handshake needs one Sec-WebSocket-Key: 16 bytes in base64")
     try:
-        subprotocols = _parse_subprotocols(values(request.headers, b"sec-websocket-protocol"))
-        extensions = _parse_extensions(values(request.headers, b"sec-websocket-extensions"))
+        subprotocols = _parse_subprotocols(fields.get(b"sec-websocket-protocol", []))
+        extensions = _parse_extensions(fields.get(b"sec-websocket-extensions", []))
     except ValueError as error:
         return Refusal(400, str(error))
     connect = {**content, "scheme": "wss" if content["scheme"] == "https" else "ws"}

@@ -19,6 +19,7 @@ from ..exceptions import CannotListen, ImproperlyConfigured
 from .binds import Bind, place
 from .inherited import adopt, check
 from .proxy_protocol import ProxyHeader, ProxyProtocolError, parse_proxy_header
+from .tls import TlsSocket
 
 BACKLOG = 2048
 _PEEK = 4096
@@ -385,27 +386,19 @@ async def says_plain_text(sock: socket.socket) -> bool:
         return first.isalpha() or first in (b"\r", b"\n")
 
 
-async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+async def start_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     """Shake hands as the server; the non-blocking socket that speaks TLS from now on. No limit of its own.
 
     Raises:
         OSError: the client does not speak TLS, or went away.
     """
-    sock.getpeername()  # raises where the client is gone: wrap_socket would too, and leave its new socket open
-    secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     try:
-        while True:
-            try:
-                secured.do_handshake()
-            except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(secured)
-            except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(secured)
-            else:
-                return secured
+        secured = TlsSocket(sock, context)
+        await secured.handshake()
     except BaseException:
-        secured.close()
+        sock.close()
         raise
+    return secured
 
 
 async def receive_proxy_header(sock: socket.socket) -> ProxyHeader:

@@ -95,7 +95,7 @@ class Flush:
                 ):
                     outbox.end_turn()
                 else:  # what it would do, for most
-                    outbox.direct = outbox._send
+                    outbox.direct = outbox._whole
 
     def end_batch(self) -> None:
         """Write what a group's members were to be sent."""
@@ -157,8 +157,8 @@ class Outbox:
 
     __slots__ = (
         "_blocked", "_chunk", "_dead", "_early", "_early_size", "_frames", "_held", "_owner", "_refusal", "_send",
-        "_sink", "_waiting", "agreement", "allowed", "batch", "direct", "dropped", "flush", "history", "limit",
-        "opening", "overflow", "sent", "size", "threshold", "watched",
+        "_sink", "_waiting", "_whole", "agreement", "allowed", "batch", "direct", "dropped", "flush", "history",
+        "limit", "opening", "overflow", "sent", "size", "threshold", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -166,6 +166,8 @@ class Outbox:
     ) -> None:
         self._sink = sink
         self._send = sink.send
+        self._whole = self._send
+        """What :attr:`direct` is: takes one whole message."""
         self.flush = flush
         self._owner: Owner | None = owner
         self.limit = limit
@@ -253,6 +255,19 @@ class Outbox:
             return False
         if sent != len(frame):
             self.keep(frame, sent)
+        return True
+
+    def gather(self, data: str | bytes) -> bool:
+        """Queue a message behind what this turn has sent, or holds back; False: that is not so, or there is no room.
+
+        What :meth:`put` comes to there, without two coroutines: 0.3 µs of a message that came with others.
+        """
+        if self._blocked or self.opening or self.batch is not None or self._refusal is not None:
+            return False
+        frame = encode(data) if self.agreement is None else self.encode(data)
+        if self.size + len(frame) > self.limit:
+            return False
+        self._queue(frame)
         return True
 
     def offer(self, frame: bytes) -> None:
@@ -440,7 +455,7 @@ class Outbox:
             if not self._blocked:
                 self._write()
         elif self._refusal is None and not self._held and not self._blocked and not self.opening:
-            self.direct = self._send
+            self.direct = self._whole
 
     def joins(self, batch: Batch) -> bool:
         """Nothing waits here, and nothing stands in the way: ``batch`` may gather for this one too."""
@@ -488,7 +503,7 @@ class Outbox:
             return
         if sent == batch.size:
             self.sent += sent
-            self.direct = self._send
+            self.direct = self._whole
         elif sent:
             self.keep(joined, sent)
         else:
@@ -554,7 +569,7 @@ class Outbox:
                 break
         else:
             if self._refusal is None and not self.opening:
-                self.direct = send
+                self.direct = self._whole
             if self.watched and self._owner is not None:
                 self._owner.drained()
         if self.size <= self.limit:

@@ -6,14 +6,13 @@ and the kernel take together (docs/performance.md).
 
 An edge tells of bytes that came after the last read that did not fill its buffer; epoll(7) allows to infer from
 such a short read that nothing is left. The end of the stream, which may share its edge with the last bytes, has a
-flag of its own. TLS sockets are level-triggered: what was read from the network says nothing about what is left there.
+flag of its own.
 """
 
 from __future__ import annotations
 
 import select
-import socket
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 S = TypeVar("S")
 
@@ -23,9 +22,14 @@ MAX_EVENTS = 512
 READABLE = getattr(select, "EPOLLIN", 0)
 WRITABLE = getattr(select, "EPOLLOUT", 0)
 ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
-_END = getattr(select, "EPOLLRDHUP", 0)
-_WATCHED = READABLE | _END
+_WATCHED = READABLE | getattr(select, "EPOLLRDHUP", 0)
 _EDGES = getattr(select, "EPOLLET", 0)
+
+
+class Numbered(Protocol):
+    """A socket, by its number."""
+
+    def fileno(self) -> int: ...
 
 
 class Poller(Generic[S]):
@@ -38,28 +42,21 @@ class Poller(Generic[S]):
         then is a read too many."""
         self.fileno = self._epoll.fileno
 
-    def register(self, sock: socket.socket, source: S, *, edges: bool = True) -> None:
+    def register(self, sock: Numbered, source: S) -> None:
         """Watch ``sock`` for something to read, and for its end."""
         number = sock.fileno()
         self.sources[number] = source
-        self._epoll.register(number, _WATCHED | (_EDGES if edges else 0))
+        self._epoll.register(number, _WATCHED | _EDGES)
 
-    def replace(self, sock: socket.socket, source: S) -> None:
+    def replace(self, sock: Numbered, source: S) -> None:
         """From now on ``source`` stands behind ``sock``."""
         self.sources[sock.fileno()] = source
 
-    def watch(
-        self, sock: socket.socket, *, edges: bool = True, writable: bool, readable: bool = True
-    ) -> None:
-        """Watch ``sock`` for room to write as well, or no longer; what is so already is told at once.
+    def watch(self, sock: Numbered, *, writable: bool) -> None:
+        """Watch ``sock`` for room to write as well, or no longer; what is so already is told at once."""
+        self._epoll.modify(sock.fileno(), _WATCHED | _EDGES | (WRITABLE if writable else 0))
 
-        Args:
-            readable: False: nothing is told of what can be read; of its end it still is, so ``edges`` has to be set.
-        """
-        flags = (_WATCHED if readable else _END) | (WRITABLE if writable else 0) | (_EDGES if edges else 0)
-        self._epoll.modify(sock.fileno(), flags)
-
-    def forget(self, sock: socket.socket) -> None:
+    def forget(self, sock: Numbered) -> None:
         """Just before the socket is closed; again is no error."""
         number = sock.fileno()
         if self.sources.pop(number, None) is not None:

@@ -10,6 +10,8 @@ import re
 import struct
 from typing import NamedTuple
 
+from ..proxies import unmapped
+
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 MAX_V1 = 107
 """Bytes of a first version's line, its end included."""
@@ -78,7 +80,7 @@ def _host_and_port(host: str, port: int, version: int) -> list[str | int]:
         raise ProxyProtocolError(f"{host!r} is no address") from None
     if address.version != version or port > 65535:
         raise ProxyProtocolError(f"{host}, port {port} is no address of TCP{version}")
-    return [str(address), port]
+    return [str(unmapped(address)), port]
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
@@ -91,8 +93,14 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     size = _FIXED.size + length
     if len(data) < size:
         return None
+    if command == 0:  # LOCAL: whatever stands behind it counts for nothing
+        return ProxyHeader(size)
+    if family >> 4 > 3 or family & 15 > 2:
+        raise ProxyProtocolError(
+            f"family {family >> 4}, transport {family & 15} of the PROXY protocol is not known"
+        )
     known = _TCP.get(family)
-    if command == 0 or known is None:  # LOCAL; or UDP, a Unix socket, unspecified
+    if known is None:  # UDP, a Unix socket, unspecified
         return ProxyHeader(size)
     version, addresses = known
     if length < addresses.size:
@@ -100,6 +108,6 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     source, destination, source_port, destination_port = addresses.unpack_from(data, _FIXED.size)
     return ProxyHeader(
         size,
-        [str(ipaddress.ip_address(source)), source_port],
-        [str(ipaddress.ip_address(destination)), destination_port],
+        [str(unmapped(ipaddress.ip_address(source))), source_port],
+        [str(unmapped(ipaddress.ip_address(destination))), destination_port],
     )

@@ -18,10 +18,9 @@ from typing import Any, Protocol
 import trio
 
 from .poller import Poller
+from .tls import TlsSocket
 
 READ_SIZE = 65536
-_RECORD = 16384
-"""The most that one TLS record carries (RFC 8446 section 5.1), in bytes."""
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 CLOSE_SECONDS = 1.0
 """How long a stream's last bytes may take to leave when it is closed."""
@@ -43,9 +42,15 @@ class Transport(Protocol):
     Attributes:
         ended: the stream's end, or an error, lies behind what can be read: reading on never blocks.
         turns: of Trio's loop, that what has come, or the room to write, may need until it shows here.
+        full: the last :meth:`read` may have left something in the socket, or below it.
+        received: bytes that were read since :meth:`count`.
     """
 
     ended: bool
+    received: int
+
+    @property
+    def full(self) -> bool: ...
 
     @property
     def turns(self) -> int: ...
@@ -81,6 +86,9 @@ class Transport(Protocol):
     def hand_over(self, source: Source) -> None:
         """From now on ``source`` is told."""
 
+    def count(self) -> None:
+        """Count what is read from now on, in :attr:`received`."""
+
     def reset(self) -> None:
         """Let :meth:`close` be a reset, where the transport can: no peer takes that for the end of a stream."""
 
@@ -102,35 +110,32 @@ class SocketTransport:
     """
 
     __slots__ = (
-        "_full",
-        "_notified",
         "_paused",
-        "_pending",
         "_poller",
         "_receive",
+        "_tls",
         "_wanting",
         "ended",
+        "full",
+        "received",
         "send",
         "socket",
     )
 
     turns = 1
 
-    def __init__(self, sock: socket.socket, poller: Poller[Any], source: Source) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, poller: Poller[Any], source: Source) -> None:
         self.socket = sock
         self.send: Callable[[bytes], int] = sock.send
-        if isinstance(sock, ssl.SSLSocket):
-            self.send = self._send_records
         self._receive: Callable[[int], bytes] = sock.recv
-        self._pending: Callable[[], int] | None = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+        self._tls = sock if isinstance(sock, TlsSocket) else None
         self._poller: Poller[Any] | None = poller
         self.ended = False
-        # A read that filled the buffer has probably left something.
-        self._full = False
+        self.full = False if self._tls is None else self._tls.full
         self._paused = False
         self._wanting = False
-        self._notified = False
-        poller.register(sock, source, edges=self._pending is None)
+        self.received = 0
+        poller.register(sock, source)
 
     def hand_over(self, source: Source) -> None:
         """From now on ``source`` is told."""
@@ -141,45 +146,36 @@ class SocketTransport:
         try:
             data = self._receive(READ_SIZE)
         except BLOCKED:
-            self._full = self.ended = False
+            self.full = self.ended = False
             return None
-        self._full = len(data) == READ_SIZE
+        # A read that filled the buffer has probably left something.
+        self.full = len(data) == READ_SIZE if self._tls is None else self._tls.full
+        return data
+
+    def count(self) -> None:
+        self._receive = self._receive_counted
+
+    def _receive_counted(self, size: int) -> bytes:
+        data = self.socket.recv(size)
+        self.received += len(data)
         return data
 
     def more(self) -> bool:
-        return self._full or self.ended or (self._pending is not None and bool(self._pending()))
+        return self.full or self.ended
 
     def unread(self) -> bool:
-        if self._pending is not None and self._pending():
-            return True
+        sock = self.socket
+        if isinstance(sock, TlsSocket):
+            if sock.pending():
+                return True
+            sock = sock.socket
         try:
-            # Of TLS, what lies below it: an SSLSocket's own method takes no flags.
-            return bool(socket.socket.recv(self.socket, 1, socket.MSG_PEEK))
+            return bool(sock.recv(1, socket.MSG_PEEK))
         except OSError:  # nothing has come, or nothing comes any more
             return False
 
-    def _send_records(self, data: bytes) -> int:
-        """As much as the socket takes, record by record: OpenSSL says of no part of a write that it has left, and what
-        it has begun has to come again, the same bytes (SSL_write(3))."""
-        send = self.socket.send
-        if len(data) <= _RECORD:
-            return send(data)
-        sent = 0
-        with memoryview(data) as view:
-            try:
-                while sent < len(data):
-                    sent += send(view[sent : sent + _RECORD])
-            except BLOCKED:
-                if not sent:
-                    raise
-        return sent
-
     def pause(self) -> None:
-        # Edges may come and are passed over; levels would not stop to.
-        if not self._paused:
-            self._paused = True
-            if self._pending is not None:
-                self._watch()
+        self._paused = True  # edges may come and are passed over
 
     def resume(self) -> None:
         if self._paused:
@@ -191,23 +187,15 @@ class SocketTransport:
         self._watch()
 
     def unwatch_writable(self) -> None:
-        self._wanting = False
-        if self._pending is not None:  # an edge is told once
-            self._watch()
+        self._wanting = False  # an edge is told once
 
     def _watch(self) -> None:
         if self._poller is not None:
-            plain = self._pending is None
-            # While nothing is read, the end of a TLS socket is told once as well.
-            self._poller.watch(
-                self.socket,
-                edges=plain or self._paused,
-                readable=plain or not self._paused,
-                writable=self._wanting,
-            )
+            self._poller.watch(self.socket, writable=self._wanting)
 
     def send_eof(self) -> None:
-        self._notify_close()
+        if self._tls is not None:
+            self._tls.say_end()
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -222,18 +210,9 @@ class SocketTransport:
             return
         poller.forget(self.socket)
         self.send = self._receive = _closed
-        if clean:
-            self._notify_close()
+        if clean and self._tls is not None:
+            self._tls.say_end()
         self.socket.close()
-
-    def _notify_close(self) -> None:
-        """Over TLS, say that nothing more comes, once, without waiting for what the peer says."""
-        if isinstance(self.socket, ssl.SSLSocket) and not self._notified:
-            self._notified = True
-            try:
-                self.socket.unwrap()
-            except (OSError, ValueError):
-                pass
 
 
 def _closed(_: object) -> Any:
@@ -253,11 +232,12 @@ class StreamTransport:
 
     __slots__ = (
         "_closed", "_come", "_end", "_lost", "_outgoing", "_paused", "_read", "_room", "_source", "_stream", "_taken",
-        "_told", "_written", "ended",
+        "_told", "_written", "ended", "received",
     )  # fmt: skip
 
     turns = 8
     """Tasks that pump pass it on, within the stream as well: those of TLS, or another server's."""
+    full = False
 
     def __init__(self, stream: trio.abc.Stream, told: Callable[[Any], None], source: Source) -> None:
         self._stream = stream
@@ -273,6 +253,7 @@ class StreamTransport:
         self._lost = False
         self._closed = False
         self._end = trio.Event()
+        self.received = 0
 
     def hand_over(self, source: Source) -> None:
         self._source = source
@@ -282,10 +263,14 @@ class StreamTransport:
         if data is not None:
             if data:
                 self._taken.set()
+                self.received += len(data)
             return data
         if self._lost:
             raise OSError("the stream is lost")
         return b"" if self.ended else None
+
+    def count(self) -> None:
+        self.received = 0
 
     def more(self) -> bool:
         return self.ended or self._come is not None
@@ -381,15 +366,15 @@ class StreamTransport:
 class PolledStream(trio.abc.Stream):
     """A non-blocking socket, plain or TLS, as a stream on Trio's own waits: for systems without epoll."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket) -> None:
         self._socket = sock
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         sock = self._socket
         try:
             while True:
-                if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
-                    await trio.lowlevel.wait_readable(sock)
+                if not (isinstance(sock, TlsSocket) and sock.pending()):
+                    await trio.lowlevel.wait_readable(sock.fileno())
                 else:
                     await trio.lowlevel.checkpoint()
                 try:
@@ -403,7 +388,7 @@ class PolledStream(trio.abc.Stream):
         view = memoryview(data)
         try:
             while view:
-                await trio.lowlevel.wait_writable(self._socket)
+                await trio.lowlevel.wait_writable(self._socket.fileno())
                 try:
                     view = view[self._socket.send(view) :]
                 except BLOCKED:
@@ -412,9 +397,9 @@ class PolledStream(trio.abc.Stream):
             raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
 
     async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.wait_writable(self._socket)
+        await trio.lowlevel.wait_writable(self._socket.fileno())
 
     async def aclose(self) -> None:
-        trio.lowlevel.notify_closing(self._socket)
+        trio.lowlevel.notify_closing(self._socket.fileno())
         self._socket.close()
         await trio.lowlevel.checkpoint()

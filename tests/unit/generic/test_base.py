@@ -133,7 +133,6 @@ def test_as_route_takes_a_mapping() -> None:
             "Bad.method is not 'async def'",
         ),
     ],
-    ids=str,
 )
 def test_mistakes_are_found_by_the_routing(attributes: dict[str, Any], said: str) -> None:
     bad: type[BaseConsumer] = type("Bad", (BaseConsumer,), attributes)

@@ -38,6 +38,9 @@ class Answering(Echo):
         ("100/m", RateLimit(100, 60)),
         (" 5 / 10 s ", RateLimit(5, 10)),
         ("1/h", RateLimit(1, 3600)),
+        ("3/min", RateLimit(3, 60)),
+        ("3/2hour", RateLimit(3, 7200)),
+        ("20/sec", RateLimit(20, 1)),
     ],
 )
 def test_rates(rate: str, limit: RateLimit) -> None:
@@ -45,7 +48,25 @@ def test_rates(rate: str, limit: RateLimit) -> None:
 
 
 @pytest.mark.parametrize(
-    "rate", ["", "20", "20/", "0/s", "20/0s", "-1/s", "20/d", "twenty/s", 20, "1.5/s", "20/s/s"]
+    "rate",
+    [
+        "",
+        "20",
+        "20/",
+        "0/s",
+        "20/0s",
+        "-1/s",
+        "20/d",
+        "twenty/s",
+        20,
+        "1.5/s",
+        "20/s/s",
+        "5/00s",
+        "1" * 10 + "/s",
+        "1" * 5000 + "/s",
+        "1/" + "9" * 400 + "h",
+        "3/minutes",
+    ],
 )
 @pytest.mark.parametrize("name", ["rate_limit", "user_rate_limit"])
 @pytest.mark.parametrize("base", [WebsocketConsumer, JsonWebsocketConsumer, WebsocketDemultiplexer])

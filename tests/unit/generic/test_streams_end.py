@@ -207,7 +207,9 @@ async def test_a_stream_behind_one_that_crashed_the_accepted_socket_is_told(
     assert len(caplog.records) == 1
 
 
-async def test_a_refusal_by_one_stream_is_no_disconnect_for_the_others() -> None:
+async def test_a_refusal_by_one_stream_is_no_disconnect_for_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     class Refusing(Leaving):
         async def connect(self, message: Message, **kwargs: Any) -> None:
             await self.close()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
+from triochan import __version__
 from triochan.http import client_route
 from triochan.test import Client
 
-SOURCE = (resources.files("triochan") / "client" / "triochan.js").read_bytes()
+FOLDER = resources.files("triochan") / "client"
+SOURCE = (FOLDER / "triochan.js").read_bytes()
 
 
 async def test_the_client_is_served() -> None:
@@ -61,3 +65,11 @@ async def test_it_may_have_another_path() -> None:
     async with Client([client_route("/static/js/live+client.js")]) as client:
         assert (await client.get("/static/js/live+client.js")).body == SOURCE
         assert (await client.get("/static/js/liveeclient.js")).status == 404
+
+
+def test_the_npm_package_is_this_one() -> None:
+    about = json.loads((FOLDER / "package.json").read_text())
+    assert (about["name"], about["version"]) == ("triochan", __version__)
+    # npm takes a licence from the package's own folder only, and follows no link.
+    licence = Path(__file__).parents[3] / "LICENSE"
+    assert (FOLDER / "LICENSE").read_bytes() == licence.read_bytes()

@@ -112,3 +112,18 @@ class TestSet:
     def test_nor_can_an_attribute(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="attribute of cookie 'a'"):
             set_cookie("a", "b", **options)
+
+    @pytest.mark.parametrize("name", ["__Http-a", "__Host-Http-a", "__HTTP-a"])
+    def test_a_prefix_may_promise_http_only(self, name: str) -> None:
+        assert set_cookie(name, "b", secure=True)[1].startswith(f"{name}=b; ")
+        with pytest.raises(ValueError, match="with http_only=True only"):
+            set_cookie(name, "b", secure=True, http_only=False)
+        with pytest.raises(ValueError, match="over TLS only"):
+            set_cookie(name, "b")
+
+    def test_what_browsers_find_too_long(self) -> None:
+        assert len(set_cookie("a", "b" * 4095)[1]) > 4095
+        with pytest.raises(ValueError, match="its name and value have 4097 bytes, and they take 4096"):
+            set_cookie("a", "b" * 4096)
+        with pytest.raises(ValueError, match="attribute of cookie 'a'"):
+            set_cookie("a", "b", path="/" + "x" * 1024)

@@ -15,6 +15,8 @@ from triochan.sessions import http_session
 from triochan.test import Client
 
 PAGE = "https://app.example.com"
+VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+"""Of a preflight's answer."""
 
 
 async def sends(message: Message) -> None:
@@ -22,6 +24,11 @@ async def sends(message: Message) -> None:
         {"status": 200, "headers": [("X-Own", "1")], "content": b"a", "more_content": True}
     )
     await message.reply_channel.send({"content": b"b"})
+
+
+async def has_its_own(message: Message) -> object:
+    own = [("access-control-allow-origin", "*"), ("Access-Control-Allow-Credentials", "false"), ("Vary", "X")]
+    return text("ab", headers=own)
 
 
 async def returns(message: Message) -> object:
@@ -36,6 +43,7 @@ ROUTING = [
     route("http.request", sends, path="^/sends$"),
     route("http.request", returns, path="^/returns$", method="^(?:GET|PUT)$"),
     route("http.request", crashes, path="^/crashes$"),
+    route("http.request", has_its_own, path="^/own$"),
     route_class(WebsocketConsumer, path="^/ws$"),
 ]
 
@@ -66,8 +74,25 @@ async def test_a_response_is_for_the_pages_that_are_allowed(path: str) -> None:
 
 async def test_any_page() -> None:
     async with client("*") as made:
-        for headers in ({"Origin": PAGE}, {"Origin": "null"}):
+        # Without an origin too: a cache may keep that response for a page that has one.
+        for headers in ({"Origin": PAGE}, {"Origin": "null"}, {}):
             assert said(await made.get("/returns", headers=headers)) == {"allow-origin": "*"}
+
+
+async def test_browsers_take_one_allowed_origin() -> None:
+    """And refuse a response with two."""
+    async with client(credentials=True) as made:
+        response = await made.get("/own", headers={"Origin": PAGE})
+        names = [name for name, _ in response.headers if name.startswith(b"access-control-")]
+        assert sorted(names) == [b"access-control-allow-credentials", b"access-control-allow-origin"]
+        assert said(response)["allow-origin"] == PAGE
+        assert said(response)["allow-credentials"] == "true"
+        # What the program says to pages that are not on the list is its own affair.
+        response = await made.get("/own", headers={"Origin": "https://other.example"})
+        assert said(response)["allow-origin"] == "*"
+    async with client("*") as made:
+        response = await made.get("/own", headers={"Origin": PAGE})
+        assert [value for name, value in response.headers if name.endswith(b"allow-origin")] == [b"*"]
 
 
 async def test_below_a_host() -> None:
@@ -88,7 +113,7 @@ async def test_a_preflight_is_answered(path: str) -> None:
         response = await made.request("OPTIONS", path, headers=asking("PUT", "x-token", "Content-Type"))
         assert (response.status, response.body) == (204, b"")
         assert said(response) == {
-            "allow-origin": PAGE, "vary": "Origin", "allow-methods": "PUT", "max-age": "5",
+            "allow-origin": PAGE, "vary": VARY, "allow-methods": "PUT", "max-age": "5",
             "allow-headers": "x-token, content-type",
         }  # fmt: skip
         assert (await made.request("OPTIONS", path, headers=asking("POST"))).status == 204
@@ -107,7 +132,23 @@ async def test_a_preflight_is_refused(headers: dict[str, str], says: str) -> Non
         response = await made.request("OPTIONS", "/returns", headers=headers)
         assert response.status == 403
         assert response.text == says + "\n"
-        assert said(response) == {}
+        assert said(response) == {"vary": VARY}
+
+
+async def test_headers_that_any_page_may_set() -> None:
+    """A page asks where their values are not the usual ones: ``Content-Type: application/json``."""
+    headers = ["accept", "accept-language", "content-language", "content-type"]
+    async with client() as made:
+        response = await made.request("OPTIONS", "/returns", headers=asking("POST", *headers))
+        assert (response.status, said(response)["allow-headers"]) == (204, ", ".join(headers))
+
+
+@pytest.mark.parametrize("credentials", [False, True])
+async def test_any_method(credentials: bool) -> None:
+    async with client(methods=["*"], credentials=credentials) as made:
+        for method in ("GET", "DELETE", "PROPFIND"):
+            response = await made.request("OPTIONS", "/returns", headers=asking(method))
+            assert (response.status, said(response)["allow-methods"]) == (204, method)
 
 
 async def test_any_header() -> None:
@@ -164,9 +205,20 @@ async def test_it_goes_with_sessions() -> None:
         ([PAGE], {"headers": ["a b"]}, "headers is a list of names"),
         ([PAGE], {"expose": [""]}, "expose is a list of names"),
         (["example.com"], {}, "takes origins such as"),
+        ([None], {}, "takes origins such as .*, not None"),
+        ([PAGE], {"methods": ["patch"]}, "methods are in capitals, 'PATCH' and not 'patch'"),
+        (
+            [PAGE],
+            {"expose": ["*"], "credentials": True},
+            "browsers expose nothing for '\\*' beside credentials",
+        ),
+        ([PAGE], {"max_age": -1}, "max_age is a whole number of seconds, 0 or more, not -1"),
+        ([PAGE], {"max_age": 1.5}, "not 1.5"),
+        ([PAGE], {"max_age": True}, "not True"),
+        ([PAGE], {"max_age": "10"}, "not '10'"),
     ],
 )
-def test_what_is_found_at_definition(origins: list[str], options: dict[str, Any], says: str) -> None:
+def test_what_is_found_at_definition(origins: list[Any], options: dict[str, Any], says: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=says):
         cors(origins, **options)
 

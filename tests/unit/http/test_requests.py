@@ -107,7 +107,21 @@ class TestForm:
     async def test_a_browsers(self) -> None:
         """As Chromium sends an empty file field."""
         body = multipart((file("up", "", "application/octet-stream"), b""))
-        assert (await form(posted(body))).files == [("up", UploadedFile("", "application/octet-stream", b""))]
+        made = await form(posted(body))
+        assert made.files == [("up", UploadedFile("", "application/octet-stream", b""))]
+        assert made.file("up") is None
+
+    async def test_an_empty_file_is_one(self) -> None:
+        for filename, content in (("a.txt", b""), ("", b"x")):
+            none = (file("up", "", "application/octet-stream"), b"")
+            found = (await form(posted(multipart(none, (file("up", filename), content))))).file("up")
+            assert found == UploadedFile(filename, "text/plain", content)
+
+    async def test_what_a_client_sends_fills_no_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        for body in (b"rubbish", multipart((field("a"), b"x")) + b"behind it", multipart(("a b", b""))):
+            with contextlib.suppress(HttpError):
+                await form(posted(body))
+        assert caplog.records == []
 
     async def test_a_file_without_a_type(self) -> None:
         body = multipart(('Content-Disposition: form-data; name="up"; filename="a"', b"x"))
@@ -198,6 +212,7 @@ class TestJsonBody:
             "x": [1, "é"]
         }
         assert json_body(message(b"1", "application/problem+json")) == 1
+        assert json_body(message(b'\xef\xbb\xbf{"a": 1, "a": 2}', "application/json")) == {"a": 2}
 
     def test_an_object(self) -> None:
         for _ in range(2):
@@ -208,7 +223,9 @@ class TestJsonBody:
         [
             (b"{}", None, 415, "application/json is expected, not one without a Content-Type"),
             (b"{}", "text/plain", 415, "application/json is expected, not text/plain"),
-            (b"", "application/json", 400, "the body is not JSON"),
+            (b"", "application/json", 400, "the body is empty, where JSON is expected"),
+            (b"\xef\xbb\xbf \n", "application/json", 400, "the body is empty, where JSON is expected"),
+            (b"\xef\xbb\xbf\xef\xbb\xbf1", "application/json", 400, "the body is not JSON"),
             (b"{", "application/json", 400, "the body is not JSON"),
             (b"NaN", "application/json", 400, "the body is not JSON"),
             (b"\xff", "application/json", 400, "the body is not UTF-8"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,12 @@ async def get(
     method: str = "GET",
     prefix: str = "/static/",
     headers: Any = (),
+    query_string: bytes = b"",
     **options: Any,
 ) -> Replies | None:
     """What a request gets; None where the route does not take it."""
     replies = Replies()
-    content = {"path": path, "method": method, "headers": list(headers)}
+    content = {"path": path, "method": method, "headers": list(headers), "query_string": query_string}
     message = Message(content, Channel("http.request"), replies)
     match = static_files(prefix, folder, **options).match(message)
     if match is None:
@@ -98,6 +100,17 @@ async def answer(*args: Any, **kwargs: Any) -> Replies:
     replies = await get(*args, **kwargs)
     assert replies is not None
     return replies
+
+
+def then(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
+    """Call ``change`` once the first piece of a response has been sent."""
+    send = Replies.send
+
+    async def sends(self: Replies, content: dict[str, Any], /, *, immediately: bool = True) -> None:
+        await send(self, content)
+        change()
+
+    monkeypatch.setattr(Replies, "send", sends)
 
 
 class TestServes:
@@ -144,22 +157,34 @@ class TestServes:
     async def test_a_file_that_becomes_shorter_is_not_completed(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = static._find(folder, "app.js", "index.html", [])
-        assert found is not None
-        status = found.status
-        longer = found._replace(status=os.stat_result((*status[:6], 1000, *status[7:])))
-        monkeypatch.setattr(static, "_find", lambda *args: longer)
+        (folder / "large.bin").write_bytes(bytes(600_000))
+        then(monkeypatch, lambda: os.truncate(folder / "large.bin", 300_000))
         with pytest.raises(OSError, match="became shorter"):
-            await get(folder, "/static/app.js")
+            await get(folder, "/static/large.bin")
 
     async def test_a_file_that_grows_is_sent_as_long_as_it_was_said_to_be(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        (folder / "large.bin").write_bytes(bytes(600_000))
+        then(monkeypatch, lambda: os.truncate(folder / "large.bin", 900_000))
+        replies = await answer(folder, "/static/large.bin")
+        assert (len(replies.body), replies.headers[b"content-length"]) == (600_000, b"600000")
+
+    @pytest.mark.parametrize("asked", [b"", b"bytes=0-2"])
+    async def test_a_file_that_is_replaced_before_it_is_opened(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, asked: bytes
+    ) -> None:
+        """What is sent has the length and the ETag of what it is."""
         found = static._find(folder, "app.js", "index.html", [])
-        (folder / "app.js").write_text("let a\nlet b\n")
+        (folder / "new").write_text("let a, b\n")
+        os.utime(folder / "new", (MODIFIED, MODIFIED))
+        (folder / "new").replace(folder / "app.js")
+        expected = await answer(folder, "/static/app.js", headers=[(b"range", asked)])
         monkeypatch.setattr(static, "_find", lambda *args: found)
-        replies = await answer(folder, "/static/app.js")
-        assert (replies.body, replies.headers[b"content-length"]) == (b"let a\n", b"6")
+        replies = await answer(folder, "/static/app.js", headers=[(b"range", asked)])
+        assert (replies.status, replies.headers, replies.body) == (
+            expected.status, expected.headers, expected.body,
+        )  # fmt: skip
 
     async def test_a_file_that_goes_before_it_is_opened_is_404(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +197,24 @@ class TestServes:
     async def test_another_index(self, folder: Path) -> None:
         assert (await answer(folder, "/static/sub/", index="page.html")).body == b"page"
         assert (await answer(folder, "/static/none/")).status == 404
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_a_folder_without_a_slash(self, folder: Path, method: str) -> None:
+        """The links of its page are relative to the folder, so the browser has to see the slash."""
+        (folder / "a:b é").mkdir()
+        (folder / "a:b é" / "index.html").write_text("x")
+        for path, asked, location in (
+            ("/static/sub", b"", b"./sub/"),
+            ("/static/sub", b"a=1&b=%2F", b"./sub/?a=1&b=%2F"),
+            ("/static//sub", b"", b"./sub/"),
+            ("/static/a:b é", b"", b"./a%3Ab%20%C3%A9/"),
+        ):
+            replies = await answer(folder, path, method=method, query_string=asked)
+            assert (replies.status, replies.body) == (307, b"")
+            assert replies.headers[b"location"] == location
+        assert (await answer(folder, "/static", prefix="/static")).headers[b"location"] == b"./static/"
+        assert (await answer(folder, "/static/", prefix="/static")).body == b"home"
+        assert (await answer(folder, "/static/none")).status == 404
 
     async def test_prefixes_are_not_regular_expressions(self, folder: Path) -> None:
         assert (await answer(folder, "/a.b+c/app.js", prefix="/a.b+c/")).status == 200
@@ -299,6 +342,10 @@ class TestNeighbours:
             ("identity", None),
             ("br;q=0, gzip;q=0.000, zstd; q=0", None),
             ("*;q=0", None),
+            ("x-gzip", "gzip"),
+            ("br;q=0.5, identity", None),
+            ("br;q=0.5, gzip;q=0.8, identity;q=0.6", "gzip"),
+            ("br;q=0.5, identity;q=0.5", "br"),
             ("gzip;q=2", None),
             ("gzip;x=1", None),
             ("(gzip)", None),

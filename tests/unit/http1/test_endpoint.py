@@ -180,6 +180,17 @@ async def test_what_has_to_be_in_the_first_piece() -> None:
     assert b"\r\nSet-Cookie: a=b\r\n" in rig.connection.written
 
 
+async def test_a_hook_gives_the_response_back() -> None:
+    rig = Rig()
+
+    async def forgets(content: dict[str, Any]) -> Any:
+        content["headers"] = []
+
+    rig.exchange.on_start.append(forgets)
+    with pytest.raises(TypeError, match=r"forgets, given to before_response, returned None; it returns the"):
+        await rig.exchange.deliver({"status": 200})
+
+
 # -- its consumer
 
 
@@ -189,6 +200,11 @@ async def answer(message: Message) -> None:
 
 async def begin_to_answer(message: Message) -> None:
     await message.reply_channel.send({"status": 200, "content": b"half", "more_content": True})
+
+
+async def begin_and_leave_the_rest(message: Message) -> object:
+    await begin_to_answer(message)
+    return LATER
 
 
 async def nothing(message: Message) -> None:
@@ -225,7 +241,8 @@ async def send_to_one_that_is_gone(message: Message) -> None:
     ("consumer", "told", "status", "errors"),
     [
         (answer, ["responded"], 200, 0),
-        (begin_to_answer, [], 200, 0),
+        (begin_to_answer, ["broke off"], 200, 1),
+        (begin_and_leave_the_rest, [], 200, 0),
         (nothing, ["responded"], 500, 1),
         (another_answers, [7], None, 0),
         (hand_on_the_name, [7], None, 0),
@@ -263,11 +280,10 @@ async def test_what_a_consumer_may_do(
     assert (int(written.split()[1]) if written else None) == status
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == errors
     if errors:
-        said = (
-            "returned without an answer to http.request on"
-            if consumer is nothing
-            else "raised in http.request on"
-        )
+        said = {
+            nothing: "returned without an answer to http.request on",
+            begin_to_answer: "returned before the last piece of its response to http.request on",
+        }.get(consumer, "raised in http.request on")
         assert f"run {said} '/here'" in caplog.text
     assert b"purpose" not in written
 

@@ -783,6 +783,40 @@ class TestState:
         assert last.path == "/c"
 
 
+SECTIONS = [
+    b"Host: x\r\n", b"Host: y\r\n", b"Host: x\r\nX: a\r\n", b"X: a\r\nHost: x\r\n", b"X: a\r\n", b"",
+    b"Host: x\r\nConnection: close\r\n", b"Host: x\r\nConnection: keep-alive\r\n", b"Host: x\r\nContent-Length: 2\r\n",
+    b"Host: x\r\nX: " + b"a" * 5000 + b"\r\n", b"Host: x\r\nX : a\r\n",
+]  # fmt: skip
+LINES = [
+    b"GET / HTTP/1.1\r\n", b"GET /b?c HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n",
+    b"TRACE / HTTP/1.1\r\n", b"GET http://z/ HTTP/1.1\r\n", b"GET /%ff HTTP/1.1\r\n", b"GET / HTTP/1.2\r\n",
+    b"GET /\r\n", b"\r\nGET / HTTP/1.1\r\n",
+]  # fmt: skip
+
+
+class TestTheSameFieldsAgain:
+    """A header section that came before is not read again; that changes nothing."""
+
+    @pytest.mark.parametrize("second", SECTIONS)
+    @pytest.mark.parametrize("first", SECTIONS)
+    def test_what_came_before_changes_nothing(self, first: bytes, second: bytes) -> None:
+        for line in LINES:
+            for again in LINES:
+                parser = RequestParser(64 * KIB, KIB)
+                parser.receive(line + first + b"\r\n" + (b"ab" if b"Length" in first else b""))
+                before = parser.next()
+                if not isinstance(before, Request) or not before.keep_alive:
+                    continue
+                before.headers.append((b"the", b"program's"))
+                fresh = RequestParser(64 * KIB, KIB)
+                found = []
+                for each in (parser, fresh):
+                    each.receive(again + second + b"\r\n" + (b"ab" if b"Length" in second else b""))
+                    found.append((each.next(), each.method, each.buffered, each.over))
+                assert found[0] == found[1]
+
+
 def costs(action: Callable[[], object]) -> float:
     """Processor seconds, the least of three."""
     least = float("inf")

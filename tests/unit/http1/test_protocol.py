@@ -21,13 +21,15 @@ from triochan import Application, Channel, Message, Settings, route
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import LATER, HttpError, text
-from triochan.http1.protocol import FULL, serve_connection, serve_stream
+from triochan.http1.protocol import FULL
+from triochan.http1.serving import serve_connection, serve_stream
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
 from triochan.test import Client
 from triochan.websocket.connection import LINGER_SECONDS
 from triochan.wire.listeners import start_tls
 from triochan.wire.poller import has_epoll
+from triochan.wire.tls import TlsSocket
 from triochan.wire.transport import SocketTransport
 
 
@@ -213,6 +215,29 @@ async def test_no_answer_in_time_is_503(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began == 7
         await raw.send(request("/slow"))  # the time counts from the consumer's return
         assert (await raw.answer()).status == 200
+
+
+@pytest.mark.parametrize("begins", ["before it returns", "after it"])
+async def test_what_has_begun_may_take_its_time(begins: str, autojump_clock: MockClock) -> None:
+    """An event stream, say, that another task or a group feeds: ``response_timeout`` is for the beginning."""
+    begin = {"status": 200, "content": b"0", "more_content": True}
+
+    async def stream(channel: Any) -> None:
+        if begins == "after it":
+            await channel.send(begin)
+        for _ in range(3):
+            await trio.sleep(100)
+            await channel.send({"content": b".", "more_content": True})
+        await channel.send({})
+
+    async def consumer(message: Message) -> object:
+        if begins == "before it returns":
+            await message.reply_channel.send(begin)
+        message.application.nursery.start_soon(stream, message.reply_channel)
+        return LATER
+
+    async with Client([route("http.request", consumer)], settings=Settings(response_timeout=60)) as client:
+        assert (await client.get("/")).body == b"0..."
 
 
 @pytest.mark.parametrize(
@@ -618,7 +643,7 @@ class Served:
             self._nursery.start_soon(self._serve, secured)
         return RawClient(stream)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket | TlsSocket) -> None:
         poller = self.runtime.readers.poller
         assert poller is not None
         self.numbers.append(sock.fileno())

@@ -81,7 +81,7 @@ SOCKETS: dict[str, Any] = {
 
 
 def an_application(socket: Any, **options: Any) -> Application:
-    options.setdefault("session_store", MemorySessionStore())
+    options.setdefault("session_store", MemorySessionStore(clock=trio.current_time))
     return Application([*PAGES, socket], secrets=SECRETS, **options)
 
 
@@ -119,7 +119,7 @@ async def test_the_end_of_a_session_closes_its_sockets_and_no_other(
 
 
 @pytest.mark.parametrize("kind", ["http_session", "http_session_user", "http_user_and_session"])
-async def test_a_session_that_is_over_closes_its_sockets(kind: str) -> None:
+async def test_a_session_that_is_over_closes_its_sockets(kind: str, autojump_clock: MockClock) -> None:
     application = an_application(SOCKETS[kind], session_age=1)
     async with Client(application) as client:
         await client.get("/begin")
@@ -129,7 +129,7 @@ async def test_a_session_that_is_over_closes_its_sockets(kind: str) -> None:
             assert (closed.code, closed.reason) == (3000, "the session is over")
 
 
-async def test_a_session_that_is_saved_meanwhile_is_over_later() -> None:
+async def test_a_session_that_is_saved_meanwhile_is_over_later(autojump_clock: MockClock) -> None:
     application = an_application(SOCKETS["http_user"], session_age=1)
     async with Client(application) as client:
         await client.get("/begin")
@@ -142,12 +142,14 @@ async def test_a_session_that_is_saved_meanwhile_is_over_later() -> None:
             assert trio.current_time() - began >= 1.6
 
 
-async def test_a_store_of_ones_own_that_tells_no_time_is_asked() -> None:
+async def test_a_store_of_ones_own_that_tells_no_time_is_asked(autojump_clock: MockClock) -> None:
     class Plain(MemorySessionStore):
         async def expires_in(self, key: str) -> float | None:
             return None if await self.load(key) is None else 60.0
 
-    application = an_application(SOCKETS["http_session"], session_age=1, session_store=Plain())
+    application = an_application(
+        SOCKETS["http_session"], session_age=1, session_store=Plain(clock=trio.current_time)
+    )
     async with Client(application) as client:
         await client.get("/begin")
         async with client.websocket("/") as socket:
@@ -155,7 +157,9 @@ async def test_a_store_of_ones_own_that_tells_no_time_is_asked() -> None:
                 assert (await socket.wait_closed()).code == 3000
 
 
-async def test_a_store_that_does_not_answer_then_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_that_does_not_answer_then_is_asked_again(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
     class Away(MemorySessionStore):
         asked = 0
 
@@ -165,7 +169,7 @@ async def test_a_store_that_does_not_answer_then_is_asked_again(caplog: pytest.L
                 raise SessionStoreUnavailable("away for a moment")
             return await super().expires_in(key)
 
-    store = Away()
+    store = Away(clock=trio.current_time)
     application = an_application(SOCKETS["http_session"], session_age=1, session_store=store)
     async with Client(application) as client:
         await client.get("/begin")

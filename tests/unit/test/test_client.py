@@ -91,6 +91,32 @@ async def test_requests() -> None:
         assert (described["scheme"], described["server"]) == ("https", ["testserver", 443])
 
 
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ("", True),
+        ("; Max-Age=60", True),
+        ("; Max-Age=0", False),
+        ("; max-age = 00", False),
+        ("; Max-Age=-1", False),
+        ("; Max-Age=01", True),
+        ("; Max-Age=soon", True),
+        ("; Expires=Thu, 01 Jan 1970 00:00:00 GMT", False),
+        ("; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=5", True),
+        ("; Expires=Thu, 31 Dec 2999 00:00:00 GMT", True),
+        ("; Expires=never", True),
+    ],
+)
+async def test_cookies_that_are_over_are_dropped(attributes: str, kept: bool) -> None:
+    async def set_one(message: Message) -> object:
+        return text("", headers=[("Set-Cookie", "a=2" + attributes)])
+
+    async with Client([route("http.request", set_one)]) as client:
+        client.cookies["a"] = "1"
+        await client.get("/")
+        assert client.cookies == ({"a": "2"} if kept else {})
+
+
 async def test_cookies_are_kept_between_requests_and_websockets() -> None:
     async with Client(ROUTING, headers={"X-Own": "mine"}) as client:
         with pytest.raises(HandshakeRefused):

@@ -21,9 +21,10 @@ from triochan.test.client import HandshakeRefused
 # -- the opening handshake --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "close", "accept False", "in a group of exceptions"])
-async def test_refusal_answers_403_and_disconnect_is_not_called(how: str) -> None:
+async def test_refusal_answers_403_and_disconnect_is_not_called(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
     events = []
 
     class Refusing(WebsocketConsumer):
@@ -59,7 +60,9 @@ async def test_a_path_without_a_consumer_is_403_before_accepting() -> None:
         assert refused.value.status == 403
 
 
-async def test_a_route_that_raises_is_500_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_route_that_raises_is_500_and_leaves_nothing(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
     class Raising:
         def match(self, message: Any, *, partly: bool = False) -> None:
             raise RuntimeError("on purpose")
@@ -235,6 +238,26 @@ async def test_wrong_replies_are_the_callers_and_leave_the_socket_alone() -> Non
     async with WSClient([route("websocket.receive", receive)]) as socket:
         await socket.send("x")
         assert await socket.receive() == "fine"
+
+
+async def test_a_handler_that_sends_after_its_own_close_is_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Hasty(WebsocketConsumer):
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            await self.close(4000)
+            await self.send(text="one thing more")
+
+    with caplog.at_level(logging.INFO):
+        async with WSClient([route_class(Hasty)]) as socket:
+            await socket.send("hello")
+            assert (await socket.wait_closed()).code == 4000
+    [said] = [entry for entry in caplog.records if "broke off" in entry.getMessage()]
+    assert said.levelno == logging.INFO
+    assert (
+        "Hasty broke off in receive on '/': it sent when the socket had been closed from this end, with 4000"
+        in (said.getMessage())
+    )
 
 
 @pytest.mark.parametrize(("text", "code"), [("{", 1007), ("NaN", 1007), (b"{}", 1003)])

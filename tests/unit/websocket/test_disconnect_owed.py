@@ -155,7 +155,9 @@ async def test_groups_that_raise_at_the_end_do_not_skip_disconnect(
         assert "KeyError('query_string')" in causes(caplog)
 
 
-async def test_an_async_connection_groups_is_refused_with_the_way(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_async_connection_groups_is_refused_with_the_way(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
     class Consumer(Answering):
         async def connection_groups(self, **kwargs: Any) -> list[str]:  # type: ignore[override]
             return ["room-1"]

@@ -340,7 +340,11 @@ async def test_one_stalled_member_slows_nobody(autojump_clock: trio.testing.Mock
         assert max(connection.outbox.size for connection in record.connections) <= 1024 * 1024
 
 
-@pytest.mark.parametrize("rubbish", [frame(Opcode.TEXT, b"x", mask=False), frame(Opcode.TEXT, b"\xff")])
+@pytest.mark.parametrize(
+    "rubbish",
+    [frame(Opcode.TEXT, b"x", mask=False), frame(Opcode.TEXT, b"\xff")],
+    ids=["not masked", "not UTF-8"],
+)
 async def test_what_came_before_an_undecodable_frame_is_answered(rubbish: bytes) -> None:
     async def echo(message: Any) -> None:
         await message.reply_channel.send({"text": message["text"]})
@@ -428,7 +432,7 @@ async def test_a_decorator_may_give_back_any_awaitable(waits: bool, kind: str, b
 @pytest.mark.parametrize("kind", ["function", "method"])
 @pytest.mark.parametrize("on", ["connect", "receive", "disconnect"])
 async def test_a_decorator_that_gives_back_nothing_to_await(
-    given: Any, kind: str, on: str, caplog: pytest.LogCaptureFixture
+    given: Any, kind: str, on: str, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     def decorated(function: Any) -> Any:
         @functools.wraps(function)

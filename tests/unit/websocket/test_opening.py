@@ -11,8 +11,9 @@ from served import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Group, Settings, route, route_class
-from triochan.exceptions import DenyConnection
+from triochan.exceptions import ConnectionClosed, DenyConnection
 from triochan.generic.websockets import WebsocketConsumer
+from triochan.websocket.opening import Opening
 
 
 async def echo(message: Any) -> None:
@@ -195,3 +196,61 @@ async def test_a_peer_that_is_gone_while_connect_runs(accepted: bool, autojump_c
         assert not server.connections.child_tasks
     # Nothing is read before the handshake is answered, so that the end is seen when it is.
     assert events == ["connect", 1006]
+
+
+async def test_a_fault_of_the_server_s_own_ends_the_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the client sees it: it is no HTTP connection any more, and not yet a WebSocket."""
+
+    def fault(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(Opening, "_end", fault)
+    async with serving([route_class(WebsocketConsumer)]) as server:
+        async with server.connect() as client:
+            await client.send(handshake())
+            assert await client.rest() == b""
+        await wait_all_tasks_blocked()
+        assert not server.runtime.websockets
+    assert {record.getMessage() for record in caplog.records} == {"internal error; the connection is ended"}
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("raised", [ConnectionClosed(1000), ExceptionGroup("", [ConnectionClosed(1006)])])
+async def test_a_connect_that_another_connection_s_end_breaks_off_is_refused(
+    waits: bool, raised: Exception, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has not come to what it had still to do, which may have been to refuse."""
+
+    class Telling(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if waits:
+                await trio.sleep(1)
+            raise raised  # as a send to somebody who has gone does
+
+    async with serving([route_class(Telling)]) as server, server.connect() as client:
+        await client.send(handshake())
+        assert (await client.answer()).status == 500
+    assert len(caplog.records) == 1
+    assert "Telling raised in connect on " in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_one_that_had_accepted_stays_open_and_is_named(
+    waits: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Telling(WebsocketConsumer):
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            await self.send(text="welcome")
+            if waits:
+                await trio.sleep(1)
+            raise ConnectionClosed(1000)
+
+    async with serving([route_class(Telling)]) as server, await server.websocket() as client:
+        assert await client.message() == "welcome"
+        await trio.sleep(2)
+        await client.send(close_frame(4001))
+        assert (await client.closing())[0] == 4001
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Telling broke off in connect on " in caplog.text

@@ -44,16 +44,6 @@ def test_an_edge_is_told_once(poller: Poller[str], pair: Pair) -> None:
     assert ours.recv(100) == b"onetwo"
 
 
-def test_a_level_is_told_until_it_is_read(poller: Poller[str], pair: Pair) -> None:
-    ours, theirs = pair
-    poller.register(ours, "it", edges=False)
-    theirs.send(b"there")
-    for _ in range(3):
-        assert poller.poll() == [(ours.fileno(), READABLE)]
-    ours.recv(100)
-    assert poller.poll() == []
-
-
 def test_the_end_may_share_its_edge_with_the_last_bytes(poller: Poller[str], pair: Pair) -> None:
     ours, theirs = pair
     poller.register(ours, "it")
@@ -73,32 +63,8 @@ def test_room_to_write(poller: Poller[str], pair: Pair) -> None:
     poller.watch(ours, writable=True)
     assert poller.poll() == [(ours.fileno(), WRITABLE)]  # what is so already is told at once
     assert poller.poll() == []
-    poller.watch(ours, edges=False, writable=True)
-    for _ in range(2):
-        assert poller.poll() == [(ours.fileno(), WRITABLE)]
-    poller.watch(ours, edges=False, writable=False)
+    poller.watch(ours, writable=False)
     assert poller.poll() == []
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_of_a_socket_that_is_not_read_the_end_alone_is_told(
-    before: bool, poller: Poller[str], pair: Pair
-) -> None:
-    ours, theirs = pair
-    poller.register(ours, "it", edges=False)
-    theirs.send(b"unread")
-    if before:
-        theirs.shutdown(socket.SHUT_WR)
-    poller.watch(ours, readable=False, writable=False)
-    if not before:
-        assert poller.poll() == []
-        theirs.shutdown(socket.SHUT_WR)
-    [(_, flags)] = poller.poll()
-    assert flags & ENDED
-    assert not flags & READABLE
-    assert poller.poll() == []
-    poller.watch(ours, edges=False, writable=False)
-    assert poller.poll()[0][1] & READABLE
 
 
 def test_another_may_stand_behind_a_socket(poller: Poller[str], pair: Pair) -> None:

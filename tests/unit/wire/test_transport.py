@@ -19,6 +19,7 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 from triochan.wire.listeners import start_tls
 from triochan.wire.outbox import Flush, Outbox
 from triochan.wire.poller import ENDED, READABLE, WRITABLE, Poller, has_epoll
+from triochan.wire.tls import TlsSocket
 from triochan.wire.transport import (
     BLOCKED,
     CLOSE_SECONDS,
@@ -62,21 +63,22 @@ async def sockets(
     kind: str, contexts: Contexts, buffer: int | None = None
 ) -> AsyncIterator[tuple[SocketTransport, socket.socket, Poller[Any], Source]]:
     """A transport over one end of a pair of sockets, the other end, and what watches it."""
-    ours, theirs = socket.socketpair()
+    plain, theirs = socket.socketpair()
+    ours: socket.socket | TlsSocket = plain
     if buffer is not None:
-        for each in (ours, theirs):
+        for each in (plain, theirs):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    ours.setblocking(False)
+    plain.setblocking(False)
     theirs.setblocking(False)
     if kind == "tls":
         client = contexts[1].wrap_socket(
             theirs, server_hostname="localhost", do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         theirs = client
-        secured: list[ssl.SSLSocket] = []
+        secured: list[TlsSocket] = []
 
         async def secure() -> None:
-            secured.append(await start_tls(ours, contexts[0]))
+            secured.append(await start_tls(plain, contexts[0]))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(secure)
