@@ -178,7 +178,7 @@ def _serve(
             application,
             bind=configuration.binds if leash is None else (),
             sockets=sockets,
-            uds_mode=options.uds_mode,
+            uds_mode=options.uds_mode if leash is None else None,
             ssl_context=None if options.ssl_certfile is None else partial(_certificate, configuration),
             trusted_proxies=options.forwarded_allow_ips,
             proxy_protocol=options.proxy_protocol,

@@ -39,6 +39,7 @@ from .wire.listeners import (
     Listener,
     open_binds,
     receive_proxy_header,
+    has_come,
     says_plain_text,
     start_tls,
     take_over,
@@ -306,15 +307,16 @@ class Server:
         runtime = self.runtime
         sock: socket.socket | TlsSocket = accepted
         try:
-            if self.stopping:
-                return
             accepted.setblocking(False)
+            shakes_hands = self._ssl_context is not None or self._proxy_protocol
+            if self.stopping and (shakes_hands or not has_come(accepted)):
+                return
             if isinstance(address, tuple):  # not a Unix socket
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client, server = _host_and_port(address), _host_and_port(accepted.getsockname())
             refusal = None
             header_came = not self._proxy_protocol
-            if self._ssl_context is not None or self._proxy_protocol:
+            if shakes_hands:
                 deadline = trio.current_time() + runtime.settings.head_timeout
                 with trio.CancelScope() as scope:
                     timer = runtime.timers.at(deadline, partial(self._no_handshake, scope, deadline))

@@ -432,6 +432,26 @@ async def test_a_tls_handshake_that_is_under_way_is_not_waited_for(
     assert not drained.server.cut_short
 
 
+async def test_what_came_in_the_same_moment_is_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """By a client that was accepted and not looked at yet, and by one that has been idle: nothing is reset."""
+    async with running(tmp_path, Record(), HTTP) as drained:
+        with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as late:
+            idle.connect(str(drained.address.path))
+            await wait_all_tasks_blocked()
+            late.connect(str(drained.address.path))
+            late.sendall(request("/"))
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            idle.sendall(request("/"))
+            drained.server.stop()
+            await drained.server.finished.wait()
+            for client in (idle, late):
+                answer = client.recv(1000)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert client.recv(1000) == b""
+    assert not drained.server.cut_short
+
+
 async def test_a_client_that_came_in_the_same_moment_is_not_waited_for(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -127,7 +127,7 @@ def test_what_a_file_may_say(said: str, name: str, value: object) -> None:
         ("channel-capacity = {a = 0}", "my.toml:1: channel-capacity takes numbers of at least 1, not 0"),
         ('channel-capacity = {a = "b"}', "my.toml:1: channel-capacity: "),
         ("uds-mode = 660", "my.toml:1: uds-mode: a string is expected, not 660"),
-        ("uds-mode = '660'", "uds-mode goes with uds; give it too"),
+        ("uds-mode = '660'", "uds-mode goes with uds or bind; give it too"),
         ("ssl-keyfile = 'k'", "ssl-keyfile goes with ssl-certfile; give it too"),
         ("uds = 's'\nport = 1", "my.toml:uds takes the place of host and port; give one or the other"),
         ("port = ", "my.toml:1:8: this is no TOML: Invalid value"),
@@ -247,7 +247,7 @@ def test_what_goes_before_takes_the_place_of_what_it_can_not_go_with() -> None:
     assert (found.options.port, found.options.uds, found.options.uds_mode) == (1, None, None)
     origins = {key: origin for key, _, origin in found.rows()}
     assert origins["uds"] == "default (my.toml:uds gives way to --port)"
-    assert origins["uds-mode"] == "default (my.toml:uds-mode goes with uds)"
+    assert origins["uds-mode"] == "default (my.toml:uds-mode goes with uds or bind)"
     found = configured(file="port = 1\nhost = '::'", TRIOCHAN_UDS="s")
     assert (found.options.port, found.options.host, found.options.uds) == (8000, "127.0.0.1", "s")
     assert configured("--port", "1", file="host = '::'").options.host == "::"

@@ -374,7 +374,10 @@ class HttpConnection:
         elif not self._lingers:
             if self.outbox.size:
                 self._see_off()  # the last response is on its way still
-            elif self._parser.begun or self._parser.in_body:
+            elif self._parser.begun or self._parser.in_body or self.transport.unread():
+                # What lies unread came before the end did, and to close upon it would reset the connection.
+                self.unread = True
+                self._runtime.readers.again(self)
                 self._await(min(self._runtime.settings.close_timeout, self._left()), self._expired)
             else:
                 self._close()

@@ -70,8 +70,12 @@ async def open_binds(binds: Sequence[Bind], scheme: str, *, uds_mode: int | None
 
     Raises:
         CannotListen: one can't be had. Those opened before it are closed, and their files removed.
-        ImproperlyConfigured: a host or a port that is none.
+        ImproperlyConfigured: a host or a port that is none, or ``uds_mode`` without a Unix socket.
     """
+    if uds_mode is not None and all(bind.path is None for bind in binds):
+        raise ImproperlyConfigured(
+            "uds_mode is of the file of a Unix socket, and none is to be made; give its path, or leave the mode out"
+        )
     opened: list[Listener] = []
     with contextlib.ExitStack() as unwind:
         for bind in binds:
@@ -366,6 +370,14 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:
             pass  # its queue is full, so somebody listens
     raise OSError(errno.EADDRINUSE, "another program listens on it")
+
+
+def has_come(sock: socket.socket) -> bool:
+    """The client of a non-blocking socket has sent something, which is left there."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:  # nothing has come; it is gone
+        return False
 
 
 async def says_plain_text(sock: socket.socket) -> bool:
