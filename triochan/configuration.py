@@ -172,10 +172,12 @@ def _of_environment(environ: Mapping[str, str], errors: list[str], warnings: lis
             names = [each.removeprefix(PREFIX) for each in by_variable]
             meant = closest(variable.removeprefix(PREFIX), names, likeness=0.7)
             if meant is not None:
-                errors.append(f"environment: there is no {variable}; did you mean {PREFIX}{meant}?")
+                errors.append(
+                    f"environment: there is no {printable(variable)}; did you mean {PREFIX}{meant}?"
+                )
             else:
                 warnings.append(
-                    f"environment: {variable} is no option's; names that begin with {PREFIX} are kept for options"
+                    f"environment: {printable(variable)} is no option's; names that begin with {PREFIX} are for options"
                 )
         elif variable == f"{PREFIX}PORT" and _LINKED.match(text):
             warnings.append(
@@ -195,34 +197,35 @@ def _of_environment(environ: Mapping[str, str], errors: list[str], warnings: lis
 
 def _of_file(config: Given, errors: list[str], warnings: list[str]) -> dict[str, Given]:
     path = Path(config.value)
+    name = printable(str(path))
     try:
         text = path.read_text(encoding="utf-8")
         mode = path.stat().st_mode
         said = tomllib.loads(text)
     except OSError as error:
-        errors.append(f"{config.place} {path}: {error.strerror}")
+        errors.append(f"{config.place} {name}: {error.strerror}")
         return {}
     except UnicodeDecodeError as error:
-        errors.append(f"{path}: a TOML file is text in UTF-8; byte {error.start} is none")
+        errors.append(f"{name}: a TOML file is text in UTF-8; byte {error.start} is none")
         return {}
     except tomllib.TOMLDecodeError as error:
         line, column, what = _position(str(error), text)
-        errors.append(f"{path}:{line}:{column}: this is no TOML: {what}")
+        errors.append(f"{name}:{line}:{column}: this is no TOML: {what}")
         return {}
     except (ValueError, RecursionError) as error:  # an integer of too many digits; lists in lists in lists
-        errors.append(f"{path}: this is more than is read: {error}")
+        errors.append(f"{name}: this is more than is read: {error}")
         return {}
     found: dict[str, Given] = {}
     for key, value in said.items():
         option = OPTIONS.get(key.replace("-", "_"))
-        place = f"{path}:{_line_of(key, text)}: {key if key.isprintable() else repr(key)}"
+        place = f"{name}:{_line_of(key, text)}: {printable(key)}"
         if option is None or not option.in_file:
             errors.append(f"{place}: {_unknown(key, value, option)}")
         elif option.name in found:
             errors.append(f"{place}: {option.key} is there already, written with the other dashes")
         else:
             try:
-                found[option.name] = Given(_of_toml(option, value, path), f"{path}:{key}", 1)
+                found[option.name] = Given(_of_toml(option, value, path), f"{name}:{key}", 1)
             except argparse.ArgumentTypeError as error:
                 errors.append(f"{place} {error}")
             except ValueError as error:
@@ -230,10 +233,15 @@ def _of_file(config: Given, errors: list[str], warnings: list[str]) -> dict[str,
     secrets = [OPTIONS[name].key for name in found if OPTIONS[name].secret]
     if secrets and mode & (stat.S_IRWXG | stat.S_IRWXO):
         warnings.append(
-            f"{path} has a secret ({', '.join(secrets)}), and others than its owner may read it (mode "
-            f"{stat.S_IMODE(mode):o}): chmod 600 {path}"
+            f"{name} has a secret ({', '.join(secrets)}), and others than its owner may read it (mode "
+            f"{stat.S_IMODE(mode):o}): chmod 600 {name}"
         )
     return found
+
+
+def printable(text: str) -> str:
+    """What a line may have: what would break it, or colour it, is escaped."""
+    return text if text.isprintable() else repr(text)
 
 
 def _unknown(key: str, value: object, option: Option | None) -> str:

@@ -328,7 +328,13 @@ def rooms(path: str, consumer: type[Room]) -> route_class:
     return route_class(consumer, path=rf"^/{path}/(?P<room>[\w-]+)/(?P<name>[\w-]+)$")
 
 
+async def nothing(message: Message) -> None:
+    await message.reply_channel.send({"status": 200})
+
+
 routing = [
+    # The first, so that the smallest request costs what a request does, and not what asking all the routes does.
+    route("http.request", nothing, path="^/$"),
     rooms("room", Room),
     rooms("strict", StrictRoom),
     rooms("slight", SlightRoom),

@@ -222,7 +222,7 @@ def test_variables_that_are_wrong(variable: str, text: str, error: str) -> None:
 def test_variables_of_others() -> None:
     assert configured(TRIOCHANS="x", PATH="x").warnings == []
     assert configured(TRIOCHAN_XYZZY="x").warnings == [
-        "environment: TRIOCHAN_XYZZY is no option's; names that begin with TRIOCHAN_ are kept for options"
+        "environment: TRIOCHAN_XYZZY is no option's; names that begin with TRIOCHAN_ are for options"
     ]
 
 

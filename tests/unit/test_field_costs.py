@@ -4,7 +4,6 @@ read, memory against the bytes themselves."""
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 import trio
+from processor import allowance
 
 from triochan import Message, Settings
 from triochan.exceptions import HttpError
@@ -34,8 +34,6 @@ BODY = Settings().max_body_size
 TIMES = 400
 """How many times the processor of an ordinary head a field of that size may take: 120 have been measured, which are
 12 ms; what is quadratic takes some 20,000."""
-TRACED = 12
-"""How many times more where coverage traces each of Python's lines, but not what is read in C."""
 WEIGHT = 400
 """Bytes that may be held for each byte of a field while it is read: 242 have been measured, by an expression that may
 have to go back to each of them."""
@@ -84,8 +82,7 @@ def ordinary() -> None:
 
 def held(call: Callable[[], object], *, size: int = HEAD, times: float = TIMES) -> None:
     """Reading a field takes no more time and memory than that."""
-    times *= TRACED if sys.gettrace() is not None else 1
-    assert seconds(call) < times * seconds(ordinary)
+    assert seconds(call) < allowance() * times * seconds(ordinary)
     assert peak(call) < WEIGHT * size
 
 
@@ -262,8 +259,7 @@ async def test_urlencoded_forms(unit: bytes, monkeypatch: pytest.MonkeyPatch) ->
     assert count >= read // 16384 - 2
     name, _, value = body.replace(b"+", b" ").partition(b"=")
     assert fields.pairs == [(unquote_to_bytes(name).decode(), unquote_to_bytes(value).decode())]
-    traced = sys.gettrace() is not None
-    most = 30 * (TRACED if traced else 1) * BODY // HEAD * seconds(ordinary)  # urllib's own reader: 39 times
+    most = 30 * allowance() * BODY // HEAD * seconds(ordinary)  # urllib's own reader: 39 times
     assert seconds(lambda: query(asked(query_string=body))) < most
 
 
