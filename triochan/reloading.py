@@ -355,7 +355,7 @@ class Leash:
         running = self._running
         if running is not None:
             token, let_go, seconds = running
-            with contextlib.suppress(trio.RunFinishedError):
+            with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
                 token.run_sync_soon(let_go.set)
-                time.sleep(seconds)
+            time.sleep(seconds)
         os._exit(1)

@@ -37,9 +37,9 @@ from .wire.binds import Bind, parse_binds, place
 from .wire.listeners import (
     Address,
     Listener,
+    has_come,
     open_binds,
     receive_proxy_header,
-    has_come,
     says_plain_text,
     start_tls,
     take_over,

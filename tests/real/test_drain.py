@@ -432,24 +432,35 @@ async def test_a_tls_handshake_that_is_under_way_is_not_waited_for(
     assert not drained.server.cut_short
 
 
-async def test_what_came_in_the_same_moment_is_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """By a client that was accepted and not looked at yet, and by one that has been idle: nothing is reset."""
+async def test_what_lies_unread_is_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nothing runs between a client's bytes and the drain; to close upon these would reset the connection."""
     async with running(tmp_path, Record(), HTTP) as drained:
-        with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as late:
-            idle.connect(str(drained.address.path))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(drained.address.path))
             await wait_all_tasks_blocked()
-            late.connect(str(drained.address.path))
-            late.sendall(request("/"))
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-            idle.sendall(request("/"))
-            drained.server.stop()
-            await drained.server.finished.wait()
-            for client in (idle, late):
-                answer = client.recv(1000)
-                assert answer.startswith(b"HTTP/1.1 200 ")
-                assert client.recv(1000) == b""
-    assert not drained.server.cut_short
+            [connection] = drained.server.runtime.http
+            client.sendall(request("/"))
+            connection.drain()
+            await wait_all_tasks_blocked()
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [request("/"), b""])
+async def test_who_is_accepted_when_the_shutdown_begins_is_answered_if_it_asks(
+    tmp_path: Path, autojump_clock: MockClock, sent: bytes
+) -> None:
+    async with running(tmp_path, Record(), HTTP) as drained:
+        async with await RawClient.connect(drained.address) as busy:
+            await busy.send(request("/slow"))
+            await drained.stop()
+            late, accepted = socket.socketpair()
+            with late:
+                late.sendall(sent)
+                drained.server.runtime.sockets += 1
+                await drained.server._serve_socket(accepted, "")
+                assert late.recv(1000).startswith(b"HTTP/1.1 200 " if sent else b"")
+                assert late.recv(1000) == b""
+            assert (await busy.answer()).status == 200
 
 
 async def test_a_client_that_came_in_the_same_moment_is_not_waited_for(

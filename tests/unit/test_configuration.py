@@ -309,3 +309,24 @@ def test_whatever_a_file_or_a_variable_says_is_a_value_or_a_line(text: str, name
         except CannotConfigure as error:
             said = error.errors
         assert all(each and "\n" not in each for each in said)
+
+
+def test_where_to_listen() -> None:
+    assert configured().binds == []
+    assert configured("--port", "1").binds == ["127.0.0.1:1"]
+    assert configured("--host", "::1").binds == ["[::1]:8000"]
+    assert configured("--uds", "s").binds == ["unix:s"]
+    found = configured("--bind", "127.0.0.1:1", "--bind", "fd://4", "--fd", "3", "--fd", "4", file="port = 2")
+    assert (found.binds, found.descriptors) == (["127.0.0.1:1"], [3, 4])
+    found = configured(TRIOCHAN_BIND="127.0.0.1:1, unix:s", TRIOCHAN_FD="3")
+    assert (found.binds, found.descriptors) == (["127.0.0.1:1", "unix:s"], [3])
+    found = configured(file="bind = ['unix:s', 'unix:/s', '127.0.0.1:1']\nfd = [3]")
+    assert found.binds == ["unix:s", "unix:/s", "127.0.0.1:1"]
+    assert errors(TRIOCHAN_BIND="localhost")[0].startswith(
+        "environment: TRIOCHAN_BIND 'localhost' is not where one can listen; HOST:PORT"
+    )
+
+
+def test_a_password_is_masked() -> None:
+    found = configured(TRIOCHAN_SSL_KEYFILE_PASSWORD="sesame", TRIOCHAN_SSL_CERTFILE="c")
+    assert ("ssl-keyfile-password", "********") in [row[:2] for row in found.rows()]
