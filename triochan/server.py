@@ -8,14 +8,13 @@ import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import Any
 
 import trio
 
-from .access import AccessLog, address_of
+from .access import address_of
 from .application import Application
 from .handlers import report
 from .http1.protocol import FULL, NOT_TLS
@@ -27,7 +26,6 @@ from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import hold_open
-from .terminal import is_terminal
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.listeners import Address, open_listeners, receive_proxy_header, says_plain_text, start_tls
@@ -330,8 +328,9 @@ async def serve(
     application = Application.of(routing)
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
-    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
-    async with Runtime.open(application, settings or Settings(), layer, front, access) as runtime:
+    async with Runtime.open(
+        application, settings or Settings(), layer, front, access_log=access_log
+    ) as runtime:
         listeners = await open_listeners(host, port, uds, scheme, uds_mode=uds_mode)
         try:
             server = Server(runtime, listeners, ssl_context, watchdog, proxy_protocol=proxy_protocol)
