@@ -28,8 +28,8 @@ luck times='20' *options:
 # Not asked for: ASYNC9, a checkpoint in every async function, and ASYNC124, an await (consumers need neither);
 # ASYNC114, which knows startable functions by name, and `run` is the name of too many
 
-# lint, formatting, types, Trio's pitfalls, the floors, known vulnerabilities, coverage
-check: && coverage
+# lint, formatting, types, Trio's pitfalls, the floors, coverage, known vulnerabilities
+check: && coverage audit
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check --quiet . || { {{venv}}/bin/ruff format --diff .; exit 1; }
     {{venv}}/bin/mypy
@@ -38,7 +38,6 @@ check: && coverage
         | xargs -0 ls -d 2>/dev/null \
         | xargs -n 40 -P "$(nproc)" {{venv}}/bin/flake8-async --disable ASYNC9,ASYNC114,ASYNC124
     {{venv}}/bin/lint-imports --no-logo
-    {{python}} tests/support/audit.py
 
 # known vulnerabilities of what is installed and of the oldest versions admitted (`--strict`: fail where no service answers)
 audit *options:

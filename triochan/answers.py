@@ -8,14 +8,11 @@ from typing import Any
 from .exceptions import HttpError
 from .handlers import Begin, first_of
 from .http.responses import text
-from .log_lines import say_refused
+from .log_lines import say_refused, told
 from .message import Message
 from .replies import LATER
 
 logger = logging.getLogger("triochan.http")
-
-LONGEST_TEXT = 500
-"""Characters of an answer that the log has."""
 
 
 def answered(begin: Begin) -> Begin:
@@ -50,5 +47,5 @@ def _response_of(error: Exception, message: Message) -> dict[str, Any] | None:
     answer = first_of(error, HttpError)
     if answer is None:
         return None
-    say_refused(logger, answer.status, message, f"HttpError {answer.text[:LONGEST_TEXT]!r}")
+    say_refused(logger, answer.status, message, f"HttpError {told(answer.text)}")
     return text(answer.text, answer.status, answer.headers)

@@ -13,6 +13,9 @@ _FORGED = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """What a line is not to have of a client's: line ends and other control characters, quotes and backslashes, and what is
 not ASCII, which may look like something else."""
 
+LONGEST_TEXT = 500
+"""Characters of what a client is told that the log has."""
+
 
 def escaped(text: str) -> str:
     """``text``, which is a client's, for a place between double quotes within a line: as a literal of Python has it."""
@@ -44,6 +47,11 @@ def say_refused(logger: logging.Logger, status: int, message: Message, why: str)
         own = message.own
         what = " ".join(escaped(str(own[key])) for key in ("method", "path") if key in own)
         say(logger, logging.DEBUG, "%d for %s on %s: %s", status, what, message.channel.name, why)
+
+
+def told(text: str) -> str:
+    """What a client is told, as far as a line of the log has it."""
+    return repr(text[:LONGEST_TEXT])
 
 
 def write(logger: logging.Logger, record: logging.LogRecord) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from .replies import Refusal
 from .routing import Consumer, Match, Router, Routing, name_of
 from .running import run_local
 from .settings import Overflow, Settings
+from .terminal import is_terminal
 from .timers import Timers
 from .wire.outbox import Flush
 
@@ -144,9 +146,15 @@ class Runtime:
         settings: Settings,
         layer: ChannelLayer | None,
         front: Front | None = None,
-        access: AccessLog | None = None,
+        *,
+        access_log: bool | None = False,
     ) -> AsyncIterator[Runtime]:
-        """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory."""
+        """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory.
+
+        Args:
+            access_log: write one; None: where standard error is a terminal.
+        """
+        access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
         async with (
             application.running(),
             _serving_on(layer, application, settings) as shared,

@@ -9,14 +9,13 @@ import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
 import trio
 
-from .access import AccessLog, address_of
+from .access import address_of
 from .application import Application
 from .certificates import CannotUseCertificate
 from .exceptions import ImproperlyConfigured
@@ -30,7 +29,6 @@ from .runtime import Runtime
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import has_terminal, hold_open
-from .terminal import is_terminal
 from .timers import LATE_SECONDS
 from .watchdog import GRACE, Watchdog, busy_threads
 from .wire.binds import Bind, parse_binds, place
@@ -484,13 +482,14 @@ async def serve(
     context = ssl_context() if callable(ssl_context) else ssl_context
     scheme = "http" if ssl_context is None else "https"
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
-    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
     with contextlib.ExitStack() as held:
         listeners = take_over(sockets, scheme)
         for listener, _ in listeners:  # once the server accepts on them, it closes them when it stops
             held.callback(listener.close)
         binds = _binds(bind, host, port, uds, alone=not listeners)
-        async with Runtime.open(application, settings or Settings(), layer, front, access) as runtime:
+        async with Runtime.open(
+            application, settings or Settings(), layer, front, access_log=access_log
+        ) as runtime:
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
                 listeners.append(opened)

@@ -13,7 +13,6 @@ import trio
 from raw_clients import RawClient, handshake
 
 from triochan import Application, Settings
-from triochan.access import AccessLog
 from triochan.http1.serving import serve_connection
 from triochan.layers import ChannelLayer
 from triochan.runtime import Runtime
@@ -97,8 +96,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve for as long as the block lasts, then cancel what is left."""
     application = Application.of(routing)
-    access = AccessLog.of(access_log)
-    async with Runtime.open(application, settings or Settings(), layer, access=access) as runtime:
+    async with Runtime.open(application, settings or Settings(), layer, access_log=access_log) as runtime:
         workers = Workers(runtime)
         async with runtime.serving() as services:
             services.start_soon(workers.run)

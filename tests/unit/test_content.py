@@ -7,12 +7,13 @@ import json
 import math
 import re
 import sys
-import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processor import seconds
 
 from triochan.content import InvalidJSON, decode_json, encode_json
 from triochan.exceptions import TriochanError
@@ -295,15 +296,12 @@ ORDINARY = filled('{"id":12345,"name":"someone","text":"hello there, how are you
 
 def cost(text: str) -> float:
     """Seconds of processor to read ``text``, at best."""
-    best = math.inf
-    for _ in range(5):
-        started = time.thread_time()
-        try:
+
+    def tried() -> None:
+        with suppress(InvalidJSON):
             decode_json(text)
-        except InvalidJSON:
-            pass
-        best = min(best, time.thread_time() - started)
-    return best
+
+    return seconds(tried)
 
 
 @pytest.mark.parametrize("kind", COSTLY)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processor import allowance
+from processor import allowance, seconds
 
 from triochan import Message, route
 from triochan.content import decode_json
@@ -205,19 +203,6 @@ MOST = 40
 """Times what a byte of ordinary JSON costs: about half a microsecond, 10 ms for a whole head."""
 
 
-def cost(work: Work) -> float:
-    """Processor seconds, at best."""
-    best = math.inf
-    for _ in range(5):
-        started = time.thread_time()
-        work()
-        taken = time.thread_time() - started
-        best = min(best, taken)
-        if taken > 1:
-            break
-    return best
-
-
 @pytest.fixture(scope="module")
 def byte() -> float:
     """What one of ordinary JSON costs."""
@@ -226,7 +211,7 @@ def byte() -> float:
         + ",".join(['{"id":12345,"name":"someone","text":"hello there, how are you","ok":true}'] * 500)
         + "]"
     )
-    return cost(lambda: decode_json(text)) / len(text)
+    return seconds(lambda: decode_json(text)) / len(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,4 +219,4 @@ def test_no_head_costs_more_than_so_much_a_byte(kind: str, byte: float) -> None:
     """Nor does it cost the square of its size, where ``max_head_size`` was raised."""
     make = KINDS[kind]
     for size in (64, 256, 1024, SIZE, 4 * SIZE):  # what grows fastest is found while it is small
-        assert cost(make(size)) < allowance() * MOST * max(size, 1024) * byte, f"{size} bytes"
+        assert seconds(make(size)) < allowance() * MOST * max(size, 1024) * byte, f"{size} bytes"

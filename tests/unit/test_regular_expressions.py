@@ -7,11 +7,11 @@ import inspect
 import itertools
 import pkgutil
 import re
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from processor import seconds
 
 import triochan
 
@@ -60,28 +60,25 @@ def cost(asked: Asked, text: Any) -> float:
     each = asked.expression
     ways: list[Callable[[Any], object]]
     ways = [each.search, each.findall] if asked.searched else [each.match, each.fullmatch]
-    best = float("inf")
-    for _ in range(3):
-        started = time.thread_time()
+
+    def asking() -> None:
         for way in ways:
             way(text)
-        best = min(best, time.thread_time() - started)
-        if best < MOST:
-            break
-    return best
+
+    return seconds(asking, times=3, enough=MOST)
 
 
 def dearest(asked: Asked) -> str:
     """A text that takes too long; empty: none was found."""
     for beginning, repeated, end in itertools.product(BEGINNINGS, REPEATED, ENDS):
-        size, seconds = 0, 0.0
+        size, taken = 0, 0.0
         while size < REPETITIONS:
-            size = min(2 * size if seconds < LITTLE else size * 5 // 4, REPETITIONS - 1) + 1
+            size = min(2 * size if taken < LITTLE else size * 5 // 4, REPETITIONS - 1) + 1
             text: Any = beginning + repeated * size + end
             if isinstance(asked.expression.pattern, bytes):
                 text = text.encode()
-            seconds = cost(asked, text)
-            if seconds > MOST:
+            taken = cost(asked, text)
+            if taken > MOST:
                 return f"{beginning!r} + {repeated!r} * {size} + {end!r}"
     return ""
 

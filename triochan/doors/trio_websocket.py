@@ -18,7 +18,6 @@ trio-websocket keeps from it, is in ``docs/other-servers.md``.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import trio
 import trio_websocket
 
-from ..access import AccessLog, RequestLine, address_of
+from ..access import RequestLine, address_of
 from ..application import Application
 from ..connection_task import ConnectionTask
 from ..exceptions import SessionStoreUnavailable
@@ -40,7 +39,6 @@ from ..routing import Routing
 from ..running import of_application
 from ..runtime import Runtime, runtime_of
 from ..settings import Settings
-from ..terminal import is_terminal
 from ..websocket.connection import LINGER_SECONDS, Connection
 from ..websocket.life import State
 from ..websocket.logged import connection_type
@@ -82,8 +80,7 @@ async def running(
     Raises:
         ImproperlyConfigured: the routing is wrong.
     """
-    access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
-    async with _serving(Application.of(routing), settings or Settings(), layer, access) as runtime:
+    async with _serving(Application.of(routing), settings or Settings(), layer, access_log) as runtime:
         yield runtime.application
 
 
@@ -116,9 +113,9 @@ async def handle(request: trio_websocket.WebSocketRequest, application: Routing 
 
 @asynccontextmanager
 async def _serving(
-    application: Application, settings: Settings, layer: ChannelLayer | None, access: AccessLog | None = None
+    application: Application, settings: Settings, layer: ChannelLayer | None, access_log: bool | None = False
 ) -> AsyncIterator[Runtime]:
-    async with Runtime.open(application, settings, layer, access=access) as runtime:
+    async with Runtime.open(application, settings, layer, access_log=access_log) as runtime:
         stop = trio.Event()
         try:
             async with trio.open_nursery() as nursery:

@@ -83,11 +83,8 @@ class LoggedHttpConnection(HttpConnection):
     # -- its response goes
 
     def write(self, data: bytes) -> None:
-        if self._line is None:  # 100 Continue
-            super().write(data)
-            return
         super().write(data)
-        if self.over:
+        if self._line is None or self.over:  # it was 100 Continue; or the client has gone meanwhile
             return
         if self._status is None:
             self._status = int(data[9:12])
@@ -114,9 +111,6 @@ class LoggedHttpConnection(HttpConnection):
     def lost(self) -> None:
         self._cause = "client"
         super().lost()
-
-    def internal_error(self, error: Exception) -> None:
-        self._close(clean=False)
 
     def _close(self, *, clean: bool = True) -> None:
         if not self.over:

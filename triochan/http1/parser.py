@@ -282,14 +282,10 @@ class RequestParser:
                 for name, value in [line.split(b":", 1) for line in lines.split(b"\r\n")[:-1]]
             ]
             fields = dict(headers)
-        self._position = end
-        self._scanned = 0
-        self._blank = 0
         refusal = None if fields is None else self._check_host(fields, headers, minor)
         if refusal is None and self.method in _NOT_SERVED:
             refusal = self._refuse(*_NOT_SERVED[self.method])
         if refusal is not None:
-            self.refused = _line_of(head)
             return refusal
         origin_form = target[0] == 0x2F  # RFC 9112 section 3.2.1
         if origin_form:
@@ -297,14 +293,16 @@ class RequestParser:
         else:
             parts = self._other_form(target, headers)
             if isinstance(parts, Refusal):
-                self.refused = _line_of(head)
                 return parts
             raw_path, query = parts
         try:
             path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode()
         except UnicodeDecodeError:
-            self.refused = _line_of(head)
             return self._refuse(400, "the path, percent-decoded, is not UTF-8")
+        # What is refused before this has its request line at the position still, for `first_line`.
+        self._position = end
+        self._scanned = 0
+        self._blank = 0
         keep_alive = fields is None or minor == b"1"
         if fields is not None and b"connection" in fields:
             options = members(headers, b"connection")

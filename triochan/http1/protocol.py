@@ -163,7 +163,7 @@ class HttpConnection:
         if isinstance(stage, Connection):  # it became a WebSocket in that moment
             stage.lost()
         else:
-            self.lost()
+            self._close(clean=False)
 
     def _next(self) -> Held | None:
         """Answer the requests that are whole; note what is awaited then."""

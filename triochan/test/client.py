@@ -27,7 +27,6 @@ import trio
 import trio.testing
 import trio_websocket
 
-from ..access import AccessLog
 from ..application import Application
 from ..content import decode_json
 from ..exceptions import ConnectionClosed, TriochanError
@@ -245,9 +244,8 @@ class Client(_Managed["Client"]):
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[Self]:
-        access = AccessLog.of(self._access_log)
         async with Runtime.open(
-            self.application, self.settings, self._layer, self._front, access
+            self.application, self.settings, self._layer, self._front, access_log=self._access_log
         ) as self.runtime:
             with _unwrapped():
                 async with self.runtime.serving() as services:

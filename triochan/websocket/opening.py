@@ -16,7 +16,7 @@ from ..exceptions import ConnectionClosed, DenyConnection, HttpError
 from ..handlers import Bound, Held, begin, first_of, forget, only, parted
 from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
-from ..log_lines import say
+from ..log_lines import say, told
 from ..message import Message
 from ..routing import Consumer, name_of
 from ..settings import Settings
@@ -28,8 +28,6 @@ from .life import Event, Life, State
 
 logger = logging.getLogger("triochan.connection")
 
-_LONGEST_TEXT = 500
-"""Characters of an answer that the log has."""
 _LATER: Headers = [(b"Retry-After", b"1")]
 
 
@@ -219,7 +217,7 @@ class Opening:
             and life.state is State.CONNECTING
             and (answer := first_of(error, HttpError)) is not None
         ):
-            why = f"{name_of(consumer)} raised HttpError {answer.text[:_LONGEST_TEXT]!r}"
+            why = f"{name_of(consumer)} raised HttpError {told(answer.text)}"
             self.deny(answer.status, answer.text.encode(), check_headers(answer.headers), why=why)
         elif too_slow and life.state is State.CONNECTING:
             logger.error(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 from fuzz.http_head import REQUESTS, WORDS
 from fuzz.http_reference import as_exchange, read, read_by_h11
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processor import seconds
 
 from triochan.http1.parser import MAX_CHUNK_LINE, Request, RequestParser, is_authority
 from triochan.replies import Refusal
@@ -817,16 +815,6 @@ class TestTheSameFieldsAgain:
                 assert found[0] == found[1]
 
 
-def costs(action: Callable[[], object]) -> float:
-    """Processor seconds, the least of three."""
-    least = float("inf")
-    for _ in range(3):
-        began = time.process_time()
-        action()
-        least = min(least, time.process_time() - began)
-    return least
-
-
 @pytest.mark.slow
 class TestWork:
     """Nothing that a client may send costs out of proportion."""
@@ -854,8 +842,8 @@ class TestWork:
             }[kind]
 
         small, large = (data(size) for size in (3 * KIB, 48 * KIB))
-        once = costs(lambda: self.feed(small[0], 1, small[1]))
-        assert costs(lambda: self.feed(large[0], 1, large[1])) < once * 16 * 4
+        once = seconds(lambda: self.feed(small[0], 1, small[1]))
+        assert seconds(lambda: self.feed(large[0], 1, large[1])) < once * 16 * 4
 
     @pytest.mark.parametrize(
         "chunk", [b"1\r\nx\r\n", b"1\r\n\r\r\n", b"0001\r\nx\r\n", b"1\r\nx\r\n2\r\nxx\r\n"]
@@ -866,7 +854,7 @@ class TestWork:
         count = size // len(chunk)
         body = count * (3 if b"xx" in chunk else 1)
         chunked = CHUNKED + chunk * count + b"0\r\n\r\n"
-        assert costs(lambda: self.feed(chunked, 64 * KIB, body)) < 400 * costs(
+        assert seconds(lambda: self.feed(chunked, 64 * KIB, body)) < 400 * seconds(
             lambda: self.feed(plain, 64 * KIB, size)
         )
 

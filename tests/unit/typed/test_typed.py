@@ -37,6 +37,7 @@ import pytest
 from cattrs.strategies import configure_tagged_union
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processor import seconds
 from typing_extensions import TypeAliasType
 
 from triochan import Application, Group, route_class
@@ -627,18 +628,16 @@ def ordinary() -> float:
 def structuring(annotation: Any, text: str, enough: float) -> tuple[float, InvalidContent | None]:
     """Processor seconds for each byte, at best of three or soon enough; and what is refused."""
     value = decode_json(text)
-    best = float("inf")
     refused = None
-    for _ in range(3):
-        started = time.thread_time()
+
+    def structured() -> None:
+        nonlocal refused
         try:
             made(annotation, value)
         except InvalidContent as invalid:
             refused = invalid
-        best = min(best, (time.thread_time() - started) / len(text))
-        if best < enough:
-            break
-    return best, refused
+
+    return seconds(structured, times=3, enough=enough * len(text)) / len(text), refused
 
 
 def test_objects_become_plain_values() -> None:

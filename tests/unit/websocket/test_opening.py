@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -198,22 +199,29 @@ async def test_a_peer_that_is_gone_while_connect_runs(accepted: bool, autojump_c
     assert events == ["connect", 1006]
 
 
+@pytest.mark.parametrize("access_log", [False, True])
 async def test_a_fault_of_the_server_s_own_ends_the_connection(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    access_log: bool,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And the client sees it: it is no HTTP connection any more, and not yet a WebSocket."""
+    caplog.set_level(logging.INFO, "triochan.access")
 
     def fault(*args: object, **kwargs: object) -> None:
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(Opening, "_end", fault)
-    async with serving([route_class(WebsocketConsumer)]) as server:
+    async with serving([route_class(WebsocketConsumer)], access_log=access_log) as server:
         async with server.connect() as client:
             await client.send(handshake())
             assert await client.rest() == b""
         await wait_all_tasks_blocked()
         assert not server.runtime.websockets
-    assert {record.getMessage() for record in caplog.records} == {"internal error; the connection is ended"}
+    assert len([record for record in caplog.records if record.name == "triochan.access"]) == access_log
+    said = {record.getMessage() for record in caplog.records if record.name != "triochan.access"}
+    assert said == {"internal error; the connection is ended"}
 
 
 @pytest.mark.parametrize("waits", [False, True])
