@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
 import trio
+from memory import async_peak, peak
 from processor import allowance, seconds
 
 from triochan import Message, Settings
@@ -39,28 +39,19 @@ WEIGHT = 400
 have to go back to each of them."""
 
 
+def tried(call: Callable[[], object]) -> Callable[[], None]:
+    """The same, which may be refused."""
+
+    def try_it() -> None:
+        with contextlib.suppress(HttpError, ProxyProtocolError):
+            call()
+
+    return try_it
+
+
 def spent(call: Callable[[], object]) -> float:
     """Seconds of processor, also where it is refused."""
-
-    def tried() -> None:
-        with contextlib.suppress(HttpError, ProxyProtocolError):
-            call()
-
-    return seconds(tried)
-
-
-def peak(call: Callable[[], object]) -> int:
-    """Bytes that it holds at once, at most; an error's own are not counted."""
-    call_once = contextlib.suppress(HttpError, ProxyProtocolError)
-    with call_once:
-        call()  # what is kept for good, such as a module that it imports
-    tracemalloc.start()
-    try:
-        with contextlib.suppress(HttpError, ProxyProtocolError):
-            call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    return seconds(tried(call))
 
 
 def full(unit: bytes, size: int = HEAD) -> bytes:
@@ -82,7 +73,7 @@ def ordinary() -> None:
 def held(call: Callable[[], object], *, size: int = HEAD, times: float = TIMES) -> None:
     """Reading a field takes no more time and memory than that."""
     assert spent(call) < allowance() * times * spent(ordinary)
-    assert peak(call) < WEIGHT * size
+    assert peak(tried(call)) < WEIGHT * size
 
 
 def asked(*headers: tuple[bytes, bytes], **more: Any) -> Message:
@@ -228,14 +219,16 @@ async def test_multipart_forms(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(trio.lowlevel, "checkpoint", counted)
     refused = False
-    tracemalloc.start()
-    try:
-        await form(message, max_fields=BODY, max_files=BODY)
-    except HttpError:
-        refused = True
-    finally:
-        held_at_once = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+
+    async def read() -> None:
+        nonlocal refused
+        del steps[1:]
+        try:
+            await form(message, max_fields=BODY, max_files=BODY)
+        except HttpError:
+            refused = True
+
+    held_at_once = await async_peak(read)
     assert refused or len(steps) - 1 >= len(body) // 16384
     assert held_at_once < 8 * len(body)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+from memory import async_held
 
 from triochan import Application, Channel, Message, route, route_class
 from triochan.content import decode_json
@@ -854,17 +854,17 @@ async def test_what_is_held_is_bounded_in_bytes_and_takes_no_more_than_its_text(
         seen.append(len(message["items"]))
         message["items"].append({})  # its own
 
-    reply = reply_channel_of(Endpoint())
     text = "[" + ",".join(["{}"] * 100_000) + "]"
     taken = 6  # each is of 200 KB
-    tracemalloc.start()
-    try:
+
+    async def fill() -> Any:
+        reply = reply_channel_of(Endpoint())
         for order in range(1, taken + 1):
             await handler(a_message({"order": order, "items": decode_json(text)}, reply=reply))
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert held < 3 * 1024 * 1024  # as objects: 8 MB each
+        return reply
+
+    assert await async_held(fill) < 3 * 1024 * 1024  # as objects: 8 MB each
+    reply = await fill()
     with pytest.raises(ChannelFull, match=r"1,048,576 bytes"):
         await handler(a_message({"order": taken + 1, "items": []}, reply=reply))
     await handler(a_message({"order": 0, "items": []}, reply=reply))
