@@ -190,4 +190,4 @@ async def test_nothing_is_kept_for_groups_that_nobody_is_in() -> None:
             await layer.group_send(f"left-{index}", {"key": index})
             await layer.group_discard(f"left-{index}", "named")
             await layer.group_send(f"left-{index}", {"text": "to nobody any more"})
-        assert (len(layer._fans), len(layer.groups)) == (0, 0)
+        assert (len(layer._fan_out._fans), len(layer.groups)) == (0, 0)
