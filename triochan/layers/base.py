@@ -323,7 +323,7 @@ class ChannelLayer(ABC):
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
-      not; whoever was to join is not a member. Connections stay as they are.
+      not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
 
     ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull
