@@ -70,7 +70,7 @@ _ABSENT: Mapping[str, str] = {
     "ChannelLayerManager": _LAYER,
     "ChannelLiveServerTestCase": "triochan.test.LiveServer serves a routing on a port of its own",
     "ChannelTestCase": _CLIENT,
-    "ConsumeLater": "order is kept by strict_ordering, slight_ordering or enforce_ordering; to put a message of a named channel back, await message.channel.send(message.content)",  # noqa: E501
+    "ConsumeLater": "order is kept by strict_ordering, slight_ordering or enforce_ordering; to put a message of a named channel off, await message.channel.send(message.content, delay=seconds)",  # noqa: E501
     "DEFAULT_CHANNEL_LAYER": _LAYER,
     "Include": f"{_ROUTING}, in small letters",
     "MessageTooLarge": "Settings.max_message_size bounds what clients send; a message on a named channel has no bound of its own",  # noqa: E501

@@ -102,26 +102,26 @@ class LayerContract:
     async def test_what_is_sent_is_received(self, layer: ChannelLayer) -> None:
         content = {"text": "é", "number": 1, "nested": {"list": [1, None, True, 2.5]}}
         await Channel("jobs").send(content)
-        assert await layer.receive("jobs") == content
+        assert (await layer.receive("jobs")).content == content
 
     async def test_in_the_order_in_which_it_was_sent(self, layer: ChannelLayer) -> None:
         for number in range(20):
             await Channel("jobs").send({"number": number})
-        assert [(await layer.receive("jobs"))["number"] for _ in range(20)] == list(range(20))
+        assert [(await layer.receive("jobs")).content["number"] for _ in range(20)] == list(range(20))
 
     async def test_channels_do_not_mix(self, layer: ChannelLayer) -> None:
         await Channel("one").send({"to": "one"})
         await Channel("two").send({"to": "two"})
         await Channel("one.more").send({"to": "one.more"})
         for name in ("two", "one.more", "one"):
-            assert await layer.receive(name) == {"to": name}
+            assert (await layer.receive(name)).content == {"to": name}
 
     async def test_the_receiver_s_content_is_its_own(self, layer: ChannelLayer) -> None:
         content: dict[str, Any] = {"nested": {"list": [1]}}
         await Channel("jobs").send(content)
         content["nested"]["list"].append(2)
         content["later"] = True
-        received = await layer.receive("jobs")
+        received = (await layer.receive("jobs")).content
         assert received == {"nested": {"list": [1]}}
         received["nested"]["list"].append(3)
         assert content["nested"]["list"] == [1, 2]
@@ -130,7 +130,7 @@ class LayerContract:
         received: list[dict[str, Any]] = []
 
         async def receive() -> None:
-            received.append(await layer.receive("jobs"))
+            received.append((await layer.receive("jobs")).content)
 
         nursery.start_soon(receive)
         await settled(layer)
@@ -146,7 +146,7 @@ class LayerContract:
 
         async def receive(worker: int) -> None:
             while True:
-                received.append((worker, (await layer.receive("jobs"))["number"]))
+                received.append((worker, (await layer.receive("jobs")).content["number"]))
 
         for worker in range(3):
             nursery.start_soon(receive, worker)
@@ -174,7 +174,7 @@ class LayerContract:
         scope.cancel()
         await settled(layer)
         await Channel("jobs").send({"a": 1})
-        assert await layer.receive("jobs") == {"a": 1}
+        assert (await layer.receive("jobs")).content == {"a": 1}
 
     async def test_receiving_is_a_checkpoint(self, layer: ChannelLayer) -> None:
         await Channel("jobs").send({"a": 1})
@@ -188,15 +188,15 @@ class LayerContract:
             with pytest.raises(ChannelFull) as caught:
                 await Channel("small.jobs").send({"number": 3})
             assert (caught.value.channel, caught.value.capacity) == ("small.jobs", 3)
-        assert [(await layer.receive("small.jobs"))["number"] for _ in range(3)] == [0, 1, 2]
+        assert [(await layer.receive("small.jobs")).content["number"] for _ in range(3)] == [0, 1, 2]
         await Channel("small.jobs").send({"number": 4})
-        assert await layer.receive("small.jobs") == {"number": 4}
+        assert (await layer.receive("small.jobs")).content == {"number": 4}
 
     async def test_channels_are_full_each_for_itself(self, layer: ChannelLayer) -> None:
         for _ in range(3):
             await Channel("small.one").send({})
         await Channel("small.two").send({"a": 1})
-        assert await layer.receive("small.two") == {"a": 1}
+        assert (await layer.receive("small.two")).content == {"a": 1}
         for _ in range(100):
             await Channel("other").send({})
         with pytest.raises(ChannelFull, match="100 messages"):
@@ -208,14 +208,14 @@ class LayerContract:
         for _ in range(2):
             with pytest.raises(ChannelFull, match=r"1,000 bytes .* Settings\.channel_bytes"):
                 await Channel("lean.jobs").send({"number": 2})
-        assert (await layer.receive("lean.jobs"))["number"] == 0
+        assert (await layer.receive("lean.jobs")).content["number"] == 0
         await Channel("lean.jobs").send({"number": 2})
-        assert [(await layer.receive("lean.jobs"))["number"] for _ in range(2)] == [1, 2]
+        assert [(await layer.receive("lean.jobs")).content["number"] for _ in range(2)] == [1, 2]
 
     async def test_one_message_larger_than_that_goes_through(self, layer: ChannelLayer) -> None:
         for _ in range(3):
             await Channel("lean.jobs").send({"text": "x" * 5000})
-            assert await layer.receive("lean.jobs") == {"text": "x" * 5000}
+            assert (await layer.receive("lean.jobs")).content == {"text": "x" * 5000}
 
     async def test_a_message_expires(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
@@ -224,14 +224,14 @@ class LayerContract:
         await elapse(4)
         await Channel("brief.jobs").send({"number": 2})
         await elapse(2)
-        assert await layer.receive("brief.jobs") == {"number": 2}
+        assert (await layer.receive("brief.jobs")).content == {"number": 2}
 
     async def test_but_not_before_its_time(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"number": 1})
         await elapse(59)
-        assert await layer.receive("jobs") == {"number": 1}
+        assert (await layer.receive("jobs")).content == {"number": 1}
 
     async def test_what_has_expired_takes_no_room(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
@@ -247,12 +247,12 @@ class LayerContract:
             await Channel("small.brief").send({"number": number})
         with pytest.raises(ChannelFull):
             await Channel("small.brief").send({"number": 6})
-        assert [(await layer.receive("small.brief"))["number"] for _ in range(3)] == [2, 4, 5]
+        assert [(await layer.receive("small.brief")).content["number"] for _ in range(3)] == [2, 4, 5]
 
     async def test_a_channel_in_a_content_travels_by_its_name(self, layer: ChannelLayer) -> None:
         endpoint = FakeEndpoint(layer)
         await Channel("jobs").send({"reply_channel": endpoint.channel, "other": Channel("x")})
-        assert await layer.receive("jobs") == {"reply_channel": endpoint.channel.name, "other": "x"}
+        assert (await layer.receive("jobs")).content == {"reply_channel": endpoint.channel.name, "other": "x"}
         layer.detach(endpoint)
 
     @pytest.mark.parametrize("content", [None, "text", [1], b"x"])
@@ -343,8 +343,8 @@ class LayerContract:
         await Group("work").send({"number": 1}, exclude="jobs")
         await Group("work").send({"number": 2})
         await settled(layer)
-        assert await layer.receive("jobs") == {"number": 2}
-        assert await layer.receive("others") == {"number": 1}
+        assert (await layer.receive("jobs")).content == {"number": 2}
+        assert (await layer.receive("others")).content == {"number": 1}
         for name in ("jobs", "others"):
             await Group("work").discard(name)
 
@@ -405,8 +405,8 @@ class LayerContract:
         content = {"anything": {"nested": [1]}}
         await Group("room").send(content)
         content["anything"]["nested"].append(2)
-        assert await layer.receive("jobs") == {"anything": {"nested": [1]}}
-        assert await layer.receive("log") == {"anything": {"nested": [1]}}
+        assert (await layer.receive("jobs")).content == {"anything": {"nested": [1]}}
+        assert (await layer.receive("log")).content == {"anything": {"nested": [1]}}
         await Group("room").discard("jobs")
         assert await Group("room").members() == ["log"]
         await Group("room").discard("log")
@@ -419,7 +419,7 @@ class LayerContract:
         await settled(layer)
         assert socket.frames == [encode("a")]
         assert request.at_once == [{"text": "a"}]
-        assert await layer.receive("jobs") == {"text": "a"}
+        assert (await layer.receive("jobs")).content == {"text": "a"}
         await Group("room").discard("jobs")
         layer.detach(socket)
         layer.detach(request)
@@ -448,7 +448,7 @@ class LayerContract:
         await settled(layer)
         assert (member.frames, member.at_once) == ([], [])
         await Channel("jobs").send({"the": "first"})
-        assert await layer.receive("jobs") == {"the": "first"}
+        assert (await layer.receive("jobs")).content == {"the": "first"}
         await Group("room").discard("jobs")
         layer.detach(member)
 
@@ -460,7 +460,7 @@ class LayerContract:
             await Group("room").send({"text": str(number)})
         await settled(layer)
         assert len(member.frames) == 5
-        assert [(await layer.receive("small.jobs"))["text"] for _ in range(3)] == ["0", "1", "2"]
+        assert [(await layer.receive("small.jobs")).content["text"] for _ in range(3)] == ["0", "1", "2"]
         await Group("room").discard("small.jobs")
         layer.detach(member)
 

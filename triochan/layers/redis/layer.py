@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from ...settings import Settings
 from ..base import ChannelLayer, Endpoint
+from ..deliveries import DeadLetter, Delivery
 from .engine import ANSWER_SECONDS, START_SECONDS, Engine
+from .streams import Streams
 
 
 class RedisLayer(ChannelLayer):
@@ -25,6 +27,8 @@ class RedisLayer(ChannelLayer):
         ImproperlyConfigured: ``url`` is none, or coredis is not installed.
     """
 
+    outlives: ClassVar[bool] = True
+
     def __init__(
         self,
         url: str,
@@ -37,20 +41,43 @@ class RedisLayer(ChannelLayer):
         super().__init__()
         self.settings = settings or Settings()
         self.engine = Engine(url, prefix=prefix, timeout=timeout, start_timeout=start_timeout)
+        self.streams = Streams(self.engine, self.settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with self.engine.running(), super().running():
+        async with self.engine.running(), self.streams.running(), super().running():
             yield
 
     def _left(self, endpoint: Endpoint) -> None:
         raise NotImplementedError
 
-    async def _put(self, channel: str, content: dict[str, Any]) -> None:
-        raise NotImplementedError
+    # -- named channels
 
-    async def receive(self, channel: str) -> dict[str, Any]:
-        raise NotImplementedError
+    async def _put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
+        await self.streams.put(channel, content, delay)
+
+    async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
+        return await self.streams.receive(channel, durable=durable)
+
+    def serve(self, channels: Iterable[str], durable: Iterable[str] = ()) -> None:
+        self.streams.serve(channels, durable)
+
+    async def waiting(self, channel: str) -> int:
+        return await self.streams.waiting(channel)
+
+    async def dead_letters(self, channel: str | None = None) -> list[DeadLetter]:
+        return await self.streams.dead_letters(channel)
+
+    async def send_again(self, id: str) -> None:
+        await self.streams.send_again(id)
+
+    async def delete_dead_letter(self, id: str) -> None:
+        await self.streams.delete_dead_letter(id)
+
+    async def hold(self, name: str, holder: str, seconds: float) -> bool:
+        return await self.streams.hold(name, holder, seconds)
+
+    # -- groups
 
     async def group_add(self, group: str, channel: str) -> None:
         raise NotImplementedError
