@@ -127,19 +127,18 @@ end
 PUT = (
     _COMMON
     + """
-local now = clock(ARGV[1])
-local bell, source, data, delay = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local now, bell = clock(ARGV[1]), ARGV[2]
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local at = 1 + i * 5
-  answers[i] = put(key, ARGV[at], now, source, data, delay, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]),
-    tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), bell)
+  local at = i * 8 - 5
+  answers[i] = put(key, ARGV[at], now, ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]),
+    tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]), bell)
 end
 return answers
 """
 )
-"""One content into several channels. KEYS: them. ARGV: shift, bell, source, data, delay; of each channel name,
-capacity, bytes, expiry, share (0: none). Of each, a code and how many it has dropped."""
+"""Several messages. KEYS: of each the channel. ARGV: shift, bell; of each message the channel's name, source, data,
+delay, capacity, bytes, expiry, share (0: none). The answer: of each a code, and how many were dropped for it."""
 
 TAKE = (
     _COMMON
@@ -156,7 +155,7 @@ if #acks > 0 then
   redis.pcall('XACK', base, 'w', unpack(acks))
   redis.call('XDEL', base, unpack(acks))
 end
-if want == 0 then return {0, 0, -1} end
+if want == 0 then return {0, 0, 0, -1} end
 
 local function mark()
   redis.call('HSETNX', base .. ':meta', 'served', 1)
@@ -206,7 +205,7 @@ if reclaim then
   end
 end
 
-local more = false
+local more = #got == want
 while #got < want do
   local asked = want - #got
   local read
@@ -234,23 +233,24 @@ while #got < want do
       end
     end
     if not durable then redis.call('XDEL', base, unpack(ids)) end
-    if #ids < asked then break end
-    more = true
+    more = #ids == asked
+    if not more then break end
   end
 end
-if #got == 0 then
+if #got == 0 then mark() end
+if not more then
   redis.call('SADD', base .. ':idle', who)
-  mark()
-elseif more and redis.call('SCARD', base .. ':idle') > 0 and redis.call('XLEN', base) > handled(base) then
+elseif redis.call('SCARD', base .. ':idle') > 0 and redis.call('XLEN', base) > handled(base) then
   ring(base, bell, name)
 end
 local next = redis.call('ZRANGE', base .. ':later', 0, 0, 'WITHSCORES')
-return {expired, died, next[2] and math.max(0, next[2] - now) or -1, unpack(got)}
+return {expired, died, more and 1 or 0, next[2] and math.max(0, next[2] - now) or -1, unpack(got)}
 """
 )
 """KEYS: the channel, the index of dead letters. ARGV: shift, bell, name, who takes, how many, durable, expiry, lease,
 whether to look for what a dead process left, attempts, dead letters, and what has been handled. The answer: expired,
-dead by now, ms until the next one is due (-1: none is put off), and [id, attempt, t, source, data] of each."""
+dead by now, whether there may be more (else the process is rung), ms until the next one is due (-1: none is put off),
+and [id, attempt, t, source, data] of each."""
 
 BACK = (
     _COMMON

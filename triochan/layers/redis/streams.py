@@ -28,6 +28,7 @@ from . import stream_scripts
 from .bell import listen
 from .codec import decode, encode
 from .engine import Engine
+from .joining import Joined
 
 logger = logging.getLogger("triochan.layers")
 
@@ -43,6 +44,8 @@ _ACKNOWLEDGE = 0.02
 _AGAIN = 0.1
 _AGAIN_AT_MOST = 2.0
 """Seconds before an engine that did not answer is asked again: at first, doubled each time, and at most."""
+_BUSY = 0.005
+"""Seconds after the bell has rung until another process is asked, where all that would take are handling messages."""
 _END_SECONDS = 2.0
 """How long the end waits for the engine to take back what is left here."""
 
@@ -55,6 +58,15 @@ class _Taken(NamedTuple):
     t: str
     source: bytes
     data: bytes
+
+
+class _Sent(NamedTuple):
+    """A message to be put into a channel."""
+
+    channel: str
+    data: bytes
+    source: str
+    delay: float
 
 
 class _Durable(Delivery):
@@ -86,6 +98,9 @@ class _Channel:
     """What this process knows of a channel that it takes from.
 
     Attributes:
+        look_at: when to ask the engine, where it does not ring.
+        rung: it has, since it was asked.
+        reclaim_at: when to look for what a dead process has left.
         receivers: tasks that wait for a message.
         ahead: messages that nobody has asked for yet.
         held: messages of the engine's that this process has, by id.
@@ -101,12 +116,12 @@ class _Channel:
         self.held: dict[str, _Taken] = {}
         self.handled: list[str] = []
         self.durable = False
-        self.read = False
         self.look_at = -math.inf
         self.rung = False
         self.reclaim_at = -math.inf
         self._changed = trio.Event()
         self._came = 0.0
+        self._rung_at = 0.0
         self._many = 0
         self._since = math.inf
 
@@ -118,6 +133,7 @@ class _Channel:
         """The engine has something."""
         self.rung = True
         self.look_at = -math.inf
+        self._rung_at = trio.current_time()
         self._changed.set()
 
     def acknowledge(self, taken: _Taken) -> None:
@@ -164,7 +180,9 @@ class _Channel:
                     return "return"
                 at = min(at, self._came + _STALE)
             if self.rung and not wanted and not self.ahead:
-                return "pass on"
+                if now >= self._rung_at + _BUSY:
+                    return "pass on"
+                at = min(at, self._rung_at + _BUSY)
             self._changed = trio.Event()
             with trio.move_on_at(at):
                 await self._changed.wait()
@@ -218,6 +236,7 @@ class Streams:
         self._bell = engine.key("bell:")
         self._index = engine.key("dead-letters")
         self._scripts: _Scripts
+        self._put = Joined(self._put_all)
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -279,7 +298,7 @@ class Streams:
     async def put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
         """Put a message into a channel; see :meth:`triochan.Channel.send`."""
         data, source = encode_for(content)
-        [error] = await self.put_into([channel], data, source, delay)
+        error = await self._put(_Sent(channel, data, source, delay), len(data))
         if error is not None:
             raise error
 
@@ -299,28 +318,43 @@ class Streams:
         Raises:
             LayerUnavailable: the engine does not answer; they may have got it or not.
         """
+        return await self._put_all([_Sent(name, data, source, delay) for name in channels])
+
+    async def _put_all(self, messages: Sequence[_Sent]) -> list[ChannelFull | None]:
         settings = self._settings
-        bounds = [
-            (
-                by_glob(settings.channel_capacity, name, 100),
-                by_glob(settings.channel_bytes, name, CHANNEL_BYTES),
-                by_glob(settings.channel_expiry, name, 60.0),
-            )
-            for name in channels
-        ]
         share = settings.channel_share or 0
-        arguments: list[Any] = [self._shift(), self._bell, source, data, round(delay * 1000)]
-        for name, (capacity, limit, expiry) in zip(channels, bounds, strict=True):
-            arguments += [name, capacity, limit, round(min(expiry, 1e9) * 1000), share]
-        answers = await self._engine.ask(self._scripts.put([self._key(name) for name in channels], arguments))
+        arguments: list[Any] = [self._shift(), self._bell]
+        bounds = []
+        for each in messages:
+            name = each.channel
+            capacity = by_glob(settings.channel_capacity, name, 100)
+            limit = by_glob(settings.channel_bytes, name, CHANNEL_BYTES)
+            bounds.append((name, capacity, limit))
+            arguments += [
+                name,
+                each.source,
+                each.data,
+                round(each.delay * 1000),
+                capacity,
+                limit,
+                self._expiry(name),
+                share,
+            ]
+        answers = await self._engine.ask(
+            self._scripts.put([self._key(each.channel) for each in messages], arguments)
+        )
         found: list[ChannelFull | None] = []
-        for name, (capacity, limit, _), (code, expired) in zip(channels, bounds, answers, strict=True):
+        for (name, capacity, limit), (code, expired) in zip(bounds, answers, strict=True):
             if expired:
                 self._tell_expired(name, expired)
             found.append(_full(name, code, capacity, limit, share))
             if code == b"unheard":
                 self._tell_unheard(name)
         return found
+
+    def _expiry(self, name: str) -> int:
+        """In ms."""
+        return round(min(by_glob(self._settings.channel_expiry, name, 60.0), 1e9) * 1000)
 
     def _tell_unheard(self, name: str) -> None:
         if name in self._serving or name in self._channels:
@@ -436,7 +470,7 @@ class Streams:
             self.mark,
             many,
             int(channel.durable),
-            round(min(by_glob(settings.channel_expiry, channel.name, 60.0), 1e9) * 1000),
+            self._expiry(channel.name),
             round(settings.channel_lease * 1000),
             int(reclaim),
             settings.channel_attempts,
@@ -447,7 +481,7 @@ class Streams:
         try:
             # Not to be cut off: what the engine has given is nowhere else, where it is taken at most once.
             with trio.CancelScope(shield=True):
-                expired, died, due, *messages = await self._engine.ask(
+                expired, died, more, due, *messages = await self._engine.ask(
                     self._scripts.take([channel.key, self._index], arguments)
                 )
             answered = True
@@ -468,7 +502,7 @@ class Streams:
                 for id, attempt, t, source, data in messages
             ]
         )
-        if not messages and not channel.rung:
+        if not more and not channel.rung:
             wait = min(_LOOK, settings.channel_lease / 3) if channel.durable else _LOOK
             channel.look_at = now + (wait if due < 0 else min(wait, due / 1000))
         else:
@@ -599,11 +633,10 @@ class Streams:
         settings = self._settings
         capacity = by_glob(settings.channel_capacity, name, 100)
         limit = by_glob(settings.channel_bytes, name, CHANNEL_BYTES)
-        expiry = round(min(by_glob(settings.channel_expiry, name, 60.0), 1e9) * 1000)
         code, expired = await self._engine.ask(
             self._scripts.send_again(
                 [self._key(name)],
-                [self._shift(), self._bell, name, number, capacity, limit, expiry],
+                [self._shift(), self._bell, name, number, capacity, limit, self._expiry(name)],
             )
         )
         if expired:
