@@ -8,19 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 
-import named_channels
 import pytest
 import trio
-from layers import SETTINGS, FakeEndpoint, LayerContract
-from named_channels import NamedChannelContract
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull
 from triochan.layers import MemoryLayer, running_layer
+from triochan.test.layers import SETTINGS, FakeEndpoint, LayerContract
+from triochan.test.named_channels import NamedChannelContract
 
 
-class TestMemoryLayer(LayerContract):
+class TestMemoryLayer(LayerContract, NamedChannelContract):
     @pytest.fixture
     async def layer(self) -> AsyncIterator[MemoryLayer]:
         layer = MemoryLayer(SETTINGS)
@@ -29,6 +28,15 @@ class TestMemoryLayer(LayerContract):
         # Whatever a test did, nothing of it may stay.
         assert not layer._endpoints
         assert not layer.groups._groups.keys() - {Channel("jobs"), Channel("log")}
+
+    async def test_connections_and_named_channels_stand_in_one_order(self, layer: MemoryLayer) -> None:
+        first, second = FakeEndpoint(layer), FakeEndpoint(layer)
+        for each in (second.channel, "jobs", first.channel):
+            await Group("room").add(each)
+        assert await Group("room").members() == [second.channel.name, "jobs", first.channel.name]
+        await Group("room").discard("jobs")
+        layer.detach(first)
+        layer.detach(second)
 
     async def test_sending_never_waits(self, layer: MemoryLayer) -> None:
         member = FakeEndpoint(layer)
@@ -193,11 +201,3 @@ async def test_nothing_is_kept_for_groups_that_nobody_is_in() -> None:
             await layer.group_discard(f"left-{index}", "named")
             await layer.group_send(f"left-{index}", {"text": "to nobody any more"})
         assert (len(layer._fan_out._fans), len(layer.groups)) == (0, 0)
-
-
-class TestNamedChannels(NamedChannelContract):
-    @pytest.fixture
-    async def layer(self) -> AsyncIterator[MemoryLayer]:
-        layer = MemoryLayer(named_channels.SETTINGS)
-        async with layer.running():
-            yield layer

@@ -1,4 +1,4 @@
-"""Named channels through Redis or Valkey: the contract, and what only they promise."""
+"""Named channels through Redis or Valkey: what several processes on an engine do to them, and what it does to them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import layers
-import named_channels
 import pytest
 import trio
 from engines import EngineProcess, engine
-from layers import LayerContract
-from named_channels import NamedChannelContract
 
 from triochan import Application, Channel, Message, Settings, route
 from triochan.decorators import durable
 from triochan.exceptions import ChannelFull, LayerUnavailable
 from triochan.layers import Delivery
 from triochan.layers.redis import RedisLayer
-from triochan.layers.redis.streams import Streams, encode_for
+from triochan.layers.redis.streams import Streams, _Sent
 from triochan.runtime import Runtime
+from triochan.test.named_channels import SECONDS
 from triochan.workers import Workers
 
 pytestmark = pytest.mark.engine
@@ -39,53 +36,6 @@ def running_engine() -> Iterator[EngineProcess]:
 _prefixes = iter(range(10_000))
 
 
-class OnEngine:
-    @pytest.fixture
-    def clock(self) -> None:
-        return None
-
-    @pytest.fixture
-    async def layer(self, running_engine: EngineProcess) -> AsyncIterator[RedisLayer]:
-        layer = RedisLayer(running_engine.url, named_channels.SETTINGS, prefix=f"t{next(_prefixes)}")
-        async with layer.running():
-            yield layer
-
-    @pytest.fixture
-    def elapse(self, layer: RedisLayer) -> layers.Elapse:
-        async def shift(seconds: float) -> None:
-            layer.streams.shift += seconds
-            layer.streams._look_at_all()
-            await trio.sleep(0.02)
-
-        return shift
-
-    @pytest.fixture
-    def settle(self) -> named_channels.Settle:
-        async def wait() -> None:
-            await trio.sleep(0.02)
-
-        return wait
-
-
-class TestNamedChannels(OnEngine, NamedChannelContract):
-    pass
-
-
-class TestPlainChannels(OnEngine):
-    test_sent = LayerContract.test_what_is_sent_is_received
-    test_order = LayerContract.test_in_the_order_in_which_it_was_sent
-    test_mix = LayerContract.test_channels_do_not_mix
-    test_own = LayerContract.test_the_receiver_s_content_is_its_own
-    test_full = LayerContract.test_a_full_channel_says_so_and_loses_nothing
-    test_each = LayerContract.test_channels_are_full_each_for_itself
-    test_bytes = LayerContract.test_a_channel_full_of_bytes_says_so_and_loses_nothing
-    test_large = LayerContract.test_one_message_larger_than_that_goes_through
-    test_expires = LayerContract.test_a_message_expires
-    test_not_before = LayerContract.test_but_not_before_its_time
-    test_no_room = LayerContract.test_what_has_expired_takes_no_room
-    test_checkpoint = LayerContract.test_receiving_is_a_checkpoint
-
-
 # -- several processes: each has an engine's client and streams of its own
 
 
@@ -95,7 +45,7 @@ async def process(url: str, prefix: str, **settings: Any) -> AsyncIterator[Strea
     layer = RedisLayer(
         url, Settings(**{"channel_lease": 0.4, "channel_retry": 0.05, **settings}), prefix=prefix, timeout=1.0
     )
-    async with layer.engine.running(), layer.streams.running():
+    async with layer.connected():
         yield layer.streams
 
 
@@ -105,13 +55,13 @@ def prefix() -> str:
 
 
 async def take(streams: Streams, channel: str = "jobs", *, durable: bool = True) -> Delivery:
-    with trio.fail_after(named_channels.SECONDS):
+    with trio.fail_after(SECONDS):
         return await streams.receive(channel, durable=durable)
 
 
 async def send(streams: Streams, channel: str = "jobs", **content: Any) -> None:
     """Until the engine has it: it may be there twice then."""
-    with trio.fail_after(2 * named_channels.SECONDS):
+    with trio.fail_after(2 * SECONDS):
         while True:
             try:
                 await streams.put(channel, content)
@@ -129,7 +79,7 @@ async def handle(streams: Streams, seen: list[int], *, durable: bool, seconds: f
         await delivery.acknowledge()
 
 
-async def until(condition: Callable[[], object], seconds: float = named_channels.SECONDS) -> None:
+async def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what it waits for is in an engine
             await trio.sleep(0.01)
@@ -294,16 +244,14 @@ async def test_an_idle_channel_costs_next_to_nothing(running_engine: EngineProce
 
 async def test_one_content_goes_into_several_channels(running_engine: EngineProcess, prefix: str) -> None:
     async with process(running_engine.url, prefix, channel_capacity={"full": 1, "*": 5}) as one:
-        data, source = encode_for({"number": 1, "to": Channel("x"), "reply_channel": "websocket.send.a!1"})
-        assert source == "websocket.send.a!1"
+        content = {"number": 1, "reply_channel": "websocket.send.a!1"}
         await one.put("full", {})
-        first, full, second = await one.put_into(["first", "full", "second"], data, source)
+        first, full, second = await one.put_into(["first", "full", "second"], content)
         assert (first, second) == (None, None)
         assert isinstance(full, ChannelFull)
         assert full.capacity == 1
         for name in ("first", "second"):
-            content = (await take(one, name)).content
-            assert content == {"number": 1, "to": "x", "reply_channel": "websocket.send.a!1"}
+            assert (await take(one, name)).content == content
 
 
 async def test_what_no_process_takes_from_is_told_once(
@@ -328,7 +276,7 @@ async def test_what_something_else_has_written_is_dropped(
 ) -> None:
     async with process(running_engine.url, prefix) as one:
         for lasting in (False, True):
-            await one.put_into(["jobs"], b"\xc1")
+            await one._put_all([_Sent("jobs", b"\xc1", "", 0.0)])
             await one.put("jobs", {"number": 1})
             delivery = await take(one, durable=lasting)
             assert delivery.content == {"number": 1}
@@ -421,20 +369,21 @@ async def test_connections_that_are_lost_lose_no_message(own_engine: EngineProce
         for streams in (one, two):
             nursery.start_soon(partial(handle, streams, seen, durable=True, seconds=0.001))
 
+        cutting = trio.Event()
+
         async def cut() -> None:
-            while True:
-                await trio.sleep(0.05)
+            while not cutting.is_set():
+                await trio.sleep(0.1)
                 with socket.socket(socket.AF_UNIX) as sock:
                     sock.connect(own_engine.path)
                     sock.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\nCLIENT KILL TYPE pubsub\r\n")
                     sock.recv(64)
 
-        with trio.CancelScope() as cutting:
-            nursery.start_soon(cut)
-            for number in range(100):
-                await send(one, number=number)
-                await trio.sleep(0.005)
-            cutting.cancel()
+        nursery.start_soon(cut)
+        for number in range(100):
+            await send(one, number=number)
+            await trio.sleep(0.005)
+        cutting.set()
         await until(lambda: set(seen) == set(range(100)), 10)
         nursery.cancel_scope.cancel()
 

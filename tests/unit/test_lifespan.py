@@ -459,7 +459,7 @@ async def test_what_is_called_once_is_not_called_while_the_engine_is_away(
     async with Layer().running(), trio.open_nursery() as nursery:
         began = trio.current_time()
         nursery.start_soon(partial(every, 5, tick, once=True))
-        await trio.sleep(6)
+        await trio.sleep(7)
         away = True
         await trio.sleep(30)
         away = False

@@ -17,7 +17,7 @@ import trio
 from ..exceptions import ChannelFull, NobodyListens
 from ..near_misses import closest
 from ..settings import CHANNEL_BYTES, Settings, by_glob
-from .base import Channel, ChannelLayer, Endpoint
+from .base import Channel, ChannelLayer, Endpoint, with_names
 from .contents import Waiting
 from .deliveries import DeadLetter, Delivery, retry_after
 from .fan_out import FanOut, Member
@@ -83,7 +83,7 @@ class MemoryLayer(ChannelLayer):
 
     async def _put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
-        self._put_nowait(channel, Waiting.of(_with_names(content)), delay)
+        self._put_nowait(channel, Waiting.of(with_names(content)), delay)
 
     def serve(self, channels: Iterable[str], durable: Iterable[str] = ()) -> None:
         if self._served is None:
@@ -213,7 +213,7 @@ class MemoryLayer(ChannelLayer):
         waiting: Waiting | None = None
         for channel in self._fan_out.deliver(group, content, excluded):
             if waiting is None:
-                waiting = Waiting.of(_with_names(content))
+                waiting = Waiting.of(with_names(content))
             try:
                 self._put_nowait(channel.name, waiting)
             except ChannelFull as error:
@@ -376,8 +376,3 @@ class _NamedChannel:
             self._sources[source] -= 1
             if not self._sources[source]:
                 del self._sources[source]
-
-
-def _with_names(content: dict[str, Any]) -> dict[str, Any]:
-    """``content`` with channels written as their names, as they travel."""
-    return {key: value.name if isinstance(value, Channel) else value for key, value in content.items()}

@@ -21,11 +21,9 @@ import trio
 
 from ...exceptions import ChannelFull, LayerUnavailable
 from ...settings import CHANNEL_BYTES, Settings, by_glob
-from ..base import Channel
 from ..deliveries import DeadLetter, Delivery, retry_after
 from ..receivers import Receivers
 from . import stream_scripts
-from .bell import listen
 from .codec import decode, encode
 from .engine import Engine
 from .joining import Joined
@@ -233,22 +231,21 @@ class Streams:
         self._serving: dict[str, bool] = {}
         self._told_unheard: set[str] = set()
         self._down = False
-        self._bell = engine.key("bell:")
+        self._bell = engine.topic("bell", "")
         self._index = engine.key("dead-letters")
-        self._scripts: _Scripts
+        self._scripts = _Scripts.of(engine)
         self._put = Joined(self._put_all)
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take from channels for as long as the block lasts; what is left here then is put back."""
-        self._scripts = _Scripts.of(self._engine)
+        bell = self._bell + self.mark
+        self._engine.subscriptions.want(bell, self._ring)
         raised: BaseException | None = None
         try:
+            await self._engine.confirmed(bell)
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(
-                    listen, self._engine, self._bell + self.mark, self._ring, self._look_at_all
-                )
                 self._nursery.start_soon(self._renew)
                 self._announce(self._serving)
                 for channel in self._channels.values():
@@ -267,6 +264,7 @@ class Streams:
         finally:
             del raised
             self._nursery = None
+            self._engine.subscriptions.drop(bell)
             with trio.move_on_after(_END_SECONDS, shield=True):
                 await self._end()  # noqa: ASYNC102 - bounded, above
 
@@ -296,29 +294,29 @@ class Streams:
     # -- sending
 
     async def put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
-        """Put a message into a channel; see :meth:`triochan.Channel.send`."""
-        data, source = encode_for(content)
-        error = await self._put(_Sent(channel, data, source, delay), len(data))
+        """Put a message into a channel; see :meth:`triochan.Channel.send`.
+
+        Args:
+            channel: its name.
+            content: channels in it are names by now.
+            delay: seconds.
+        """
+        data = encode(content)
+        error = await self._put(_Sent(channel, data, _source(content), delay), len(data))
         if error is not None:
             raise error
 
-    async def put_into(
-        self, channels: Sequence[str], data: bytes, source: str = "", delay: float = 0.0
-    ) -> list[ChannelFull | None]:
+    async def put_into(self, channels: Sequence[str], content: dict[str, Any]) -> list[ChannelFull | None]:
         """Put one content into several channels, in one step of the engine's.
-
-        Args:
-            channels: their names.
-            data, source: as :func:`encode_for` makes them.
-            delay: seconds.
 
         Returns:
             For each channel what is in the way, or None.
 
         Raises:
-            LayerUnavailable: the engine does not answer; they may have got it or not.
+            TypeError, InvalidContent, LayerUnavailable: as :meth:`put`; nobody has got it, or all may have.
         """
-        return await self._put_all([_Sent(name, data, source, delay) for name in channels])
+        data, source = encode(content), _source(content)
+        return await self._put_all([_Sent(name, data, source, 0.0) for name in channels])
 
     async def _put_all(self, messages: Sequence[_Sent]) -> list[ChannelFull | None]:
         settings = self._settings
@@ -513,7 +511,8 @@ class Streams:
         if channel is not None:
             channel.ring()
 
-    def _look_at_all(self) -> None:
+    def look(self) -> None:
+        """Ask the engine, which may have rung unheard."""
         for channel in self._channels.values():
             channel.ring()
 
@@ -660,16 +659,10 @@ class Streams:
         return bool(await self._engine.ask(self._scripts.hold([key], [holder, round(seconds * 1000)])))
 
 
-def encode_for(content: dict[str, Any]) -> tuple[bytes, str]:
-    """A content as it travels to named channels, channels in it by their names; and the connection that it is from.
-
-    Raises:
-        TypeError: something in it is no plain data.
-        InvalidContent: it is nested too deeply.
-    """
-    named = {key: value.name if isinstance(value, Channel) else value for key, value in content.items()}
-    source = named.get("reply_channel")
-    return encode(named), source if isinstance(source, str) else ""
+def _source(content: dict[str, Any]) -> str:
+    """The connection that a content is from, by its reply channel's name; empty: of none."""
+    source = content.get("reply_channel")
+    return source if isinstance(source, str) else ""
 
 
 def _full(name: str, code: bytes, capacity: int, limit: int, share: int) -> ChannelFull | None:

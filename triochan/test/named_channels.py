@@ -1,61 +1,33 @@
-"""The contract of named channels beyond the plain ones: delays, messages that are acknowledged, dead letters, leases.
-
-A subclass gives ``layer`` (running, with :data:`SETTINGS`), ``elapse`` and ``settle``.
+"""The contract of named channels beyond the plain ones, as tests: delays, messages that are acknowledged, dead letters,
+leases. See :mod:`triochan.test.layers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import attrs
-import layers
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
-from triochan import Channel, Settings
-from triochan.exceptions import ChannelFull
-from triochan.layers import ChannelLayer, Delivery
+from ..exceptions import ChannelFull
+from ..layers import Channel, ChannelLayer, Delivery
+from .layers import Elapse, FakeEndpoint, LayerTests
 
-SETTINGS: Settings = attrs.evolve(
-    layers.SETTINGS, channel_attempts=3, channel_retry=2.0, channel_dead_letters=5, channel_share=50
-)
-
-Settle = Callable[[], Awaitable[None]]
 SECONDS = 5.0
 """Of real time that a test waits at most."""
 
 
 async def take(layer: ChannelLayer, channel: str = "jobs", *, durable: bool = True) -> Delivery:
+    """The next message, which is there."""
     with trio.fail_after(SECONDS):
         return await layer.receive(channel, durable=durable)
 
 
-class NamedChannelContract:
+class NamedChannelContract(LayerTests):
     """Every test here holds for every layer."""
 
-    @pytest.fixture
-    def clock(self) -> MockClock | None:
-        return MockClock()
-
-    @pytest.fixture
-    def elapse(self, clock: MockClock | None) -> layers.Elapse:
-        async def jump(seconds: float) -> None:
-            assert clock is not None
-            await wait_all_tasks_blocked()
-            clock.jump(seconds)
-            await wait_all_tasks_blocked()
-
-        return jump
-
-    @pytest.fixture
-    def settle(self) -> Settle:
-        return wait_all_tasks_blocked
-
-    async def _nothing(
-        self, layer: ChannelLayer, settle: Settle, channel: str = "jobs", *, durable: bool = True
-    ) -> None:
+    async def _nothing(self, layer: ChannelLayer, channel: str = "jobs", *, durable: bool = True) -> None:
         """Nobody would get anything now."""
         got: list[Delivery] = []
 
@@ -64,31 +36,31 @@ class NamedChannelContract:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
-            await settle()
+            await self.settled(layer)
             nursery.cancel_scope.cancel()
         assert got == []
 
     # -- delays
 
     async def test_a_message_may_be_put_off(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"number": 1}, delay=30)
         await Channel("jobs").send({"number": 2}, delay=10.5)
         await Channel("jobs").send({"number": 3})
         assert await layer.waiting("jobs") == 3
         assert (await take(layer, durable=False)).content == {"number": 3}
-        await self._nothing(layer, settle, durable=False)
+        await self._nothing(layer, durable=False)
         assert await layer.waiting("jobs") == 2
         await elapse(11)
         assert (await take(layer, durable=False)).content == {"number": 2}
-        await self._nothing(layer, settle, durable=False)
+        await self._nothing(layer, durable=False)
         await elapse(20)
         assert (await take(layer, durable=False)).content == {"number": 1}
         assert await layer.waiting("jobs") == 0
 
     async def test_who_waits_is_woken_when_it_is_due(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, nursery: trio.Nursery
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse, nursery: trio.Nursery
     ) -> None:
         got: list[int] = []
 
@@ -110,7 +82,7 @@ class NamedChannelContract:
         nursery.cancel_scope.cancel()
 
     async def test_what_is_put_off_takes_room(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         for number in range(3):
             await Channel("small.jobs").send({"number": number}, delay=10)
@@ -124,13 +96,13 @@ class NamedChannelContract:
         await Channel("small.jobs").send({})
 
     async def test_what_is_put_off_expires_as_if_it_were_sent_when_it_is_due(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("brief.jobs").send({"number": 1}, delay=100)
         await Channel("brief.jobs").send({"number": 2}, delay=98)
         await elapse(104)
         assert (await take(layer, "brief.jobs", durable=False)).content == {"number": 1}
-        await self._nothing(layer, settle, "brief.jobs", durable=False)
+        await self._nothing(layer, "brief.jobs", durable=False)
         assert await layer.waiting("brief.jobs") == 0
 
     @pytest.mark.parametrize(
@@ -142,16 +114,17 @@ class NamedChannelContract:
         assert await layer.waiting("jobs") == 0
 
     async def test_a_reply_cant_be_put_off(self, layer: ChannelLayer) -> None:
-        endpoint = layers.FakeEndpoint(layer)
+        endpoint = FakeEndpoint(layer)
         for channel in (endpoint.channel, Channel(endpoint.channel.name), Channel("websocket.send.x!1")):
             with pytest.raises(ValueError, match="a reply can't be put off"):
                 await channel.send({"text": "a"}, delay=1)
         assert endpoint.delivered == []
+        layer.detach(endpoint)
 
     # -- at most once
 
     async def test_what_is_taken_at_most_once_is_gone(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         for _ in range(2):
             await Channel("jobs").send({"a": 1})
@@ -159,7 +132,7 @@ class NamedChannelContract:
             delivery = await take(layer, durable=False)
             assert delivery.attempt == 1
             await getattr(delivery, act)()
-        await self._nothing(layer, settle, durable=False)
+        await self._nothing(layer, durable=False)
         await elapse(100)
         assert await layer.waiting("jobs") == 0
         assert await layer.dead_letters() == []
@@ -167,7 +140,7 @@ class NamedChannelContract:
     # -- at least once
 
     async def test_what_is_acknowledged_is_gone(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"a": 1})
         delivery = await take(layer)
@@ -178,7 +151,7 @@ class NamedChannelContract:
         await delivery.give_back("too late")
         await delivery.give_back()
         await elapse(100)
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
         assert await layer.dead_letters() == []
 
     async def test_what_was_cut_off_comes_again_at_once(
@@ -193,29 +166,29 @@ class NamedChannelContract:
         assert await layer.waiting("jobs") == 0
 
     async def test_what_failed_comes_again_after_a_while(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"a": [1]})
         delivery = await take(layer)
         delivery.content["a"].append(2)
         await delivery.give_back("ValueError: it")
         assert await layer.waiting("jobs") == 1
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
         await elapse(2.1)
         delivery = await take(layer)
         assert (delivery.content, delivery.attempt) == ({"a": [1]}, 2)
         await delivery.give_back("again")
         await elapse(2.1)
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
         await elapse(2.1)
         delivery = await take(layer)
         assert delivery.attempt == 3
         await delivery.acknowledge()
         await elapse(100)
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
 
     async def test_what_fails_too_often_is_a_dead_letter(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"a": b"1"})
         for attempt in range(1, 4):
@@ -223,7 +196,7 @@ class NamedChannelContract:
             assert delivery.attempt == attempt
             await delivery.give_back(f"ValueError: é{attempt}")
             await elapse(100)
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
         assert await layer.waiting("jobs") == 0
         [letter] = await layer.dead_letters()
         assert (letter.channel, letter.content, letter.attempts, letter.error) == (
@@ -242,7 +215,7 @@ class NamedChannelContract:
         assert (delivery.content, delivery.attempt) == ({"a": b"1"}, 1)
         await delivery.acknowledge()
 
-    async def _dead(self, layer: ChannelLayer, elapse: layers.Elapse, channel: str, numbers: range) -> None:
+    async def _dead(self, layer: ChannelLayer, elapse: Elapse, channel: str, numbers: range) -> None:
         for number in numbers:
             await Channel(channel).send({"number": number})
             for _ in range(3):
@@ -250,7 +223,7 @@ class NamedChannelContract:
                 await elapse(10)
 
     async def test_dead_letters_are_deleted_one_by_one(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await self._dead(layer, elapse, "one", range(2))
         await self._dead(layer, elapse, "two", range(1))
@@ -266,13 +239,13 @@ class NamedChannelContract:
         assert await layer.dead_letters() == [second]
 
     async def test_a_channel_keeps_so_many_dead_letters(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await self._dead(layer, elapse, "jobs", range(7))
         assert [each.content["number"] for each in await layer.dead_letters()] == [2, 3, 4, 5, 6]
 
     async def test_a_full_channel_takes_no_dead_letter(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await self._dead(layer, elapse, "small.jobs", range(1))
         for _ in range(3):
@@ -283,7 +256,7 @@ class NamedChannelContract:
         assert await layer.dead_letters() == [letter]
 
     async def test_what_comes_back_finds_room(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         for number in range(3):
             await Channel("small.jobs").send({"number": number})
@@ -302,7 +275,7 @@ class NamedChannelContract:
             await Channel("small.jobs").send({})
 
     async def test_nothing_that_is_acknowledged_expires(
-        self, layer: ChannelLayer, clock: MockClock | None, elapse: layers.Elapse
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         layer.serve(["small.brief"], ["small.brief"])
         await elapse(0)
@@ -318,9 +291,9 @@ class NamedChannelContract:
             await delivery.acknowledge()
 
     async def test_a_receiver_of_these_that_is_cancelled_takes_nothing_along(
-        self, layer: ChannelLayer, clock: MockClock | None, settle: Settle
+        self, layer: ChannelLayer, clock: MockClock | None
     ) -> None:
-        await self._nothing(layer, settle)
+        await self._nothing(layer)
         await Channel("jobs").send({"a": 1})
         delivery = await take(layer)
         assert (delivery.content, delivery.attempt) == ({"a": 1}, 1)
