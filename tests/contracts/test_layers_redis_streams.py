@@ -148,6 +148,7 @@ async def test_what_a_dead_process_left_goes_to_another(running_engine: EnginePr
                 if attempt == 1:
                     await one.put("jobs", {"number": 1})
                 assert (await take(one)).attempt == attempt
+                one._channels["jobs"].held.clear()  # so that it gives nothing back
         began = trio.current_time()
         with trio.move_on_after(1.0):
             raise AssertionError(await other.receive("jobs", durable=True))
@@ -200,6 +201,53 @@ async def test_what_was_taken_ahead_is_put_back_at_the_end(
             assert {each.attempt for each in rest} == {1}
             for each in rest:
                 await each.acknowledge()
+
+
+async def test_what_was_taken_and_not_handled_is_put_back_at_the_end(
+    running_engine: EngineProcess, prefix: str
+) -> None:
+    async with process(running_engine.url, prefix, channel_lease=15) as other:
+        async with process(running_engine.url, prefix) as one:
+            for number in range(20):
+                await one.put("jobs", {"number": number})
+            for _ in range(10):
+                await take(one)
+        again = [await take(other) for _ in range(20)]
+        assert sorted(each.content["number"] for each in again) == list(range(20))
+        assert {each.attempt for each in again} == {1}
+        for each in again:
+            await each.acknowledge()
+
+
+async def test_a_channel_may_become_durable(running_engine: EngineProcess, prefix: str) -> None:
+    async with process(running_engine.url, prefix) as other:
+        async with process(running_engine.url, prefix) as one:
+            for number in range(20):
+                await one.put("jobs", {"number": number})
+            taken = [await take(one, durable=False) for _ in range(4)]
+            assert one._channels["jobs"].ahead
+            taken += [await take(one) for _ in range(10)]
+            taken += [await take(one, durable=False)]
+            for each in taken:
+                await each.acknowledge()
+        taken += [await take(other) for _ in range(5)]
+        assert sorted(each.content["number"] for each in taken) == list(range(20))
+        assert {each.attempt for each in taken} == {1}
+
+
+async def test_what_a_dead_process_left_is_taken_up_at_once_where_it_is_much(
+    running_engine: EngineProcess, prefix: str
+) -> None:
+    async with process(running_engine.url, prefix) as one:
+        for number in range(30):
+            await one.put("jobs", {"number": number})
+        for _ in range(30):
+            await take(one)
+        one._channels["jobs"].held.clear()
+    async with process(running_engine.url, prefix) as other:
+        with trio.fail_after(2):  # a lease is 0.4 s, and a look a third of it
+            again = [await take(other) for _ in range(30)]
+        assert {each.attempt for each in again} == {2}
 
 
 async def test_what_was_taken_ahead_goes_to_who_has_time(running_engine: EngineProcess, prefix: str) -> None:

@@ -49,8 +49,9 @@ _END_SECONDS = 2.0
 
 
 class _Taken(NamedTuple):
-    """A message as the engine has given it."""
+    """A message as the engine has given it: for good, or where durable, until it is acknowledged."""
 
+    durable: bool
     id: str
     attempt: int
     t: str
@@ -146,9 +147,9 @@ class _Channel:
         """Give what has come to those that wait; what is left lies here."""
         self._came = trio.current_time()
         self._many = len(messages)
-        if self.durable:
-            self.held.update((each.id, each) for each in messages)
         for each in messages:
+            if each.durable:
+                self.held[each.id] = each
             if not self.receivers.hand_over(each):
                 self.ahead.append(each)
 
@@ -181,9 +182,13 @@ class _Channel:
                 if now >= self._rung_at + _BUSY:
                     return "pass on"
                 at = min(at, self._rung_at + _BUSY)
-            self._changed = trio.Event()
-            with trio.move_on_at(at):
-                await self._changed.wait()
+            await self.changed(at - now)
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until something changes, so long at most."""
+        self._changed = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._changed.wait()
 
 
 @attrs.define(eq=False)
@@ -271,13 +276,14 @@ class Streams:
     async def _end(self) -> None:
         for channel in self._channels.values():
             try:
-                if channel.handled:
+                while channel.handled:
                     await self._take(channel, 0)
-                if channel.ahead:
-                    await self.put_back(channel, list(channel.ahead))
+                left = {each.id: each for each in (*channel.ahead, *channel.held.values())}
+                if left:
+                    await self.put_back(channel, left.values())
                     channel.ahead.clear()
             except LayerUnavailable as error:
-                lost = len(channel.ahead)
+                lost = sum(not each.durable for each in channel.ahead)
                 if lost:
                     logger.warning(
                         "channel %s: %d messages were taken and not handled: %s", channel.name, lost, error
@@ -405,9 +411,7 @@ class Streams:
         """See :meth:`triochan.layers.ChannelLayer.receive`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         channel = self._open(name)
-        if durable and not channel.durable:
-            channel.durable = True
-            await self._return(channel)
+        channel.durable = channel.durable or durable
         while True:
             if channel.ahead:
                 taken = channel.ahead.popleft()
@@ -424,8 +428,9 @@ class Streams:
                 logger.error("channel %s: %s; it is dropped", name, error)
                 channel.acknowledge(taken)
                 continue
-            if taken.id in channel.held:
+            if taken.durable and durable:
                 return _Durable(content, taken, channel, self)
+            channel.acknowledge(taken)
             return Delivery(content, taken.attempt)
 
     async def _read(self, channel: _Channel) -> None:
@@ -451,14 +456,15 @@ class Streams:
                 if not self._down:
                     self._down = True
                     logger.warning("%s; named channels wait for it", error)
-                await trio.sleep(pause)
+                await channel.changed(pause)
                 pause = min(2 * pause, _AGAIN_AT_MOST)
 
     async def _take(self, channel: _Channel, many: int) -> None:
         """Tell the engine what is handled, and give what it gives for ``many`` tasks to them."""
         settings = self._settings
         now = trio.current_time()
-        reclaim = channel.durable and many > 0 and now >= channel.reclaim_at
+        durable = channel.durable
+        reclaim = durable and many > 0 and now >= channel.reclaim_at
         handled, channel.handled = channel.handled[:500], channel.handled[500:]
         channel.rung = False
         arguments: list[Any] = [
@@ -467,7 +473,7 @@ class Streams:
             channel.name,
             self.mark,
             many,
-            int(channel.durable),
+            int(durable),
             self._expiry(channel.name),
             round(settings.channel_lease * 1000),
             int(reclaim),
@@ -490,13 +496,13 @@ class Streams:
             self._tell_expired(channel.name, expired)
         if died:
             logger.error("channel %s: %d messages are dead letters now", channel.name, died)
-        if reclaim:
+        if reclaim and len(messages) < many:  # else there may be more
             channel.reclaim_at = now + settings.channel_lease / 3
         if not many:
             return
         channel.give(
             [
-                _Taken(id.decode(), int(attempt), t.decode(), source, data)
+                _Taken(durable, id.decode(), int(attempt), t.decode(), source, data)
                 for id, attempt, t, source, data in messages
             ]
         )
@@ -512,7 +518,8 @@ class Streams:
             channel.ring()
 
     def look(self) -> None:
-        """Ask the engine, which may have rung unheard."""
+        """Ask the engine, which may have rung unheard, or have forgotten all."""
+        self._announce(self._serving)
         for channel in self._channels.values():
             channel.ring()
 
@@ -531,16 +538,12 @@ class Streams:
     async def put_back(self, channel: _Channel, messages: Iterable[_Taken]) -> None:
         """Put messages back into a channel, behind what waits there."""
         arguments: list[Any] = [self._shift(), self._bell, channel.name]
+        messages = list(messages)
         for each in messages:
-            mine = channel.durable and channel.held.pop(each.id, None) is None
-            arguments += [
-                each.id if mine or channel.durable else "",
-                each.attempt,
-                each.t,
-                each.source,
-                each.data,
-            ]
+            arguments += [each.id if each.durable else "", each.attempt, each.t, each.source, each.data]
         await self._engine.ask(self._scripts.back([channel.key], arguments))
+        for each in messages:
+            channel.held.pop(each.id, None)
 
     async def fail(self, channel: _Channel, taken: _Taken, error: str) -> None:
         """Have a message tried again, or among the dead letters."""
