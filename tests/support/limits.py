@@ -185,6 +185,12 @@ MEMORY = {
             ),
         ),
         Row(
+            "dead letters of a durable channel",
+            "{channel_dead_letters}",
+            "the oldest goes",
+            ("../triochan/test/named_channels.py::test_a_channel_keeps_so_many_dead_letters",),
+        ),
+        Row(
             "one message that waits there",
             "three times its text",
             "",
