@@ -22,7 +22,7 @@ from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import exceeded_limit, parse_rate
+from .rate_limits import is_over_rate, is_over_user_rate, parse_rate
 
 logger = logging.getLogger("triochan.generic")
 
@@ -41,8 +41,8 @@ class WebsocketConsumer(BaseConsumer):
         State: what ``self.connection.state`` is an object of, made without arguments; by default a plain namespace.
         rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
             once. One too many goes to :meth:`rate_limited`.
-        user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
-            attributes.
+        user_rate_limit: the same for a user, over all sockets to this class in all processes of the layer; it needs one
+            of the user attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
     """
@@ -156,8 +156,12 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        exceeded = exceeded_limit(type(self), message, self.rate_limit, self.user_rate_limit)
-        if exceeded is None:
+        rate, user_rate, kind = self.rate_limit, self.user_rate_limit, type(self)
+        if rate is not None and is_over_rate(kind, message, rate):
+            exceeded = f"rate_limit {rate}"
+        elif user_rate is not None and await is_over_user_rate(kind, message, user_rate):
+            exceeded = f"user_rate_limit {user_rate}"
+        else:
             return False
         say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)

@@ -16,6 +16,7 @@ from ..message import SendsReplies, check_name
 from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
+from .tokens import Buckets, RateLimit
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 RESERVED: Mapping[str, str] = {
@@ -318,6 +319,7 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._buckets = Buckets()
 
     # -- the connections of this process
 
@@ -406,6 +408,23 @@ class ChannelLayer(ABC):
     @abstractmethod
     async def group_members(self, group: str) -> list[str]: ...
 
+    # -- counting
+
+    async def take_token(self, key: str, limit: RateLimit) -> bool:
+        """Take a token out of the bucket ``key``, of which all processes of the layer have one together.
+
+        Tokens are given in the order in which they are asked for, so that messages that wait for one keep theirs. Here
+        the processes count each for itself, without a checkpoint; a layer of several overrides it.
+
+        Args:
+            limit: so many tokens are in a bucket that is full, as a new one is, and an empty one takes so long to fill,
+                evenly.
+
+        Returns:
+            Whether there was one. Where an engine does not answer, this process's own count decides: no error.
+        """
+        return self._buckets.take(key, limit)
+
     # -- life
 
     @asynccontextmanager
@@ -426,6 +445,7 @@ class ChannelLayer(ABC):
             yield
         finally:
             serving.layer = None
+            self._buckets = Buckets()  # the next run has another clock
 
 
 def _check_content(content: object) -> None:
