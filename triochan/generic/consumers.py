@@ -22,7 +22,7 @@ from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import is_over_rate, is_over_user_rate, parse_rate
+from .rate_limits import is_over_rate, parse_rate, token_of_user
 
 logger = logging.getLogger("triochan.generic")
 
@@ -156,13 +156,15 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        rate, user_rate, kind = self.rate_limit, self.user_rate_limit, type(self)
+        rate, kind = self.rate_limit, type(self)
         if rate is not None and is_over_rate(kind, message, rate):
             exceeded = f"rate_limit {rate}"
-        elif user_rate is not None and await is_over_user_rate(kind, message, user_rate):
-            exceeded = f"user_rate_limit {user_rate}"
         else:
-            return False
+            rate = self.user_rate_limit
+            token = None if rate is None else token_of_user(kind, message, rate)
+            if token is None or await current_layer().take_token(*token):
+                return False
+            exceeded = f"user_rate_limit {rate}"
         say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)
         return True

@@ -7,7 +7,7 @@ import re
 from typing import cast
 
 from ..exceptions import ImproperlyConfigured
-from ..layers import Endpoint, current_layer
+from ..layers import Endpoint
 from ..layers.tokens import Buckets, RateLimit
 from ..message import Message, application_of
 from ..running import run_local
@@ -38,18 +38,16 @@ def is_over_rate(kind: type, message: Message, rate: str) -> bool:
     """
     connection = cast("Endpoint | None", message.connection)
     local = run_local() if connection is None else connection.local
-    return not local.of(Buckets).take(kind, parse_rate(rate, "rate_limit"))
+    return not local.of(Buckets).of(kind, parse_rate(rate, "rate_limit")).take()
 
 
-async def is_over_user_rate(kind: type, message: Message, rate: str) -> bool:
-    """Count one message of a user, over all processes of the layer; True: it is one too many. Nobody's is none.
+def token_of_user(kind: type, message: Message, rate: str) -> tuple[type, object, RateLimit] | None:
+    """What :meth:`triochan.layers.ChannelLayer.take_token` takes for one message of a user; None: it is nobody's.
 
     Args:
         kind, rate: as in :func:`is_over_rate`.
     """
-    if not getattr(message.user, "is_authenticated", False):
-        return False
-    user_id = application_of(message).id_of(message.user)
-    # Other processes name the class alike, and the id by its form in Python: 1 and "1" are two.
-    key = f"{kind.__module__}.{kind.__qualname__} {rate} {user_id!r}"
-    return not await current_layer().take_token(key, parse_rate(rate, "user_rate_limit"))
+    user = message.user
+    if not getattr(user, "is_authenticated", False):
+        return None
+    return kind, application_of(message).id_of(user), parse_rate(rate, "user_rate_limit")

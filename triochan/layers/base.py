@@ -436,20 +436,22 @@ class ChannelLayer(ABC):
 
     # -- counting
 
-    async def take_token(self, key: str, limit: RateLimit) -> bool:
-        """Take a token out of the bucket ``key``, of which all processes of the layer have one together.
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        """Take a token from a user's bucket, of which all processes of the layer have one together.
 
         Tokens are given in the order in which they are asked for, so that messages that wait for one keep theirs. Here
-        the processes count each for itself, without a checkpoint; a layer of several overrides it.
+        each process counts for itself, without a checkpoint; a layer of several overrides it.
 
         Args:
-            limit: so many tokens are in a bucket that is full, as a new one is, and an empty one takes so long to fill,
+            kind: the class of consumers that the bucket is for; to other processes, its name.
+            user_id: to other processes, its ``repr``.
+            limit: so many tokens are in a bucket that is full, as a new one is, and so long an empty one takes to fill,
                 evenly.
 
         Returns:
             Whether there was one. Where an engine does not answer, this process's own count decides: no error.
         """
-        return self._buckets.take(key, limit)
+        return self._buckets.of((kind, user_id), limit).take()
 
     # -- life
 

@@ -32,6 +32,13 @@ class Bucket:
     def full(cls, limit: RateLimit) -> Bucket:
         return cls(limit, limit.count, trio.current_time())
 
+    @property
+    def tokens(self) -> float:
+        """How many there are."""
+        limit = self._limit
+        filled = (trio.current_time() - self._at) * limit.count / limit.seconds
+        return min(limit.count, self._tokens + filled)
+
     def take(self) -> bool:
         """Take a token; False: there is none."""
         limit, now = self._limit, trio.current_time()
@@ -61,9 +68,6 @@ class Buckets:
             bucket = self.held[key] = Bucket.full(limit)
             if len(self.held) > MAX_BUCKETS:
                 self.held.popitem(last=False)
-        self.held.move_to_end(key)
+        else:
+            self.held.move_to_end(key)
         return bucket
-
-    def take(self, key: Hashable, limit: RateLimit) -> bool:
-        """Take a token of ``key``'s; False: there is none."""
-        return self.of(key, limit).take()

@@ -16,10 +16,10 @@ async def test_what_was_quiet_is_forgotten_first(
     monkeypatch.setattr(tokens, "MAX_BUCKETS", 2)
     buckets = Buckets()
     once = RateLimit(1, 60)
-    assert [buckets.take(user, once) for user in "aba"] == [True, True, False]
-    assert buckets.take("c", once)  # b is forgotten: a was heard of later
-    assert not buckets.take("a", once)
-    assert buckets.take("b", once)
+    assert [buckets.of(user, once).take() for user in "aba"] == [True, True, False]
+    assert buckets.of("c", once).take()  # b is forgotten: a was heard of later
+    assert not buckets.of("a", once).take()
+    assert buckets.of("b", once).take()
 
 
 async def test_a_bucket_goes_on_from_what_it_is_told(autojump_clock: MockClock) -> None:
@@ -36,7 +36,7 @@ def test_the_next_run_of_a_layer_counts_anew() -> None:
 
     async def take() -> bool:
         async with layer.running():
-            return await layer.take_token("key", RateLimit(1, 60))
+            return await layer.take_token(MemoryLayer, 1, RateLimit(1, 60))
 
     assert trio.run(take, clock=MockClock())
     assert trio.run(take, clock=MockClock())

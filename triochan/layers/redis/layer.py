@@ -10,9 +10,11 @@ from typing import Any
 from ...exceptions import ChannelFull
 from ...settings import Settings
 from ..base import ChannelLayer, Endpoint, with_names
+from ..tokens import RateLimit
 from .engine import ANSWER_SECONDS, START_SECONDS, Engine
 from .group_members import Groups
 from .inbox import Inbox, process_of
+from .shared_buckets import SharedBuckets
 
 logger = logging.getLogger("triochan.layers")
 
@@ -73,6 +75,7 @@ class RedisLayer(ChannelLayer):
     async def connected(self) -> AsyncIterator[None]:
         async with self.engine.running() as nursery:
             await self._inbox.open(nursery)
+            self._shared_buckets = SharedBuckets(self.engine)
             yield
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
@@ -152,3 +155,9 @@ class RedisLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._groups.leave_all(endpoint)
+
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        known = self._buckets.of((kind, user_id), limit)
+        return await self._shared_buckets.take(kind, user_id, limit, known)
