@@ -43,7 +43,7 @@ class Application(Generic[S]):
         routing: a list of routes, a mapping of channel to consumer, or the dotted name of either.
         session_store: where HTTP sessions are kept; None: in memory, so that they end with the process.
         channel_session_store: where channel sessions are kept; None: with their connections. Consumers in other
-            processes than the connection's need one that all of them share.
+            processes than the connection's need one that all of them share, such as a RedisSessionStore.
         secrets: sign the session cookies: the first one signs, all of them verify. None at all: those in the
             environment variable ``TRIOCHAN_SECRET``, with commas between them; and without it a random one, which
             ends every session when the process ends.

@@ -329,9 +329,7 @@ async def test_a_user_that_may_not(running_engine: EngineProcess, tmp_path: Path
         store = RedisSessionStore(url)
         async with store.running():
             assert await store.load("key") is None
-            with pytest.raises(
-                SessionStoreUnavailable, match="has to be allowed to read and write"
-            ) as caught:
+            with pytest.raises(SessionStoreUnavailable, match="has to be allowed what") as caught:
                 await store.save("key", "1", 60, new=True)
             assert "secret" not in str(caught.value)
         wrong = RedisSessionStore(url.replace(":secret@", ":wrong@"), start_timeout=0.2)
@@ -340,6 +338,25 @@ async def test_a_user_that_may_not(running_engine: EngineProcess, tmp_path: Path
         assert "wrong@" not in str(caught.value)
     finally:
         told(running_engine, "ACL", "DELUSER", "reader")
+
+
+async def test_a_user_that_may_do_what_the_documentation_says(running_engine: EngineProcess) -> None:
+    commands = "GET, SET, PTTL, DEL, EVAL, EVALSHA, SCRIPT, CLIENT and PING"
+    page = Path(__file__).parents[2] / "docs" / "sessions.md"
+    assert commands in page.read_text()
+    allowed = (f"+{name.lower()}" for name in commands.replace(" and", ",").split(", "))
+    told(running_engine, "ACL", "SETUSER", "least", "reset", "on", ">secret", "~triochan:*", *allowed)
+    try:
+        store = RedisSessionStore(running_engine.url.replace("unix://", "unix://least:secret@"))
+        told(running_engine, "SCRIPT", "FLUSH")
+        async with store.running():
+            assert await store.save("key", "1", 60, new=True)
+            assert await store.replace("key", "1", "2", 60)
+            assert await store.load("key") == "2"
+            assert await store.expires_in("key") is not None
+            await store.delete("key")
+    finally:
+        told(running_engine, "ACL", "DELUSER", "least")
 
 
 # -- whose engine

@@ -220,3 +220,21 @@ async def test_without_the_engine_each_process_counts_for_itself(caplog: pytest.
     said = [record.getMessage() for record in caplog.records if "for itself" in record.getMessage()]
     assert len(said) == 1
     assert "no answer within 0.5 s" in said[0]
+
+
+async def test_a_store_that_is_away_is_500_and_sockets_stay(caplog: pytest.LogCaptureFixture) -> None:
+    with engine() as process:
+        async with a_client(process) as client:
+            await client.get("/login?1")
+            async with client.websocket("/") as socket:
+                process.kill()
+                with trio.fail_after(3):
+                    assert (await client.get("/flush")).status == 500
+                await socket.send("x")
+                assert await socket.receive() == "x"
+                process.start()
+                with trio.fail_after(5):
+                    while (await client.get("/flush")).status == 500:
+                        pass
+    assert "SessionStoreUnavailable: sessions: the engine at unix:" in caplog.text
+    assert "see that it runs, and can be reached from here" in caplog.text

@@ -38,7 +38,7 @@ return 1
 _WHAT_TO_DO = {
     "OOM": "give it more memory (maxmemory), or let it forget what ends soon (maxmemory-policy volatile-ttl)",
     "ReadOnly": "it is a replica; give the URL of the primary",
-    "no permission": "the user in the URL has to be allowed to read and write these keys",
+    "no permission": "the user in the URL has to be allowed what docs/sessions.md lists",
     "Authentication": "see that the user and the password in the URL are right",
 }
 _ELSE = "see that it runs, and can be reached from here"
