@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -323,6 +323,7 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
+    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; no error keeps anyone from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. Connections stay as they are.
     """
@@ -338,6 +339,7 @@ class ChannelLayer(ABC):
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
         self._buckets = Buckets()
+        self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
 
@@ -452,6 +454,24 @@ class ChannelLayer(ABC):
             Whether there was one. Where an engine does not answer, this process's own count decides: no error.
         """
         return self._buckets.of((kind, user_id), limit).take()
+
+    # -- gaps
+
+    @contextmanager
+    def telling_of_gaps(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """For as long as the block lasts, call ``tell`` when messages to groups may have been missed, and are heard
+        again, with the seconds between: each server does, for its consumers' ``layer_gap``. It must not wait."""
+        mark = object()
+        self._told_of_gaps[mark] = tell
+        try:
+            yield
+        finally:
+            del self._told_of_gaps[mark]
+
+    def _missed(self, seconds: float) -> None:
+        """Told by the layer itself."""
+        for tell in list(self._told_of_gaps.values()):
+            tell(seconds)
 
     # -- life
 
