@@ -20,7 +20,7 @@ from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import WebsocketConsumer
 from triochan.http import text
 from triochan.layers.redis import RedisLayer
-from triochan.sessions import RedisSessionStore, http_session
+from triochan.sessions import RedisSessionStore, http_session, sockets
 from triochan.test import Client
 
 pytestmark = pytest.mark.engine
@@ -157,6 +157,32 @@ async def test_the_end_of_a_session_closes_its_sockets_in_all_processes(
         assert others != client.cookies
         response = await elsewhere(running_engine, lambda there: there.get("/logout"), others)
         assert response.status == 200
+
+
+async def test_a_session_that_ended_while_nobody_heard_it(
+    running_engine: EngineProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sockets, "_GAP_SECONDS", 0.1)
+    async with a_client(running_engine) as client:
+        await client.get("/login?2")
+        async with client.websocket("/") as still:
+            client.cookies.clear()
+            await client.get("/login?1")
+            async with client.websocket("/") as socket:
+                sessions = client.application.sessions
+                [cookie] = client.cookies.values()
+                verified = sessions.cookies._verified(cookie)
+                assert verified is not None
+                await sessions.store.delete(verified[0])
+                layer = client.runtime.layer
+                assert isinstance(layer, RedisLayer)
+                assert layer.engine._link is not None
+                layer.engine._link.break_off(ConnectionError("cut"))
+                with trio.fail_after(5):
+                    closed = await socket.wait_closed()
+            assert (closed.code, closed.reason) == (3000, "the session is over")
+            await still.send("x")
+            assert await still.receive() == "x"
 
 
 async def test_disconnect_user_closes_the_sockets_in_all_processes(running_engine: EngineProcess) -> None:

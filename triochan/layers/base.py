@@ -323,7 +323,8 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
-    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; no error keeps anyone from it.
+    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
+      nobody from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. Connections stay as they are.
     """

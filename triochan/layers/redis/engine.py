@@ -194,11 +194,12 @@ class Engine:
             if lost is not None and begun.is_set():
                 self.gaps += 1
                 missed = trio.current_time() - lost
+                what = f"; what was sent to groups meanwhile was missed (gap {self.gaps})"
                 logger.warning(
-                    "the engine at %s is back after %.1f s; what was sent to groups meanwhile was missed (gap %d)",
+                    "the engine at %s is back after %.1f s%s",
                     self.place,
                     missed,
-                    self.gaps,
+                    what if len(self.subscriptions) else "",  # a store of sessions has none
                 )
                 restored(missed)
             begun.set()
