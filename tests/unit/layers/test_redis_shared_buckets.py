@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+import trio.testing
 from engines import EngineProcess, engine
 
 from triochan.layers.redis import RedisLayer, shared_buckets
@@ -83,20 +84,96 @@ async def test_a_bucket_that_is_corrupt_is_a_full_one(layers: Layers, held: str)
     assert not await layers[1].take_token(str, 1, ONCE)
 
 
-async def test_an_error_of_the_engines_is_none_of_the_clients(
-    layers: Layers, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_is_no_bucket_is_a_full_one(layers: Layers) -> None:
     client = layers[0].engine.client
     await layers[0].take_token(str, 1, ONCE)
     [key] = await client.keys("*")
     await client.delete([key])
     await client.rpush(key, ["x"])
-    assert [await layers[1].take_token(str, 1, ONCE) for _ in range(3)] == [True, False, False]
+    assert [await layers[1].take_token(str, 1, ONCE) for _ in range(2)] == [True, False]
+
+
+async def test_an_error_of_the_engines_is_none_of_the_clients(
+    layers: Layers, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = layers[0].engine.client
+    await client.config_set({"maxmemory": 1})
+    taken: list[bool] = []
+
+    async def take(user: int) -> None:
+        taken.append(await layers[1].take_token(str, user % 2, ONCE))
+
+    async with trio.open_nursery() as nursery:
+        for user in range(6):
+            nursery.start_soon(take, user)
+    await client.config_set({"maxmemory": 0})
+    assert sum(taken) == 2
     said = [line for record in caplog.records if "for itself" in (line := record.getMessage())]
     assert len(said) == 1
     assert (
         "each process counts users' messages for itself until the engine does: the engine at unix:" in said[0]
     )
+
+
+async def test_what_many_users_take_is_asked_for_together(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_buckets, "_AT_ONCE", 40)
+    asked: list[int] = []
+    one = layers[0]._shared_buckets
+    take_of = one._take
+
+    def counted(keys: list[str], arguments: list[str | bytes | int | float]) -> object:
+        asked.append(len(keys))
+        return take_of(keys, arguments)
+
+    monkeypatch.setattr(one, "_take", counted)
+    taken = [0] * 100
+
+    async def take(user: int) -> None:
+        for _ in range(3):
+            taken[user] += await layers[0].take_token(str, user, RateLimit(user % 3 + 1, 3600))
+
+    async with trio.open_nursery() as nursery:
+        for user in range(100):
+            nursery.start_soon(take, user)
+    assert taken == [user % 3 + 1 for user in range(100)]
+    assert max(asked) <= 40
+    assert len(asked) < 20
+
+
+async def test_who_goes_away_meanwhile_harms_no_other(layers: Layers) -> None:
+    taken: list[bool] = []
+
+    async def take() -> None:
+        taken.append(await layers[0].take_token(str, 1, RateLimit(5, 3600)))
+
+    async with trio.open_nursery() as nursery:
+        for index in range(5):
+            nursery.start_soon(take)
+            if index == 2:
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await take()
+    assert taken == [True] * 5
+
+
+async def test_who_waits_when_the_layer_ends_is_counted_here(running_engine: EngineProcess) -> None:
+    layer = RedisLayer(running_engine.url)
+    taken: list[bool] = []
+
+    async def take(user: int) -> None:
+        taken.append(await layer.take_token(bool, user, ONCE))
+
+    async with trio.open_nursery() as nursery:
+        async with layer.connected():
+            running_engine.pause()
+            for user in range(3):
+                nursery.start_soon(take, user)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        running_engine.resume()
+        nursery.start_soon(take, 0)
+    assert taken == [True, True, True, False]
 
 
 async def test_who_has_none_here_is_not_asked_for(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ class RedisLayer(ChannelLayer):
         async with self.engine.running(self._missed) as nursery:
             await self._inbox.open(nursery)
             self._shared_buckets = SharedBuckets(self.engine)
+            nursery.start_soon(self._shared_buckets.run)
             yield
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
