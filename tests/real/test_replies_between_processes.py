@@ -47,7 +47,7 @@ class Waits(WebsocketConsumer):
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         names.append(message.reply_channel.name)
-        await trio.sleep(5)
+        await trio.sleep(0.3)
 
 
 class Stream(JsonWebsocketConsumer):

@@ -3,6 +3,7 @@ away, that is survived."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import random
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
+NOT_INSTALLED = "a layer through Redis or Valkey needs coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
@@ -341,11 +343,13 @@ def _cause(error: BaseException) -> Exception:
 def _is_lost(error: Exception) -> bool:
     """It says that the connection is of no use, not what the engine thinks of a command."""
     import anyio
+    from coredis.exceptions import AuthenticationError
     from coredis.exceptions import ConnectionError as Lost
 
-    return isinstance(
-        error, (Lost, OSError, trio.TooSlowError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-    )
+    kinds = (
+        Lost, AuthenticationError, OSError, trio.TooSlowError, anyio.BrokenResourceError, anyio.ClosedResourceError,
+    )  # fmt: skip
+    return isinstance(error, kinds)
 
 
 def _checked(url: str) -> str:
@@ -355,16 +359,8 @@ def _checked(url: str) -> str:
             f"the URL of an engine begins with one of {', '.join(each + '://' for each in SCHEMES)}, "
             f"such as redis://localhost:6379/0, not {_place(url)!r}"
         )
-    try:
-        import importlib.util
-
-        found = importlib.util.find_spec("coredis") and importlib.util.find_spec("msgpack")
-    except ImportError:
-        found = None
-    if not found:
-        raise ImproperlyConfigured(
-            "a layer through Redis or Valkey needs coredis: pip install 'triochan[redis]'"
-        )
+    if importlib.util.find_spec("coredis") is None:
+        raise ImproperlyConfigured(NOT_INSTALLED)
     return f"{_AS_COREDIS_HAS_THEM.get(scheme, scheme)}://{rest}"
 
 
