@@ -391,5 +391,7 @@ def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
     for name in [name for name in sys.modules if name.startswith("triochan.layers.redis")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "msgpack", None)
-    with pytest.raises(ImproperlyConfigured, match=r"needs msgpack: pip install 'triochan\[redis\]'"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"need coredis and msgpack: pip install 'triochan\[redis\]'"
+    ):
         RedisSessionStore("redis://localhost")

@@ -237,12 +237,8 @@ class RedisSessionStore(SessionStore):
 
 
 def _engine(url: str, options: dict[str, str | float]) -> Engine:
-    try:
-        from ..layers.redis.engine import Engine
-    except ModuleNotFoundError as error:
-        raise ImproperlyConfigured(
-            f"RedisSessionStore needs {error.name}: pip install 'triochan[redis]'"
-        ) from error
+    from ..layers.redis.engine import Engine  # its packages are an extra
+
     return Engine(url, **options)  # type: ignore[arg-type]  # as __init__ has them
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
-NOT_INSTALLED = "a layer through Redis or Valkey needs coredis and msgpack: pip install 'triochan[redis]'"
+NOT_INSTALLED = "Redis and Valkey need coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
