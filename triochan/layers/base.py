@@ -326,7 +326,7 @@ class ChannelLayer(ABC):
     - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
       nobody from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
-      not; whoever was to join is not a member. Connections stay as they are.
+      not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
 
     ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull

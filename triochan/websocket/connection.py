@@ -43,7 +43,6 @@ logger = logging.getLogger("triochan.connection")
 
 Ts = TypeVarTuple("Ts")
 
-A_TASK = "a task of the connection"
 LINGER_SECONDS = 2.0
 """How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
@@ -366,7 +365,7 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
-        if what != A_TASK and only(error, LayerUnavailable):
+        if what in ("connect", "receive") and only(error, LayerUnavailable):
             # The layer has told the log, once; a line and a connection for each message would be no help.
             say(
                 logger,
@@ -647,7 +646,7 @@ class Connection:
         async def begin() -> None:
             await async_fn(*args)
 
-        with Barrier(partial(self.crashed, async_fn, A_TASK)):
+        with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await enclosed(begin(), context)
 
     @property
