@@ -17,6 +17,7 @@ from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 from .deliveries import DeadLetter, Delivery, check_delay
+from .tokens import Buckets, RateLimit
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 NO_DELAY = "a reply can't be put off: delay=… is for named channels; send to one, whose consumer replies"
@@ -337,6 +338,8 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
+    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
+      nobody from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
@@ -353,6 +356,7 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._buckets = Buckets()
         self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
@@ -492,6 +496,25 @@ class ChannelLayer(ABC):
     async def group_members(self, group: str) -> list[str]:
         """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
 
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        """Take a token from a user's bucket, of which all processes of the layer have one together.
+
+        Tokens are given in the order in which they are asked for, so that messages that wait for one keep theirs. Here
+        each process counts for itself, without a checkpoint; a layer of several overrides it.
+
+        Args:
+            kind: the class of consumers that the bucket is for; to other processes, its name.
+            user_id: to other processes, its ``repr``.
+            limit: so many tokens are in a bucket that is full, as a new one is, and so long an empty one takes to fill,
+                evenly.
+
+        Returns:
+            Whether there was one. Where an engine does not answer, this process's own count decides: no error.
+        """
+        return self._buckets.of((kind, user_id), limit).take()
+
     # -- gaps
 
     @contextmanager
@@ -531,6 +554,7 @@ class ChannelLayer(ABC):
                 yield
         finally:
             serving.layer = None
+            self._buckets = Buckets()  # the next run has another clock
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from ...settings import Settings
 from ..base import ChannelLayer, Endpoint, with_names
 from ..deliveries import DeadLetter, Delivery
+from ..tokens import RateLimit
 from .engine import ANSWER_SECONDS, START_SECONDS, Engine
 from .group_members import Groups
 from .inbox import Inbox, process_of
+from .shared_buckets import SharedBuckets
 from .streams import Streams
 
 logger = logging.getLogger("triochan.layers")
@@ -87,6 +89,8 @@ class RedisLayer(ChannelLayer):
     async def connected(self) -> AsyncIterator[None]:
         async with self.engine.running(self._restored) as nursery:
             await self._inbox.open(nursery)
+            self._shared_buckets = SharedBuckets(self.engine)
+            nursery.start_soon(self._shared_buckets.run)
             async with self.streams.running():
                 yield
 
@@ -187,3 +191,9 @@ class RedisLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._groups.leave_all(endpoint)
+
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        known = self._buckets.of((kind, user_id), limit)
+        return await self._shared_buckets.take(kind, user_id, limit, known)
