@@ -16,6 +16,7 @@ from ..message import SendsReplies, check_name
 from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
+from .presence import LayerPresence
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 RESERVED: Mapping[str, str] = {
@@ -294,6 +295,14 @@ class Departed:
             self._local = Local()
         return self._local
 
+    @property
+    def close_code(self) -> int:
+        return self._code
+
+    @property
+    def close_reason(self) -> str:
+        return self._reason
+
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)
 
@@ -318,6 +327,7 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._presence: LayerPresence | None = None
 
     # -- the connections of this process
 
@@ -406,6 +416,24 @@ class ChannelLayer(ABC):
     @abstractmethod
     async def group_members(self, group: str) -> list[str]: ...
 
+    # -- presence
+
+    @property
+    def presence(self) -> LayerPresence:
+        """Who is where, see :class:`triochan.Presence`; made when it is first asked for.
+
+        Raises:
+            NotImplementedError: the layer has none.
+        """
+        if self._presence is None:
+            self._presence = self._make_presence()
+        return self._presence
+
+    def _make_presence(self) -> LayerPresence:
+        raise NotImplementedError(
+            f"{type(self).__qualname__} has no presence: a layer that is to have one makes it in _make_presence()"
+        )
+
     # -- life
 
     @asynccontextmanager
@@ -426,6 +454,8 @@ class ChannelLayer(ABC):
             yield
         finally:
             serving.layer = None
+            if self._presence is not None:
+                self._presence.stop()
 
 
 def _check_content(content: object) -> None:

@@ -17,6 +17,7 @@ from .base import Channel, ChannelLayer, Endpoint
 from .contents import Waiting
 from .fan_out import FanOut, Member
 from .groups import GroupRegistry
+from .presence import MemoryPresence
 
 logger = logging.getLogger("triochan.layers")
 
@@ -138,6 +139,11 @@ class MemoryLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._fan_out.leave_all(endpoint)
+
+    # -- presence
+
+    def _make_presence(self) -> MemoryPresence:
+        return MemoryPresence(self._prefix, lambda group, text: self.group_send(group, {"text": text}))
 
 
 class _NamedChannel:

@@ -1,0 +1,336 @@
+"""Who is where: the contract of a layer's presences, what is told of them, and those of one process.
+
+A topic is a group's name. What happens in it is gathered for a tick, and told to the group in one frame of JSON:
+``docs/presence.md`` has the frames' form.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from ..content import encode_plain
+from ..log_lines import show_unwritten
+from ..wire.outbox import Outbox, broadcast
+
+logger = logging.getLogger("triochan.layers")
+
+TICK_SECONDS = 0.05
+"""For so long what happens in a topic is gathered."""
+MEMBERS_PER_TICK = 1000
+"""A topic with more members is told a tick later for each so many: sending to them all is what a change costs."""
+
+Metas = dict[str, list[str]]
+"""Of each key what is told of its members, each a JSON object with its ``ref``."""
+
+
+class Watcher(Protocol):
+    """Whom a topic's list is sent to: a connection's reply channel."""
+
+    @property
+    def endpoint(self) -> HasOutbox: ...
+
+
+class HasOutbox(Protocol):
+    @property
+    def outbox(self) -> Outbox | None: ...
+
+
+@attrs.define(eq=False)
+class Member:
+    """One presence: of a connection, or of a block of a task.
+
+    Attributes:
+        topic, key: where, and as whom.
+        ref: tells it apart from others of the same key; the same in updates.
+        text: what is told of it, a JSON object with the ``ref``.
+        here: it has not left.
+    """
+
+    topic: str
+    key: str
+    ref: str
+    text: str
+    here: bool = True
+
+
+@attrs.define(eq=False)
+class Changes:
+    """What has happened in a topic since it was told last, each member in one place of them at most."""
+
+    joins: dict[str, Member] = attrs.field(factory=dict)
+    updates: dict[str, Member] = attrs.field(factory=dict)
+    leaves: dict[str, Member] = attrs.field(factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.joins or self.updates or self.leaves)
+
+    def joined(self, member: Member) -> None:
+        self.joins[member.ref] = member
+
+    def updated(self, member: Member) -> None:
+        if member.ref not in self.joins:  # which says the latest
+            self.updates[member.ref] = member
+
+    def left(self, member: Member) -> None:
+        self.updates.pop(member.ref, None)
+        if self.joins.pop(member.ref, None) is None:  # else nobody has heard of it
+            self.leaves[member.ref] = member
+
+
+@attrs.define(eq=False)
+class Topic:
+    """What this process knows of a topic.
+
+    Attributes:
+        members: this process's, by their refs, in the order in which they joined.
+        changes: what has not been told yet.
+        newcomers: who is sent the list next.
+        ticks: until it is told; 0: nothing is to be told.
+        version: of the last diff; the layer's own.
+    """
+
+    name: str
+    version: int = 0
+    members: dict[str, Member] = attrs.field(factory=dict)
+    changes: Changes = attrs.field(factory=Changes)
+    newcomers: dict[Watcher, None] = attrs.field(factory=dict)
+    ticks: int = 0
+
+
+class LayerPresence(ABC):
+    """The presences of a layer.
+
+    Joining, updating and leaving never wait and never fail: they happen in this process at once, and are told within a
+    tick. :class:`triochan.presence.Presence` is what programs hold.
+
+    Args:
+        mark: of this process, in refs: no other process on the same engine has it.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._serial = 0
+        self.topics: dict[str, Topic] = {}
+        self._waiting: dict[str, Topic] = {}
+        self._telling: trio.CancelScope | None = None
+
+    # -- members of this process
+
+    def join(self, topic: str, key: str, meta: str) -> Member:
+        """Have one more member in ``topic``.
+
+        Args:
+            meta: a JSON object without a ``ref``.
+        """
+        self._serial += 1
+        ref = f"{self._mark}.{self._serial:x}"
+        member = Member(topic, key, ref, _with_ref(meta, ref))
+        known = self._topic(topic)
+        known.members[ref] = member
+        known.changes.joined(member)
+        self._tell_soon(known)
+        return member
+
+    def update(self, member: Member, meta: str) -> None:
+        """Tell something else of ``member``, who is here."""
+        known = self.topics[member.topic]
+        member.text = _with_ref(meta, member.ref)
+        known.changes.updated(member)
+        self._tell_soon(known)
+
+    def leave(self, member: Member) -> None:
+        """``member`` is here no more; again is no error."""
+        if not member.here:
+            return
+        member.here = False
+        known = self.topics[member.topic]
+        del known.members[member.ref]
+        known.changes.left(member)
+        self._tell_soon(known)
+
+    def welcome(self, topic: str, watcher: Watcher) -> None:
+        """Send the list to ``watcher``, who is in the group already and so misses no diff, within a tick."""
+        known = self._topic(topic)
+        known.newcomers[watcher] = None
+        self._tell_soon(known)
+
+    @abstractmethod
+    async def metas(self, topic: str) -> Metas:
+        """Who is there.
+
+        Raises:
+            LayerUnavailable: a distributed layer's engine does not answer.
+        """
+
+    # -- telling
+
+    @abstractmethod
+    async def _tell(self, topics: list[Topic]) -> None:
+        """Tell the groups what has happened in these topics, and newcomers who is there.
+
+        What could not be told stays in ``changes`` and ``newcomers``, and is told with what happens meanwhile.
+
+        Raises:
+            LayerUnavailable: a distributed layer's engine does not answer.
+        """
+
+    def _forgotten(self, topic: Topic) -> None:  # noqa: B027 - a layer may keep nothing
+        """Nothing is kept of ``topic`` any more."""
+
+    def _topic(self, name: str) -> Topic:
+        known = self.topics.get(name)
+        if known is None:
+            known = self.topics[name] = self._new_topic(name)
+        return known
+
+    def _new_topic(self, name: str) -> Topic:
+        return Topic(name)
+
+    def _tell_soon(self, topic: Topic) -> None:
+        if not topic.ticks:
+            topic.ticks = 1 + len(topic.members) // MEMBERS_PER_TICK
+            self._waiting[topic.name] = topic
+        if self._telling is None:
+            # A task of the run's, and there only while there is something to tell: it belongs to no connection, for
+            # what it tells is that connections have ended.
+            self._telling = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(
+                self._run, self._telling, name=f"{__name__}: {type(self).__name__}"
+            )
+
+    async def _run(self, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                while self._waiting:
+                    await trio.sleep(TICK_SECONDS)
+                    try:
+                        await self._tick()
+                    except Exception as error:  # noqa: BLE001 - a system task that raises would end the run
+                        _report(error)
+        finally:
+            if self._telling is scope:
+                self._telling = None
+
+    async def _tick(self) -> None:
+        due = []
+        for topic in list(self._waiting.values()):
+            topic.ticks -= 1
+            if not topic.ticks:
+                del self._waiting[topic.name]
+                due.append(topic)
+        if not due:
+            return
+        try:
+            await self._tell(due)
+        finally:
+            for topic in due:
+                if topic.changes or topic.newcomers:
+                    self._tell_soon(topic)
+                elif not topic.members and not topic.ticks and self.topics.get(topic.name) is topic:
+                    del self.topics[topic.name]
+                    self._forgotten(topic)
+
+    def stop(self) -> None:
+        """The layer serves no more: nothing else is told."""
+        scope, self._telling = self._telling, None
+        if scope is not None:
+            scope.cancel()
+        for topic in self._waiting.values():
+            topic.ticks = 0
+        self._waiting.clear()
+
+
+class MemoryPresence(LayerPresence):
+    """Those of one process: exact at every moment.
+
+    Args:
+        mark: see :class:`LayerPresence`.
+        send: sends a text to a group.
+    """
+
+    def __init__(self, mark: str, send: Callable[[str, str], Awaitable[None]]) -> None:
+        super().__init__(mark)
+        self._send = send
+        # Versions of a topic only grow, also where it was forgotten meanwhile.
+        self._latest = 0
+
+    async def metas(self, topic: str) -> Metas:
+        known = self.topics.get(topic)
+        return {} if known is None else by_key(known.members.values())
+
+    def _new_topic(self, name: str) -> Topic:
+        return Topic(name, self._latest)
+
+    def _forgotten(self, topic: Topic) -> None:
+        self._latest = max(self._latest, topic.version)
+
+    async def _tell(self, topics: list[Topic]) -> None:
+        for topic in topics:
+            changes, topic.changes = topic.changes, Changes()
+            newcomers, topic.newcomers = topic.newcomers, {}
+            if changes:
+                topic.version += 1
+            # No checkpoint between the two: whoever is in the group has one of them that the other follows.
+            if newcomers:
+                send_to(newcomers, state_text(topic.name, topic.version, by_key(topic.members.values())))
+            if changes:
+                await self._send(topic.name, diff_text(topic.name, topic.version, changes))
+
+
+def by_key(members: Iterable[Member]) -> Metas:
+    """What is told of ``members``, sorted by their keys, each key's in the order in which they joined."""
+    found: Metas = {}
+    for member in members:
+        metas = found.get(member.key)
+        if metas is None:
+            found[member.key] = [member.text]
+        else:
+            metas.append(member.text)
+    return found
+
+
+def state_text(topic: str, version: int, metas: Metas) -> str:
+    """The frame that has a topic's list, as it is after the diff ``version``."""
+    return f'{{"presence":"{topic}","version":{version},"state":{_object(metas)}}}'
+
+
+def diff_text(topic: str, version: int, changes: Changes) -> str:
+    """The frame that says what has changed since the diff before."""
+    parts = [
+        f',"{name}":{_object(by_key(members.values()))}'
+        for name, members in (("joins", changes.joins), ("updates", changes.updates))
+        if members
+    ]
+    if changes.leaves:
+        refs: Metas = {}
+        for member in changes.leaves.values():
+            refs.setdefault(member.key, []).append(f'"{member.ref}"')
+        parts.append(f',"leaves":{_object(refs)}')
+    return f'{{"presence":"{topic}","version":{version}{"".join(parts)}}}'
+
+
+def send_to(watchers: Iterable[Watcher], text: str) -> None:
+    """Send to connections of this process, without waiting for any of them: as a group send does."""
+    outboxes = [outbox for each in watchers if (outbox := each.endpoint.outbox) is not None]
+    broadcast(text, outboxes)
+
+
+def _object(metas: Mapping[str, list[str]]) -> str:
+    return "{" + ",".join([f"{encode_plain(key)}:[{','.join(each)}]" for key, each in metas.items()]) + "}"
+
+
+def _with_ref(meta: str, ref: str) -> str:
+    return f'{{"ref":"{ref}"}}' if meta == "{}" else f'{{"ref":"{ref}",{meta[1:]}'
+
+
+def _report(error: Exception) -> None:
+    try:
+        logger.error("presence: what has changed could not be told: %s", error, exc_info=error)
+    except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
+        show_unwritten(unwritten, error)
