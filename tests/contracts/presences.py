@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import trio
-from layers import FakeEndpoint
 from views import View
 from wsproto.frame_protocol import FrameDecoder  # somebody else's reader of frames
 
 from triochan import Group, Presence
 from triochan.exceptions import ConnectionClosed
 from triochan.layers import ChannelLayer
+from triochan.test.layers import FakeEndpoint
 
 Lists = dict[str, list[dict[str, Any]]]
 
@@ -189,14 +189,16 @@ class PresenceContract:
     async def test_what_happens_in_a_tick_is_told_at_once(self, layer: ChannelLayer) -> None:
         async with self.clients(*[layer] * 20) as members:
             async with self.clients(layer) as [watcher]:
+                await watcher.presence().track("watcher")
                 await watcher.presence().subscribe()
-                await until(lambda: watcher.read().version is not None)
+                await until(lambda: "watcher" in watcher.read().lists)
+                await trio.sleep(0.1)
                 before = len(watcher.texts)
                 for number, member in enumerate(members):
                     await member.presence().track(f"user{number}", {"n": number})
                 await members[0].presence().update("user0", {"n": 100})
                 members[1].end()
-                await until(lambda: len(watcher.read().lists) == 19)
+                await until(lambda: len(watcher.read().lists) == 20)
                 [text] = watcher.texts[before:]
                 diff = json.loads(text)
                 assert diff.keys() == {"presence", "version", "joins"}

@@ -6,17 +6,19 @@ from typing import Any
 
 
 class View:
-    """A topic's list, built of a state and diffs.
+    """A topic's list, built of states and diffs.
 
     Attributes:
         lists: key to metas.
         version: of what it was built of last; None: no list has come.
+        missed: how often a version was skipped.
         faults: what a client should never see.
     """
 
     def __init__(self) -> None:
         self.lists: dict[str, list[dict[str, Any]]] = {}
         self.version: int | None = None
+        self.missed = 0
         self.faults: list[str] = []
         self._early: list[dict[str, Any]] = []
 
@@ -24,7 +26,6 @@ class View:
         if "state" in frame:
             if self.version is not None and frame["version"] < self.version:
                 self.faults.append(f"an older list: {frame['version']} after {self.version}")
-                return
             self.lists = frame["state"]
             self.version = frame["version"]
             early, self._early = self._early, []
@@ -40,7 +41,7 @@ class View:
         if diff["version"] <= self.version:
             return
         if diff["version"] != self.version + 1:
-            self.faults.append(f"missed: {diff['version']} after {self.version}")
+            self.missed += 1
         self.version = diff["version"]
         for key, metas in diff.get("joins", {}).items():
             known = self.lists.setdefault(key, [])

@@ -20,7 +20,7 @@ from triochan.exceptions import ChannelSocketException, LayerUnavailable
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer, WebsocketDemultiplexer
 from triochan.http import text
 from triochan.layers import ChannelLayer, MemoryLayer, current_layer
-from triochan.layers.presence import MEMBERS_PER_TICK, TICK_SECONDS
+from triochan.layers.presence import MEMBERS_PER_TICK, TICK_SECONDS, MemoryPresence
 from triochan.test import Client
 
 
@@ -178,7 +178,7 @@ async def test_behind_a_demultiplexer() -> None:
         while "by a worker" not in view.lists:
             view.take(await socket.receive_json())
         assert without_refs(view.lists) == {"by a stream": [{"mood": "good"}], "by a worker": [{"job": 1}]}
-        assert view.faults == []
+        assert (view.faults, view.missed) == ([], 0)
         assert without_refs(view.lists) == await here()
     async with Client([]):
         assert await here() == {}
@@ -344,32 +344,64 @@ async def test_many_members_are_told_less_often(autojump_clock: MockClock) -> No
         assert layer.presence.topics == {}
 
 
-async def test_what_can_t_be_told_is_told_later(
+async def test_what_raises_holds_up_no_other_topic(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     layer = MemoryLayer()
-    fails = True
-    send = layer.group_send
+    presence = layer.presence
+    assert isinstance(presence, MemoryPresence)
+    send = presence._send
 
-    async def group_send(group: str, content: dict[str, Any], exclude: str | None = None) -> None:
-        if fails and group == "broken":
-            raise OSError("a layer of somebody else's")
-        await send(group, content, exclude)
+    def raises(group: str, text: str) -> None:
+        if group == "broken":
+            raise ZeroDivisionError
+        send(group, text)
 
-    layer.group_send = group_send  # type: ignore[method-assign]
+    presence._send = raises
     async with layer.running():
         client = FakeClient(layer)
         await client.presence().subscribe()
         await trio.sleep(1)
         async with Presence("broken").tracked("ada"):
             await client.presence().track("bob")
-            await trio.sleep(0.06)
-            assert "what has changed could not be told" in caplog.text
             await trio.sleep(1)
-            assert client.read().lists.keys() == {"bob"}
-            assert client.view.faults == []
+        assert "what has changed could not be told" in caplog.text
+        assert client.read().lists.keys() == {"bob"}
+        assert client.view.faults == []
         client.end()
-    caplog.clear()
+
+
+async def test_a_log_that_can_t_be_written_stops_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = MemoryLayer()
+
+    def raises(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("triochan.layers.presence.logger.error", raises)
+    monkeypatch.setattr(layer.presence, "_send", raises)
+    async with layer.running(), Presence("room").tracked("ada"):
+        await trio.sleep(1)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+async def test_who_watches_an_empty_room_misses_nothing(autojump_clock: MockClock) -> None:
+    layer = MemoryLayer()
+    async with layer.running():
+        watcher = FakeClient(layer)
+        await watcher.presence().subscribe()
+        for number in range(3):
+            async with Presence("room").tracked("ada", {"n": number}):
+                await trio.sleep(1)
+                assert without_refs(watcher.read().lists) == {"ada": [{"n": number}]}
+            await trio.sleep(1)
+            assert watcher.read().lists == {}
+            for _ in range(5):  # meanwhile much happens elsewhere
+                async with Presence("other").tracked("bob"):
+                    await trio.sleep(1)
+        assert (watcher.view.faults, watcher.view.missed) == ([], 0)
+        watcher.end()
 
 
 async def test_a_layer_without_presence() -> None:
@@ -463,7 +495,7 @@ async def _play(steps: list[dict[str, Any]]) -> None:
         for client in clients:
             for topic in client.watched:
                 view = client.view_of(topic)
-                assert view.faults == []
+                assert (view.faults, view.missed) == ([], 0)
                 assert view.lists == await Presence(topic).list()
         for client in clients:
             client.end()

@@ -483,6 +483,7 @@ class ChannelLayer(ABC):
             serving.layer = None
             if self._presence is not None:
                 self._presence.stop()
+                self._presence = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -74,9 +74,7 @@ class FanOut:
         joined = self._groups.snapshot(group)
         if not joined:
             return _NOBODY  # and nothing is kept for a group that is not there
-        fan = self._fans.get(group)
-        if fan is None or fan.joined is not joined:
-            fan = self._fans[group] = _Fan.out_to(joined)
+        fan = self._fan_of(group, joined)
         if exclude is not None:
             fan = fan.without(exclude)
         if fan.members:
@@ -91,6 +89,18 @@ class FanOut:
         for other in fan.others:
             other.deliver_nowait(content)
         return fan.channels
+
+    def send_text(self, group: str, text: str) -> None:
+        """Send a text to the WebSockets in ``group``; to nothing else that may be in it."""
+        joined = self._groups.snapshot(group)
+        if joined:
+            broadcast(text, self._fan_of(group, joined).outboxes)
+
+    def _fan_of(self, group: str, joined: list[Member]) -> _Fan:
+        fan = self._fans.get(group)
+        if fan is None or fan.joined is not joined:
+            fan = self._fans[group] = _Fan.out_to(joined)
+        return fan
 
 
 @attrs.frozen

@@ -143,7 +143,7 @@ class MemoryLayer(ChannelLayer):
     # -- presence
 
     def _make_presence(self) -> MemoryPresence:
-        return MemoryPresence(self._prefix, lambda group, text: self.group_send(group, {"text": text}))
+        return MemoryPresence(self._prefix, self._fan_out.send_text)
 
 
 class _NamedChannel:

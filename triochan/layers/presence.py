@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import attrs
 import trio
 
 from ..content import encode_plain
+from ..exceptions import LayerUnavailable
 from ..log_lines import show_unwritten
 from ..wire.outbox import Outbox, broadcast
 
@@ -22,6 +23,8 @@ logger = logging.getLogger("triochan.layers")
 
 TICK_SECONDS = 0.05
 """For so long what happens in a topic is gathered."""
+_TICKS_AWAY = 10
+"""For so many, an engine that is away is not asked again."""
 MEMBERS_PER_TICK = 1000
 """A topic with more members is told a tick later for each so many: sending to them all is what a change costs."""
 
@@ -66,6 +69,8 @@ class Changes:
     joins: dict[str, Member] = attrs.field(factory=dict)
     updates: dict[str, Member] = attrs.field(factory=dict)
     leaves: dict[str, Member] = attrs.field(factory=dict)
+    uncertain: set[str] = attrs.field(factory=set)
+    """Refs of joins that an engine may know of already: it was told, and has not answered."""
 
     def __bool__(self) -> bool:
         return bool(self.joins or self.updates or self.leaves)
@@ -79,8 +84,8 @@ class Changes:
 
     def left(self, member: Member) -> None:
         self.updates.pop(member.ref, None)
-        if self.joins.pop(member.ref, None) is None:  # else nobody has heard of it
-            self.leaves[member.ref] = member
+        if self.joins.pop(member.ref, None) is None or member.ref in self.uncertain:
+            self.leaves[member.ref] = member  # else nobody has heard of it
 
 
 @attrs.define(eq=False)
@@ -92,15 +97,15 @@ class Topic:
         changes: what has not been told yet.
         newcomers: who is sent the list next.
         ticks: until it is told; 0: nothing is to be told.
-        version: of the last diff; the layer's own.
+        asking: an engine is being told of changes that are no longer in ``changes``.
     """
 
     name: str
-    version: int = 0
     members: dict[str, Member] = attrs.field(factory=dict)
     changes: Changes = attrs.field(factory=Changes)
     newcomers: dict[Watcher, None] = attrs.field(factory=dict)
     ticks: int = 0
+    asking: bool = False
 
 
 class LayerPresence(ABC):
@@ -119,6 +124,7 @@ class LayerPresence(ABC):
         self.topics: dict[str, Topic] = {}
         self._waiting: dict[str, Topic] = {}
         self._telling: trio.CancelScope | None = None
+        self._stopped = False
 
     # -- members of this process
 
@@ -180,21 +186,20 @@ class LayerPresence(ABC):
             LayerUnavailable: a distributed layer's engine does not answer.
         """
 
-    def _forgotten(self, topic: Topic) -> None:  # noqa: B027 - a layer may keep nothing
-        """Nothing is kept of ``topic`` any more."""
+    def _forgotten(self, name: str) -> None:  # noqa: B027 - a layer may keep nothing
+        """This process has nothing to do with that topic any more."""
 
     def _topic(self, name: str) -> Topic:
         known = self.topics.get(name)
         if known is None:
-            known = self.topics[name] = self._new_topic(name)
+            known = self.topics[name] = Topic(name)
         return known
 
-    def _new_topic(self, name: str) -> Topic:
-        return Topic(name)
-
-    def _tell_soon(self, topic: Topic) -> None:
+    def _tell_soon(self, topic: Topic, ticks: int = 1) -> None:
+        if self._stopped:
+            return
         if not topic.ticks:
-            topic.ticks = 1 + len(topic.members) // MEMBERS_PER_TICK
+            topic.ticks = ticks + len(topic.members) // MEMBERS_PER_TICK
             self._waiting[topic.name] = topic
         if self._telling is None:
             # A task of the run's, and there only while there is something to tell: it belongs to no connection, for
@@ -226,23 +231,25 @@ class LayerPresence(ABC):
                 due.append(topic)
         if not due:
             return
+        ticks = 1
         try:
             await self._tell(due)
+        except LayerUnavailable:  # which the layer has told of
+            ticks = _TICKS_AWAY
         finally:
             for topic in due:
                 if topic.changes or topic.newcomers:
-                    self._tell_soon(topic)
-                elif not topic.members and not topic.ticks and self.topics.get(topic.name) is topic:
-                    del self.topics[topic.name]
-                    self._forgotten(topic)
+                    self._tell_soon(topic, ticks)
+                elif not (topic.members or topic.ticks or topic.asking):
+                    self.topics.pop(topic.name, None)
+                    self._forgotten(topic.name)
 
     def stop(self) -> None:
-        """The layer serves no more: nothing else is told."""
+        """The layer serves no more: nothing else is told. Again is no error."""
+        self._stopped = True
         scope, self._telling = self._telling, None
         if scope is not None:
             scope.cancel()
-        for topic in self._waiting.values():
-            topic.ticks = 0
         self._waiting.clear()
 
 
@@ -251,12 +258,13 @@ class MemoryPresence(LayerPresence):
 
     Args:
         mark: see :class:`LayerPresence`.
-        send: sends a text to a group.
+        send: sends a text to the connections in a group.
     """
 
-    def __init__(self, mark: str, send: Callable[[str, str], Awaitable[None]]) -> None:
+    def __init__(self, mark: str, send: Callable[[str, str], None]) -> None:
         super().__init__(mark)
         self._send = send
+        self._versions: dict[str, int] = {}
         # Versions of a topic only grow, also where it was forgotten meanwhile.
         self._latest = 0
 
@@ -264,23 +272,38 @@ class MemoryPresence(LayerPresence):
         known = self.topics.get(topic)
         return {} if known is None else by_key(known.members.values())
 
-    def _new_topic(self, name: str) -> Topic:
-        return Topic(name, self._latest)
-
-    def _forgotten(self, topic: Topic) -> None:
-        self._latest = max(self._latest, topic.version)
+    def _forgotten(self, name: str) -> None:
+        self._latest = max(self._latest, self._versions.pop(name, 0))
 
     async def _tell(self, topics: list[Topic]) -> None:
+        errors: list[Exception] = []
         for topic in topics:
-            changes, topic.changes = topic.changes, Changes()
-            newcomers, topic.newcomers = topic.newcomers, {}
-            if changes:
-                topic.version += 1
-            # No checkpoint between the two: whoever is in the group has one of them that the other follows.
-            if newcomers:
-                send_to(newcomers, state_text(topic.name, topic.version, by_key(topic.members.values())))
-            if changes:
-                await self._send(topic.name, diff_text(topic.name, topic.version, changes))
+            try:
+                self._tell_one(topic)
+            except Exception as error:  # noqa: BLE001 - it is no other topic's
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _tell_one(self, topic: Topic) -> None:
+        changes, topic.changes = topic.changes, Changes()
+        newcomers, topic.newcomers = topic.newcomers, {}
+        version = self._versions.get(topic.name)
+        begins = version is None
+        if version is None:
+            version = self._latest
+        if changes:
+            version += 1
+        self._versions[topic.name] = version
+        # One step, without a checkpoint: each who is in the group has something that the next diff follows.
+        state = ""
+        if newcomers or begins:
+            state = state_text(topic.name, version, by_key(topic.members.values()))
+        if newcomers:
+            send_to(newcomers, state)
+        if changes:
+            # A list that begins follows none that a client of the topic may have from before.
+            self._send(topic.name, state if begins else diff_text(topic.name, version, changes))
 
 
 def by_key(members: Iterable[Member]) -> Metas:

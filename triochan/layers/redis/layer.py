@@ -13,6 +13,7 @@ from ..base import ChannelLayer, Endpoint, with_names
 from .engine import ANSWER_SECONDS, START_SECONDS, Engine
 from .group_members import Groups
 from .inbox import Inbox, process_of
+from .presence import LEASE_SECONDS, RedisPresence
 
 logger = logging.getLogger("triochan.layers")
 
@@ -26,6 +27,7 @@ class RedisLayer(ChannelLayer):
         prefix: stands before every key and channel in the engine.
         timeout: seconds that the engine may take to answer.
         start_timeout: seconds that a start waits for the engine.
+        presence_lease: seconds within which the presences of a process that has died are gone.
 
     Attributes:
         dropped: messages that a group send could not put into a full named channel.
@@ -42,11 +44,13 @@ class RedisLayer(ChannelLayer):
         prefix: str = "triochan",
         timeout: float = ANSWER_SECONDS,
         start_timeout: float = START_SECONDS,
+        presence_lease: float = LEASE_SECONDS,
     ) -> None:
         super().__init__()
         self.settings = settings or Settings()
         self.engine = Engine(url, prefix=prefix, timeout=timeout, start_timeout=start_timeout)
         self.dropped = 0
+        self._presence_lease = presence_lease
         self._groups = Groups(self.engine, self._endpoints)
         self._inbox = Inbox(
             self.engine,
@@ -71,9 +75,12 @@ class RedisLayer(ChannelLayer):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        async with self.engine.running() as nursery:
+        presence = self._make_presence()
+        self._presence = presence
+        async with self.engine.running(presence.restored) as nursery:
             await self._inbox.open(nursery)
-            yield
+            async with presence.kept(nursery):
+                yield
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
         await self._inbox.reply(channel, with_names(content))
@@ -152,3 +159,8 @@ class RedisLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._groups.leave_all(endpoint)
+
+    # -- presence
+
+    def _make_presence(self) -> RedisPresence:
+        return RedisPresence(self.engine, self._prefix, self._groups.send_text, self._presence_lease)
