@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Protocol
 
 import attrs
@@ -74,6 +75,37 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.joins or self.updates or self.leaves)
+
+    def __len__(self) -> int:
+        return len(self.joins) + len(self.updates) + len(self.leaves)
+
+    def take(self, limit: int) -> Changes:
+        """The first of them, at most ``limit``, which are no longer here."""
+        if len(self) <= limit and not self.uncertain:
+            taken = Changes(self.joins, self.updates, self.leaves)
+            self.joins, self.updates, self.leaves = {}, {}, {}
+            return taken
+        taken = Changes()
+        for source, target in (
+            (self.joins, taken.joins),
+            (self.updates, taken.updates),
+            (self.leaves, taken.leaves),
+        ):
+            for ref in list(islice(source, limit - len(taken))):
+                target[ref] = source.pop(ref)
+        return taken
+
+    def put_back(self, taken: Changes) -> None:
+        """An engine was told of ``taken``, and has not answered; since then, what is here has happened."""
+        since = Changes(self.joins, self.updates, self.leaves)
+        self.joins, self.updates, self.leaves = taken.joins, taken.updates, taken.leaves
+        self.uncertain.update(taken.joins)
+        for member in since.joins.values():
+            self.joined(member)
+        for member in since.updates.values():
+            self.updated(member)
+        for member in since.leaves.values():
+            self.left(member)
 
     def joined(self, member: Member) -> None:
         self.joins[member.ref] = member

@@ -16,7 +16,7 @@ Each process has its own members in its memory too, so that nothing is lost with
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgpack
@@ -297,36 +297,53 @@ class RedisPresence(LayerPresence):
     async def _tell_changes(self, topics: list[Topic]) -> None:
         self._used.set()
         async with self._asking:
-            for batch in _batches([topic for topic in topics if topic.changes]):
-                taken = [(topic, topic.changes) for topic in batch]
-                self._engine.client  # noqa: B018 - raises where it is away: then nothing was said
-                for topic in batch:
-                    topic.changes = Changes()
-                    topic.asking = True
-                said = [
-                    (
-                        topic.name,
-                        self._topic_name(topic.name),
-                        [
-                            (each.ref, each.key, each.text)
-                            for each in (*changes.joins.values(), *changes.updates.values())
-                        ],
-                        [(each.ref, each.key) for each in changes.leaves.values()],
-                    )
-                    for topic, changes in taken
-                ]
+            while taken := self._taken(topics):
                 done = False
                 try:
                     grace, lost = await self._engine.ask(
-                        self._change([], [*self._common, msgpack.packb(said)])
+                        self._change([], [*self._common, msgpack.packb(self._said(taken))])
                     )
                     done = True
                 finally:
                     for topic, changes in taken:
                         topic.asking = False
-                        if not done:
-                            topic.changes = _again(changes, topic.changes)
+                        if done:
+                            topic.changes.uncertain.difference_update(changes.joins)
+                        else:
+                            topic.changes.put_back(changes)
                 self._heard(grace, lost)
+
+    def _taken(self, topics: list[Topic]) -> list[tuple[Topic, Changes]]:
+        """What one call tells the engine.
+
+        Raises:
+            LayerUnavailable: it is known to be away. Nothing is taken then.
+        """
+        taken: list[tuple[Topic, Changes]] = []
+        room = _BATCH
+        for topic in topics:
+            if topic.changes and room > 0:
+                if not taken:
+                    self._engine.client  # noqa: B018 - raises
+                changes = topic.changes.take(room)
+                room -= len(changes)
+                topic.asking = True
+                taken.append((topic, changes))
+        return taken
+
+    def _said(self, taken: list[tuple[Topic, Changes]]) -> list[object]:
+        return [
+            (
+                topic.name,
+                self._topic_name(topic.name),
+                [
+                    (each.ref, each.key, each.text)
+                    for each in (*changes.joins.values(), *changes.updates.values())
+                ],
+                [(each.ref, each.key) for each in changes.leaves.values()],
+            )
+            for topic, changes in taken
+        ]
 
     # -- leases
 
@@ -405,30 +422,3 @@ class RedisPresence(LayerPresence):
         except LayerUnavailable:
             self._resync_at = trio.current_time()
             raise
-
-
-def _again(said: Changes, since: Changes) -> Changes:
-    """What is to be said when ``said`` may have been heard or not, and ``since`` has happened."""
-    said.uncertain.update(said.joins)
-    for member in since.joins.values():
-        said.joined(member)
-    for member in since.updates.values():
-        said.updated(member)
-    for member in since.leaves.values():
-        said.left(member)
-    return said
-
-
-def _batches(topics: Iterable[Topic]) -> Iterable[list[Topic]]:
-    """Topics whose changes go in one call."""
-    batch: list[Topic] = []
-    size = 0
-    for topic in topics:
-        changes = topic.changes
-        size += len(changes.joins) + len(changes.updates) + len(changes.leaves)
-        if batch and size > _BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(topic)
-    if batch:
-        yield batch
