@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -346,6 +346,7 @@ class ChannelLayer(ABC):
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
         self._presence: LayerPresence | None = None
+        self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
 
@@ -459,6 +460,24 @@ class ChannelLayer(ABC):
         raise NotImplementedError(
             f"{type(self).__qualname__} has no presence: a layer that is to have one makes it in _make_presence()"
         )
+
+    # -- gaps
+
+    @contextmanager
+    def telling_of_gaps(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """For as long as the block lasts, call ``tell`` when messages to groups may have been missed, and are heard
+        again, with the seconds between: each server does, for its consumers' ``layer_gap``. It must not wait."""
+        mark = object()
+        self._told_of_gaps[mark] = tell
+        try:
+            yield
+        finally:
+            del self._told_of_gaps[mark]
+
+    def _missed(self, seconds: float) -> None:
+        """Told by the layer itself."""
+        for tell in list(self._told_of_gaps.values()):
+            tell(seconds)
 
     # -- life
 

@@ -74,7 +74,9 @@ class FanOut:
         joined = self._groups.snapshot(group)
         if not joined:
             return _NOBODY  # and nothing is kept for a group that is not there
-        fan = self._fan_of(group, joined)
+        fan = self._fans.get(group)
+        if fan is None or fan.joined is not joined:
+            fan = self._fans[group] = _Fan.out_to(joined)
         if exclude is not None:
             fan = fan.without(exclude)
         if fan.members:
@@ -94,13 +96,8 @@ class FanOut:
         """Send a text to the WebSockets in ``group``; to nothing else that may be in it."""
         joined = self._groups.snapshot(group)
         if joined:
-            broadcast(text, self._fan_of(group, joined).outboxes)
-
-    def _fan_of(self, group: str, joined: list[Member]) -> _Fan:
-        fan = self._fans.get(group)
-        if fan is None or fan.joined is not joined:
-            fan = self._fans[group] = _Fan.out_to(joined)
-        return fan
+            # Not kept: who has this sent once a tick shall cost nobody who does not a look.
+            broadcast(text, _Fan.out_to(joined).outboxes)
 
 
 @attrs.frozen

@@ -3,7 +3,9 @@ away, that is survived."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +27,7 @@ T = TypeVar("T")
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
+NOT_INSTALLED = "a layer through Redis or Valkey needs coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
@@ -32,6 +35,7 @@ START_SECONDS = 10.0
 _AGAIN = 0.05
 """Seconds before an engine is asked again that is not there; twice as long each time."""
 _AGAIN_AT_MOST = 2.0
+_REFUSAL_SECONDS = 60.0
 
 
 class Script:
@@ -96,6 +100,7 @@ class Engine:
         self._link: _Link | None = None
         self._lost: float | None = None
         self._why: Exception | None = None
+        self._refusals: dict[type[Exception], float] = {}
 
     def key(self, *parts: str) -> str:
         """A key of this layer's."""
@@ -202,7 +207,6 @@ class Engine:
 
         while True:
             error = await self._have_link(linked)
-            self._link = None
             self.subscriptions.detach()
             self._why = error
             if self._lost is None:
@@ -220,20 +224,11 @@ class Engine:
         try:
             async with self.new_client() as client, self.new_client() as listening:
                 link = _Link(client)
-                with link.scope:
-                    async with (
-                        listening.connection_pool.acquire() as connection,
-                        trio.open_nursery() as nursery,
-                    ):
-                        nursery.start_soon(read_pushes, connection, self.subscriptions.take)
-                        nursery.start_soon(read_refusals, connection)
-                        nursery.start_soon(self._keep_alive, connection)
-                        self.subscriptions.attach(connection)
-                        with trio.fail_after(self.timeout):
-                            await client.ping()
-                            await self.subscriptions.restored()
-                        self._link = link
-                        linked()
+                try:
+                    with link.scope:
+                        await self._hold(link, listening, linked)
+                finally:
+                    self._link = None  # nobody may come to a client that is being left
         except Exception as error:  # noqa: BLE001 - whatever it is: the link is made anew
             return _cause(error)
         except BaseExceptionGroup as group:
@@ -244,6 +239,19 @@ class Engine:
         assert link is not None
         assert link.broken is not None
         return link.broken
+
+    async def _hold(self, link: _Link, listening: coredis.Redis[bytes], linked: Callable[[], None]) -> None:
+        """Hear what is subscribed to, and let :meth:`ask` use the link, until either fails."""
+        async with listening.connection_pool.acquire() as connection, trio.open_nursery() as nursery:
+            nursery.start_soon(read_pushes, connection, self.subscriptions.take)
+            nursery.start_soon(read_refusals, connection)
+            nursery.start_soon(self._keep_alive, connection)
+            self.subscriptions.attach(connection)
+            with trio.fail_after(self.timeout):
+                await link.client.ping()
+                await self.subscriptions.restored()
+            self._link = link
+            linked()
 
     async def _keep_alive(self, connection: BaseConnection) -> None:
         """Find out whether an engine that has gone silent is there.
@@ -266,31 +274,27 @@ class Engine:
         Raises:
             LayerUnavailable: there is none within the time, or it is an error.
         """
-        from coredis.exceptions import ConnectionError as Lost
-        from coredis.exceptions import RedisError
-
         link = self._link
         try:
             with trio.fail_after(self.timeout):
                 return await request
-        except (Lost, OSError, TimeoutError, trio.TooSlowError) as error:
+        except LayerUnavailable:
+            raise
+        except Exception as error:
+            cause = _cause(error)
             # A client that has been broken off in the middle of something may have lost a place in its pool for good.
-            if link is not None:
-                link.break_off(error)
-            raise self.unavailable(error) from error
-        except RedisError as error:
-            raise self.unavailable(error) from error
-        except BaseExceptionGroup as group:
-            if group.split(Exception)[1] is not None:
-                raise
-            cause = _cause(group)
-            if link is not None:
+            if link is not None and _is_lost(cause):
                 link.break_off(cause)
-            raise self.unavailable(cause) from group
-        except RuntimeError as error:
-            if link is None or link is self._link:
-                raise
-            raise self.unavailable(error) from error  # the client was left while it was being asked
+            else:  # what the engine refuses; or what has ended a task of coredis' own, which hands it on as it is
+                self._tell_refusal(cause)
+            raise self.unavailable(cause) from error
+
+    def _tell_refusal(self, error: Exception) -> None:
+        """Log it, once a minute at most for each kind: whoever has asked is told each time."""
+        now = trio.current_time()
+        if now >= self._refusals.get(type(error), -math.inf) + _REFUSAL_SECONDS:
+            self._refusals[type(error)] = now
+            logger.warning("%s", self.unavailable(error))
 
     async def confirmed(self, topic: str) -> None:
         """Wait until a subscription is confirmed, or is dropped; no checkpoint where it is.
@@ -335,6 +339,18 @@ def _cause(error: BaseException) -> Exception:
     return error
 
 
+def _is_lost(error: Exception) -> bool:
+    """It says that the connection is of no use, not what the engine thinks of a command."""
+    import anyio
+    from coredis.exceptions import AuthenticationError
+    from coredis.exceptions import ConnectionError as Lost
+
+    kinds = (
+        Lost, AuthenticationError, OSError, trio.TooSlowError, anyio.BrokenResourceError, anyio.ClosedResourceError,
+    )  # fmt: skip
+    return isinstance(error, kinds)
+
+
 def _checked(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
@@ -342,16 +358,8 @@ def _checked(url: str) -> str:
             f"the URL of an engine begins with one of {', '.join(each + '://' for each in SCHEMES)}, "
             f"such as redis://localhost:6379/0, not {_place(url)!r}"
         )
-    try:
-        import importlib.util
-
-        found = importlib.util.find_spec("coredis") and importlib.util.find_spec("msgpack")
-    except ImportError:
-        found = None
-    if not found:
-        raise ImproperlyConfigured(
-            "a layer through Redis or Valkey needs coredis: pip install 'triochan[redis]'"
-        )
+    if importlib.util.find_spec("coredis") is None:
+        raise ImproperlyConfigured(NOT_INSTALLED)
     return f"{_AS_COREDIS_HAS_THEM.get(scheme, scheme)}://{rest}"
 
 

@@ -77,10 +77,11 @@ class RedisLayer(ChannelLayer):
     async def connected(self) -> AsyncIterator[None]:
         presence = self._make_presence()
         self._presence = presence
-        async with self.engine.running(presence.restored) as nursery:
+        async with self.engine.running(self._missed) as nursery:
             await self._inbox.open(nursery)
-            async with presence.kept(nursery):
-                yield
+            with self.telling_of_gaps(presence.restored):
+                async with presence.kept(nursery):
+                    yield
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
         await self._inbox.reply(channel, with_names(content))

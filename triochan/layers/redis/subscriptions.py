@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -123,11 +124,12 @@ class Subscriptions:
 
     def _send(self, command: bytes, names: list[bytes]) -> None:
         if self._connection is not None:
+            import anyio
             from coredis.exceptions import ConnectionError as Lost
 
             try:
                 self._connection.send_command(command, *names)
-            except Lost:
+            except (Lost, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # who reads from it finds that too, and all is subscribed to anew
 
 
@@ -159,6 +161,7 @@ async def read_pushes(connection: BaseConnection, take: Callable[[list[Any]], No
 
 async def read_refusals(connection: BaseConnection) -> None:
     """Raise what the engine answers to a command whose answers are pushes: an error, such as a missing permission."""
-    async for answer in connection.streamed_messages:
-        if isinstance(answer, BaseException):
-            raise answer
+    async with aclosing(connection.streamed_messages) as answers:
+        async for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
