@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from triochan import Presence
 from triochan.exceptions import LayerUnavailable
 from triochan.layers.redis import RedisLayer
 from triochan.layers.redis.presence import RedisPresence
+from triochan.presence import _OfConnection
 
 pytestmark = pytest.mark.engine
 
@@ -305,3 +307,70 @@ async def test_kill_9(running_engine: EngineProcess) -> None:
         assert trio.current_time() - began < LEASE
         assert (await here.presence().list()).keys() == {"user0"}
         here.end()
+
+
+@pytest.mark.slow
+async def test_all_agree_after_chaos() -> None:
+    """Clients of three processes come, change and go at random, while the engine is killed, emptied and paused."""
+    chance = random.Random(5)
+    with engine() as process:
+        async with processes(process, 3) as layers:
+            watchers = [Client(layer) for layer in layers]
+            for each in watchers:
+                await each.presence().subscribe()
+            members: list[tuple[Client, dict[str, int]]] = []
+
+            async def churn() -> None:
+                while True:
+                    match chance.choice(["come", "come", "change", "go", "rest"]):
+                        case "come" if len(members) < 30:
+                            client, meta = Client(chance.choice(layers)), {"n": chance.randrange(100)}
+                            await client.presence().track(chance.choice(["ada", "bob"]), meta)
+                            members.append((client, meta))
+                        case "change" if members:
+                            client, meta = chance.choice(members)
+                            for (_, _, key), _ in client.local.of(_OfConnection).members.items():
+                                meta["n"] = chance.randrange(100)
+                                await client.presence().update(key, meta)
+                        case "go" if members:
+                            members.pop(chance.randrange(len(members)))[0].end()
+                        case _:
+                            await trio.sleep(chance.uniform(0, 0.03))
+                    await trio.lowlevel.checkpoint()
+
+            with trio.move_on_after(4.0):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(churn)
+                    for what in ("restart", "pause", "restart", "break", "restart"):
+                        await trio.sleep(chance.uniform(0.1, 0.6))
+                        if what == "restart":
+                            process.restart()
+                        elif what == "pause":
+                            process.pause()
+                            await trio.sleep(0.6)
+                            process.resume()
+                        else:
+                            link = chance.choice(layers).engine._link
+                            if link is not None:
+                                link.break_off(OSError("broken"))
+                    await trio.sleep_forever()
+
+            assert len(members) > 5
+            expected = sorted(meta["n"] for _, meta in members)
+
+            def seen(lists: dict[str, list[dict[str, Any]]]) -> list[int]:
+                return sorted(meta["n"] for metas in lists.values() for meta in metas)
+
+            async def agree() -> bool:
+                try:
+                    lists = await watchers[0].presence().list()
+                except LayerUnavailable:
+                    return False
+                return seen(lists) == expected and all(each.read().lists == lists for each in watchers)
+
+            await until(agree, 5 * LEASE)
+            for client, _ in members:
+                client.end()
+            await until(lambda: not any(each.read().lists for each in watchers))
+            for each in watchers:
+                each.end()
