@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
 import attrs
 
 from ..content import decode_json
-from ..exceptions import ImproperlyConfigured, InvalidContent
+from ..exceptions import ImproperlyConfigured, InvalidContent, LayerUnavailable
 from ..handlers import Begin
 from ..layers import Endpoint, Group, MemoryLayer, current_layer
 from ..log_lines import say
 from ..message import Message, SendsReplies, check_name
+from ..presence import Presence
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
@@ -349,6 +350,28 @@ class WebsocketConsumer(BaseConsumer):
         """
         close = code if status is None else status
         await self.message.reply_channel.send({"close": close, "reason": reason})
+
+    def presence(self, topic: str) -> Presence:
+        """Who is in ``topic``; what is tracked through it is this connection's, in whatever task."""
+        return Presence(topic, channel=self.message.reply_channel)
+
+    async def track(self, topic: str, key: str, meta: Any = None) -> Presence:
+        """Have the client present in ``topic`` until its connection ends, and told who is there, comes and goes.
+
+        That is :meth:`triochan.Presence.track` and :meth:`triochan.Presence.subscribe`. The frames go to the client as
+        they are, beside the streams of a demultiplexer; ``client.presence(topic)`` of the browser client takes them.
+
+        Raises:
+            As these two.
+        """
+        presence = self.presence(topic)
+        await presence.track(key, meta)
+        try:
+            await presence.subscribe()
+        except LayerUnavailable:
+            await presence.untrack(key)
+            raise
+        return presence
 
     @group_method
     async def group_send(

@@ -17,6 +17,7 @@ from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 from .deliveries import DeadLetter, Delivery, check_delay
+from .presence import LayerPresence
 from .tokens import Buckets, RateLimit
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
@@ -307,6 +308,14 @@ class Departed:
             self._local = Local()
         return self._local
 
+    @property
+    def close_code(self) -> int:
+        return self._code
+
+    @property
+    def close_reason(self) -> str:
+        return self._reason
+
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)
 
@@ -357,6 +366,7 @@ class ChannelLayer(ABC):
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
         self._buckets = Buckets()
+        self._presence: LayerPresence | None = None
         self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
@@ -515,6 +525,24 @@ class ChannelLayer(ABC):
         """
         return self._buckets.of((kind, user_id), limit).take()
 
+    # -- presence
+
+    @property
+    def presence(self) -> LayerPresence:
+        """Who is where, see :class:`triochan.Presence`; made when it is first asked for.
+
+        Raises:
+            NotImplementedError: the layer has none.
+        """
+        if self._presence is None:
+            self._presence = self._make_presence()
+        return self._presence
+
+    def _make_presence(self) -> LayerPresence:
+        raise NotImplementedError(
+            f"{type(self).__qualname__} has no presence: a layer that is to have one makes it in _make_presence()"
+        )
+
     # -- gaps
 
     @contextmanager
@@ -555,6 +583,9 @@ class ChannelLayer(ABC):
         finally:
             serving.layer = None
             self._buckets = Buckets()  # the next run has another clock
+            if self._presence is not None:
+                self._presence.stop()
+                self._presence = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
