@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ from ..message import SendsReplies, check_name
 from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
+
+logger = logging.getLogger("triochan.layers")
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 RESERVED: Mapping[str, str] = {
@@ -449,7 +452,10 @@ class ChannelLayer(ABC):
     def _missed(self, seconds: float) -> None:
         """Told by the layer itself."""
         for tell in list(self._told_of_gaps.values()):
-            tell(seconds)
+            try:
+                tell(seconds)
+            except Exception:  # who is told must not break what the layer does
+                logger.exception("what is told of a gap raised")
 
     # -- life
 
