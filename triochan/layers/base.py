@@ -88,6 +88,9 @@ class Endpoint(Hashable, Protocol):
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
 
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait; False: something may have to, and nothing was done."""
+
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group: never waits, and a member that is gone is no error."""
 
