@@ -333,6 +333,17 @@ async def test_a_fault_within_its_tasks_ends_the_link_and_no_more(
         assert "ZeroDivisionError: in what is heard; trying again" in caplog.text
 
 
+async def test_the_end_does_not_wait_for_an_engine_that_hangs(process: EngineProcess) -> None:
+    layer = RedisLayer(process.url)
+    async with layer.running():
+        member = FakeEndpoint(layer)
+        await Group("room").add(member.channel)
+        process.pause()
+        layer.detach(member)
+        ending = time.monotonic()
+    assert time.monotonic() - ending < 0.5
+
+
 async def test_a_fault_while_it_ends_is_no_failure_of_the_server_s(process: EngineProcess) -> None:
     layer = layer_on(process)
     hold = layer.engine._hold
