@@ -174,6 +174,20 @@ async def test_many_are_told_in_several_steps(autojump_clock: MockClock) -> None
             assert await each.receive() == "1 / {}"
 
 
+def test_what_is_told_does_not_break_the_layer(caplog: pytest.LogCaptureFixture) -> None:
+    layer = Absent()
+    told: list[float] = []
+
+    def raises(seconds: float) -> None:
+        raise ZeroDivisionError
+
+    with layer.telling_of_gaps(raises), layer.telling_of_gaps(told.append):
+        layer._missed(1)
+    layer._missed(2)
+    assert told == [1]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_the_hook_is_async() -> None:
     class Wrong(WebsocketConsumer):
         def layer_gap(self, message: Message, **kwargs: Any) -> None:

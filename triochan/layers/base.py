@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from ..wire.outbox import Outbox
 from .deliveries import DeadLetter, Delivery, check_delay
 from .presence import LayerPresence
 from .tokens import Buckets, RateLimit
+
+logger = logging.getLogger("triochan.layers")
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 NO_DELAY = "a reply can't be put off: delay=… is for named channels; send to one, whose consumer replies"
@@ -88,6 +91,9 @@ class Endpoint(Hashable, Protocol):
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
+
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait; False: something may have to, and nothing was done."""
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group: never waits, and a member that is gone is no error."""
@@ -559,7 +565,10 @@ class ChannelLayer(ABC):
     def _missed(self, seconds: float) -> None:
         """Told by the layer itself."""
         for tell in list(self._told_of_gaps.values()):
-            tell(seconds)
+            try:
+                tell(seconds)
+            except Exception:  # who is told must not break what the layer does
+                logger.exception("what is told of a gap raised")
 
     # -- life
 

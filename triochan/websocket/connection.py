@@ -284,6 +284,17 @@ class Connection:
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait."""
+        reply = parse_websocket(content)
+        if self.life.state is not State.OPEN or reply.accept is not None:
+            return False
+        if reply.data is not None and not self.send_nowait(reply.data):
+            return False
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+        return True
+
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group."""
         reply = parse_websocket(content)
