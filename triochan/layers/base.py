@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -17,6 +18,8 @@ from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 from .deliveries import DeadLetter, Delivery, check_delay
+
+logger = logging.getLogger("triochan.layers")
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 NO_DELAY = "a reply can't be put off: delay=… is for named channels; send to one, whose consumer replies"
@@ -86,6 +89,9 @@ class Endpoint(Hashable, Protocol):
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
+
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait; False: something may have to, and nothing was done."""
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group: never waits, and a member that is gone is no error."""
@@ -338,7 +344,7 @@ class ChannelLayer(ABC):
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
-      not; whoever was to join is not a member. Connections stay as they are.
+      not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
 
     outlives: ClassVar[bool] = False
@@ -353,6 +359,7 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
 
@@ -490,6 +497,27 @@ class ChannelLayer(ABC):
     @abstractmethod
     async def group_members(self, group: str) -> list[str]:
         """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
+
+    # -- gaps
+
+    @contextmanager
+    def telling_of_gaps(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """For as long as the block lasts, call ``tell`` when messages to groups may have been missed, and are heard
+        again, with the seconds between: each server does, for its consumers' ``layer_gap``. It must not wait."""
+        mark = object()
+        self._told_of_gaps[mark] = tell
+        try:
+            yield
+        finally:
+            del self._told_of_gaps[mark]
+
+    def _missed(self, seconds: float) -> None:
+        """Told by the layer itself."""
+        for tell in list(self._told_of_gaps.values()):
+            try:
+                tell(seconds)
+            except Exception:  # who is told must not break what the layer does
+                logger.exception("what is told of a gap raised")
 
     # -- life
 
