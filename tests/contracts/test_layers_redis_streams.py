@@ -355,7 +355,47 @@ async def test_what_is_no_plain_data_is_refused_at_the_sender(
         assert await one.waiting("jobs") == 0
 
 
+async def test_what_something_else_has_written_among_dead_letters_is_shown(
+    running_engine: EngineProcess, prefix: str
+) -> None:
+    async with process(running_engine.url, prefix, channel_attempts=1) as one:
+        await one.put("jobs", {"number": 1})
+        delivery = await take(one)
+        taken = delivery._taken._replace(data=b"\xc1")  # type: ignore[attr-defined]
+        await one.fail(one._channels["jobs"], taken, "it")
+        [letter] = await one.dead_letters("jobs")
+        assert letter.content == {"": b"\xc1"}
+
+
+async def test_what_is_raised_beside_it_is_raised_as_it_is(
+    running_engine: EngineProcess, prefix: str
+) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - what is between may matter
+        async with process(running_engine.url, prefix) as one:
+            await one.put("jobs", {})
+            raise ZeroDivisionError
+
+
 # -- the engine's failures
+
+
+async def test_an_engine_that_is_away_at_the_end(
+    own_engine: EngineProcess, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = 0.0
+    async with process(own_engine.url, prefix) as one:
+        for number in range(20):
+            await one.put("jobs", {"number": number})
+        while not (one._channels and one._channels["jobs"].ahead):
+            await take(one, durable=False)
+        own_engine.kill()
+        one.serve(["others"], [])
+        with pytest.raises(LayerUnavailable):
+            await one._return(one._channels["jobs"])
+        assert one._channels["jobs"].ahead
+        began = trio.current_time()
+    assert trio.current_time() - began < 3
+    assert "messages were taken and not handled" in caplog.text
 
 
 @pytest.fixture

@@ -182,7 +182,10 @@ def read_response(request: Request, data: bytes) -> tuple[bytes, bool]:
     if request.method == "HEAD":
         assert body == b""
         body = request.body
-    if not framed:  # to HEAD as well: it is answered as GET would be (RFC 9110 section 9.3.2)
+        if framed or request.http_version == b"1.1":
+            return body, keep_alive
+        # As to GET, whose body would have ended with the connection (RFC 9110 section 9.3.2).
+    if not framed:
         assert request.http_version == b"1.0"
         assert not keep_alive
         keep_alive = request.keep_alive

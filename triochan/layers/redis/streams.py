@@ -35,6 +35,8 @@ _LOOK = 5.0
 _AHEAD = 0.02
 """Seconds of handling that are taken ahead, as far as the last messages tell."""
 _MOST_AHEAD = 64
+_AT_ONCE = 1000
+"""Messages that one question asks for at most: Lua has a bound on what it returns."""
 _STALE = 0.2
 """Seconds that a message may lie here with nobody to take it; then it is put back for another process."""
 _ACKNOWLEDGE = 0.02
@@ -155,7 +157,7 @@ class _Channel:
 
     def many(self) -> int:
         """How many to ask for."""
-        waiting = len(self.receivers)
+        waiting = min(len(self.receivers), _AT_ONCE)
         if not self._many:
             return waiting
         each = (trio.current_time() - self._came) / self._many
@@ -419,8 +421,7 @@ class Streams:
             else:
                 channel.change()
                 given = await channel.receivers.wait()
-                if given is None:
-                    continue
+                assert given is not None  # for ever, and nobody wakes it
                 taken = given
             try:
                 content = decode(taken.data)
