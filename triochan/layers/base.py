@@ -337,6 +337,8 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
+    - **Presence** is for those layers that make one in :meth:`_make_presence`
+      (:class:`triochan.layers.presence.LayerPresence` has what they share).
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
