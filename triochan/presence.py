@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from .content import decode_json
+from .content import decode_own
 from .exceptions import ConnectionClosed
 from .handlers import current_message
 from .layers import Channel, ChannelLayer, Departed, Endpoint, Group, Local, ReplyChannel
@@ -310,11 +310,11 @@ def _text_of(meta: Any) -> str:
             f"a presence's meta has {len(text):,} characters of JSON, and may have {MAX_META:,}: everybody in the "
             "topic is sent it; tell an id, and let clients ask for more"
         )
-    if '"ref"' in text and "ref" in (meta if isinstance(meta, Mapping) else decode_json(text)):
+    if '"ref"' in text and "ref" in (meta if isinstance(meta, Mapping) else decode_own(text)):
         raise ValueError('a presence\'s meta has no "ref": that is the name of what the layer adds to it')
     return text
 
 
 def _decoded(metas: Metas) -> dict[str, list[dict[str, Any]]]:
-    found = decode_json("[" + ",".join([f"[{','.join(each)}]" for each in metas.values()]) + "]")
+    found = decode_own("[" + ",".join([f"[{','.join(each)}]" for each in metas.values()]) + "]")
     return dict(zip(metas, found, strict=True))

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from processor import seconds
 
-from triochan.content import InvalidJSON, decode_json, encode_json
+from triochan.content import InvalidJSON, decode_json, decode_own, encode_json
 from triochan.exceptions import TriochanError
 
 relaxed = settings(deadline=None)
@@ -324,3 +324,8 @@ def test_the_collector_goes_on_behind_a_large_text(text: str) -> None:
         assert not gc.isenabled()  # it was the program's wish
     finally:
         gc.enable()
+
+
+@given(values)
+def test_own_texts_are_read_without_a_look(value: Any) -> None:
+    assert decode_own(encode_json(value)) == decode_json(encode_json(value))

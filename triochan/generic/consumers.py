@@ -366,11 +366,14 @@ class WebsocketConsumer(BaseConsumer):
         """
         presence = self.presence(topic)
         await presence.track(key, meta)
+        unavailable: LayerUnavailable | None = None
         try:
             await presence.subscribe()
-        except LayerUnavailable:
+        except LayerUnavailable as error:
+            unavailable = error
+        if unavailable is not None:
             await presence.untrack(key)
-            raise
+            raise unavailable
         return presence
 
     @group_method

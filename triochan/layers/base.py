@@ -355,6 +355,8 @@ class ChannelLayer(ABC):
       nothing, and that is no error.
     - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
       nobody from it.
+    - **Presence** is for those layers that make one in :meth:`_make_presence`
+      (:class:`triochan.layers.presence.LayerPresence` has what they share).
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
