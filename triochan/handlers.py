@@ -78,8 +78,12 @@ class Held(NamedTuple):
     place: Any = None
     """Where the task was among its cancel scopes before; None: in the one that :meth:`finish` is given."""
 
-    async def finish(self, scope: trio.CancelScope) -> None:
-        """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well."""
+    async def finish(self, scope: trio.CancelScope, task: trio.lowlevel.Task | None = None) -> None:
+        """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well.
+
+        Args:
+            task: the current one, where the caller knows it.
+        """
         owner = self.owner
         owner.hold(scope)
         result: object = None
@@ -99,8 +103,10 @@ class Held(NamedTuple):
                     raise
                 raise others from None  # noqa: ASYNC104 - a cancellation goes on
         finally:
-            task, place = trio.lowlevel.current_task(), self.place or scope._cancel_status
-            if nesting(task) is not place:
+            if task is None:
+                task = trio.lowlevel.current_task()
+            place = self.place or scope._cancel_status
+            if task._cancel_status is not place:  # nesting(), without the call
                 error = left_open(task, place, error)
             owner.release(scope, self.consumer, result, error)
             if error is not None:
