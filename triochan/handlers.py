@@ -396,11 +396,25 @@ def _as_exception(error: BaseException) -> Exception:
 
 def report(logger: logging.Logger, text: str, *args: object, error: BaseException) -> None:
     """Log an error. Where a handler of the log raises itself, that goes to the standard error, as what logging's own
-    handlers raise: a log that can't be written ends no connection, and no server."""
+    handlers raise: a log that can't be written ends no connection, and no server.
+
+    A missing attribute of an object whose class has an ``_about_missing`` gets that as a note.
+    """
+    _add_notes(error)
     try:
         logger.error(text, *args, exc_info=error)
     except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
         show_unwritten(unwritten, error)
+
+
+def _add_notes(error: BaseException) -> None:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _add_notes(each)
+    elif isinstance(error, AttributeError) and not hasattr(error, "__notes__"):
+        about = getattr(type(error.obj), "_about_missing", None)
+        if about is not None and error.name is not None:
+            error.add_note(about(error.name))
 
 
 def forget(error: BaseException) -> None:

@@ -21,7 +21,7 @@ from ..running import current_application
 from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
-from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
+from .base import BaseConsumer, as_coroutine, group_method, raise_all, refuse_but_me
 from .rate_limits import exceeded_limit, parse_rate
 
 logger = logging.getLogger("triochan.generic")
@@ -362,7 +362,9 @@ class WebsocketConsumer(BaseConsumer):
         """
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
-        await Group(name).send(_content(text, bytes, close), exclude=excluded(exclude, but_me))
+        if but_me:
+            refuse_but_me()
+        await Group(name).send(_content(text, bytes, close), exclude=exclude)
 
 
 @attrs.define(eq=False)
@@ -485,7 +487,10 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
             yield cls._content_type
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
-        if self._is_limited() and await self._is_too_much(message, kwargs):
+        # _is_limited(), without the call
+        if (self.rate_limit is not None or self.user_rate_limit is not None) and await self._is_too_much(
+            message, kwargs
+        ):
             return
         text = message.own.get("text")
         if text is None:
@@ -565,11 +570,18 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
     ) -> None:
         """Send ``content`` as JSON to every member of the group ``name``, encoded once; see
         :meth:`WebsocketConsumer.group_send`."""
-        text = encode_with(cls.encode_json, content, current_application())
-        left_out = excluded(exclude, but_me)
-        # A mixin's own way may not know of it.
-        more: dict[str, Any] = {} if left_out is None else {"exclude": left_out}
-        await super().group_send(name, text=text, close=close, **more)
+        if but_me:
+            refuse_but_me()
+        encode = cls.encode_json
+        application = current_application()
+        if is_own_encoder(encode):
+            text = encode_content(content, application)
+        else:
+            text = encode_with(encode, content, application)
+        if exclude is None:  # a mixin's own way may not know of it
+            await super().group_send(name, text=text, close=close)
+        else:
+            await super().group_send(name, text=text, close=close, exclude=exclude)
 
     @classmethod
     def decode_json(cls, text: str) -> Any:

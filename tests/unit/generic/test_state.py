@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from triochan import Message, route_class
 from triochan.exceptions import ImproperlyConfigured
@@ -64,8 +65,24 @@ async def test_what_connect_puts_on_self_is_gone_and_the_error_says_where_to_kee
     async with WSClient([route_class(Forgetful)]) as socket:
         await socket.send("x")
         assert (await socket.wait_closed()).code == 1011
-    assert "has no attribute 'n'" in caplog.text
+    assert "'Forgetful' object has no attribute 'n'" in caplog.text
     assert "Keep it in self.connection.state.n, which lives as long as the socket" in caplog.text
+
+
+async def test_so_it_does_where_a_task_of_the_handlers_asks_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Forgetful(WebsocketConsumer):
+        async def count(self) -> None:
+            self.n += 1  # type: ignore[attr-defined]
+
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.count)
+                nursery.start_soon(self.count)
+
+    async with WSClient([route_class(Forgetful)]) as socket:
+        await socket.send("x")
+        assert (await socket.wait_closed()).code == 1011
+    assert caplog.text.count("Keep it in self.connection.state.n, which lives as long as the socket") == 2
 
 
 class Needs:

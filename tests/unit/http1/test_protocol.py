@@ -771,7 +771,7 @@ async def test_who_only_listens_costs_no_turns_meanwhile(tls: bool) -> None:
             steps.append(None)
             return step(*where)
 
-        server.runtime.readers._step = count  # type: ignore[method-assign]
+        server.runtime.readers._step = count  # type: ignore[assignment]
         await trio.sleep(0.2)
         assert len(steps) < 20
         assert (await raw.answer()).status == 500
