@@ -263,7 +263,8 @@ class Group(_OnLayer):
             ValueError: a member is a connection, and ``content`` is nothing that it could take.
             LayerUnavailable: a distributed layer's engine does not answer.
         """
-        _check_content(content)
+        if content.__class__ is not dict:
+            _check_content(content)
         if not immediately:
             raise ValueError(DELAYED)
         if exclude is None:
