@@ -15,7 +15,7 @@ from ..exceptions import ChannelFull, NobodyListens
 from ..near_misses import closest
 from ..replies import parse_websocket
 from ..settings import CHANNEL_BYTES, Settings, by_glob
-from ..wire.outbox import Outbox, broadcast
+from ..wire.outbox import Outbox, Recipients, broadcast
 from .base import Channel, ChannelLayer, Endpoint
 from .contents import Waiting
 from .groups import GroupRegistry
@@ -266,7 +266,7 @@ class _Fan:
 
     joined: list[Member]
     members: list[Endpoint]
-    outboxes: list[Outbox]
+    outboxes: Recipients
     others: list[Member]
 
     @classmethod
@@ -280,7 +280,7 @@ class _Fan:
             else:
                 members.append(member)
                 outboxes.append(member.outbox)
-        return cls(joined, members, outboxes, others)
+        return cls(joined, members, Recipients(outboxes), others)
 
     def without(self, member: Member | None) -> _Fan:
         """The same without one of them. Made anew each time: it costs little beside sending to the others."""
