@@ -257,7 +257,15 @@ class BaseConsumer:
         when the connection ends, or take all the time there is: half of that is the method's. What was raised is
         raised behind it.
         """
-        await self._see_off(lambda: self.dispatch(message, **kwargs), message, kwargs)
+        if self._comes_to_disconnect():
+            await getattr(self, self.method_mapping[DISCONNECT])(message, **kwargs)
+        else:
+            await self._see_off(lambda: self.dispatch(message, **kwargs), message, kwargs)
+
+    def _comes_to_disconnect(self) -> bool:
+        """Nothing of the program's stands before the method for ``websocket.disconnect``, and nothing before it could
+        fail."""
+        return False
 
     async def _see_off(
         self, handle: Callable[[], Awaitable[object]], message: Message, kwargs: dict[str, Any]

@@ -213,14 +213,6 @@ class WebsocketConsumer(BaseConsumer):
         if errors:
             raise_all(errors, f"at the end of {name_of(type(self))}")
 
-    async def dispatch_disconnect(self, message: Message, **kwargs: Any) -> None:
-        """As :meth:`BaseConsumer.dispatch_disconnect`; where nothing of the program's stands before it, it is
-        ``raw_disconnect`` itself."""
-        if self._comes_to_disconnect():
-            await self.raw_disconnect(message, **kwargs)
-        else:
-            await super().dispatch_disconnect(message, **kwargs)
-
     def _owed_at_the_end(self) -> str | None:
         name = super()._owed_at_the_end()
         if name != "raw_disconnect":

@@ -268,7 +268,7 @@ class Group(_OnLayer):
         if not immediately:
             raise ValueError(DELAYED)
         if exclude is None:
-            await (self._layer or current_layer()).group_send(self.name, content)
+            await self.layer.group_send(self.name, content)
         else:
             await self.layer.group_send(self.name, content, _channel_name(exclude))
 
