@@ -7,6 +7,7 @@ from ..running import Local
 from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
 from .memory import MemoryLayer
 from .sharing import share_layer
+from .urls import layer_from_url
 
 __all__ = [
     "Channel",
@@ -18,6 +19,7 @@ __all__ = [
     "MemoryLayer",
     "ReplyChannel",
     "current_layer",
+    "layer_from_url",
     "running_layer",
     "share_layer",
 ]

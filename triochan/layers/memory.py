@@ -8,22 +8,17 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
 import trio
 
 from ..exceptions import ChannelFull, NobodyListens
 from ..near_misses import closest
-from ..replies import parse_websocket
 from ..settings import CHANNEL_BYTES, Settings, by_glob
-from ..wire.outbox import Outbox, Recipients, broadcast
-from .base import Channel, ChannelLayer, Endpoint
+from .base import Channel, ChannelLayer, Endpoint, with_names
 from .contents import Waiting
+from .fan_out import FanOut, Member
 from .groups import GroupRegistry
 
 logger = logging.getLogger("triochan.layers")
-
-Member = Endpoint | Channel
-"""A connection of this process, or a named channel."""
 
 _Item = tuple[float, Waiting]
 """When it expires (Trio's clock), and the content."""
@@ -46,7 +41,7 @@ class MemoryLayer(ChannelLayer):
         self.groups: GroupRegistry[Member] = GroupRegistry()
         self.dropped = 0
         self.expired = 0
-        self._fans: dict[str, _Fan] = {}
+        self._fan_out = FanOut(self.groups)
         self._channels: dict[str, _NamedChannel] = {}
         # Channels that somebody takes from; None: no server has said, the layer is used by hand.
         self._served: set[str] | None = None
@@ -67,7 +62,7 @@ class MemoryLayer(ChannelLayer):
 
     async def _put(self, channel: str, content: dict[str, Any]) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
-        self._put_nowait(channel, Waiting.of(_with_names(content)))
+        self._put_nowait(channel, Waiting.of(with_names(content)))
 
     def serve(self, channels: Iterable[str]) -> None:
         if self._served is None:
@@ -118,55 +113,31 @@ class MemoryLayer(ChannelLayer):
     async def group_add(self, group: str, channel: str) -> None:
         member = self._member(channel)
         if member is not None:
-            self.groups.add(group, member)
+            self._fan_out.add(group, member)
 
     async def group_discard(self, group: str, channel: str) -> None:
         member = self._member(channel)
-        if member is not None and self.groups.discard(group, member):
-            self._fans.pop(group, None)
+        if member is not None:
+            self._fan_out.discard(group, member)
 
     async def group_members(self, group: str) -> list[str]:
-        return [
-            each.name if isinstance(each, Channel) else each.channel.name
-            for each in self.groups.members(group)
-        ]
+        return self._fan_out.names(group)
 
     async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
         """No checkpoint, so that all members see the group's messages in one order."""
-        joined = self.groups.snapshot(group)
-        if not joined:
-            return  # and nothing is kept for a group that is not there
-        fan = self._fans.get(group)
-        if fan is None or fan.joined is not joined:
-            fan = self._fans[group] = _Fan.out_to(joined)
-        if exclude is not None:
-            fan = fan.without(self._member(exclude))
-        members, outboxes, others = fan.members, fan.outboxes, fan.others
-        if members:
-            reply = parse_websocket(content)
-            if reply.accept is not None:
-                raise ValueError("a group send can't accept or refuse a handshake; send to the reply channel")
-            if reply.data is not None:
-                broadcast(reply.data, outboxes)
-            if reply.close is not None:
-                for member in members:
-                    member.deliver_nowait({"close": reply.close, "reason": reply.reason})
+        excluded = None if exclude is None else self._member(exclude)
         waiting: Waiting | None = None
-        for other in others:
-            if not isinstance(other, Channel):
-                other.deliver_nowait(content)
-                continue
+        for channel in self._fan_out.deliver(group, content, excluded):
             if waiting is None:
-                waiting = Waiting.of(_with_names(content))
+                waiting = Waiting.of(with_names(content))
             try:
-                self._put_nowait(other.name, waiting)
+                self._put_nowait(channel.name, waiting)
             except ChannelFull as error:
                 self.dropped += 1
                 logger.warning("group %r: %s", group, error)
 
     def _left(self, endpoint: Endpoint) -> None:
-        for group in self.groups.leave_all(endpoint):
-            self._fans.pop(group, None)
+        self._fan_out.leave_all(endpoint)
 
 
 class _NamedChannel:
@@ -252,43 +223,3 @@ class _NamedChannel:
             return await self._receiving.receive()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return item
-
-
-@attrs.frozen
-class _Fan:
-    """A group's members, sorted by what they take; made anew when one has joined or left.
-
-    Attributes:
-        joined: as the registry has them.
-        members, outboxes: those that take frames, and where they take them.
-        others: those that take contents.
-    """
-
-    joined: list[Member]
-    members: list[Endpoint]
-    outboxes: Recipients
-    others: list[Member]
-
-    @classmethod
-    def out_to(cls, joined: list[Member]) -> _Fan:
-        members: list[Endpoint] = []
-        outboxes: list[Outbox] = []
-        others: list[Member] = []
-        for member in joined:
-            if isinstance(member, Channel) or member.outbox is None:
-                others.append(member)
-            else:
-                members.append(member)
-                outboxes.append(member.outbox)
-        return cls(joined, members, Recipients(outboxes), others)
-
-    def without(self, member: Member | None) -> _Fan:
-        """The same without one of them. Made anew each time: it costs little beside sending to the others."""
-        if member is None or member not in self.joined:
-            return self
-        return _Fan.out_to([each for each in self.joined if each != member])
-
-
-def _with_names(content: dict[str, Any]) -> dict[str, Any]:
-    """``content`` with channels written as their names, as they travel."""
-    return {key: value.name if isinstance(value, Channel) else value for key, value in content.items()}
