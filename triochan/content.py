@@ -31,8 +31,10 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(
     r"[\-0-9](?:"
     r"(?<=-)(?<![^\s\[,:]-)(?![0-9])"  # a minus that begins a value, and no digit behind it
-    r"|(?<=[0-9])(?:\.(?![0-9])|[eE][+\-]?[0-9]{3})"
-    r"|(?<=[0-9])(?<![0-9][0-9])[0-9]{199}"  # from a run's first digit alone: a run is not read for each of its digits
+    r"|(?<=[0-9])(?:"
+    r"\.(?![0-9])|[eE][+\-]?[0-9]{3}"
+    r"|(?<![0-9][0-9])[0-9]{199}"  # from a run's first digit alone: a run is not read for each of its digits
+    r")"
     r"|(?<=0)(?<![0-9.]0)[0-9]"
     r")"
 )

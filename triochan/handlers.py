@@ -79,8 +79,12 @@ class Held(NamedTuple):
     place: Any = None
     """Where the task was among its cancel scopes before; None: in the one that :meth:`finish` is given."""
 
-    async def finish(self, scope: trio.CancelScope) -> None:
-        """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well."""
+    async def finish(self, scope: trio.CancelScope, task: trio.lowlevel.Task | None = None) -> None:
+        """Await the rest. What the handler raises goes to the owner; a cancellation comes out as well.
+
+        Args:
+            task: the current one, where the caller knows it.
+        """
         owner = self.owner
         owner.hold(scope)
         result: object = None
@@ -100,8 +104,10 @@ class Held(NamedTuple):
                     raise
                 raise others from None  # noqa: ASYNC104 - a cancellation goes on
         finally:
-            task, place = trio.lowlevel.current_task(), self.place or scope._cancel_status
-            if nesting(task) is not place:
+            if task is None:
+                task = trio.lowlevel.current_task()
+            place = self.place or scope._cancel_status
+            if task._cancel_status is not place:  # nesting(), without the call
                 error = left_open(task, place, error)
             owner.release(scope, self.consumer, result, error)
             if error is not None:
@@ -416,11 +422,25 @@ def _as_exception(error: BaseException) -> Exception:
 
 def report(logger: logging.Logger, text: str, *args: object, error: BaseException) -> None:
     """Log an error. Where a handler of the log raises itself, that goes to the standard error, as what logging's own
-    handlers raise: a log that can't be written ends no connection, and no server."""
+    handlers raise: a log that can't be written ends no connection, and no server.
+
+    A missing attribute of an object whose class has an ``_about_missing`` gets that as a note.
+    """
+    _add_notes(error)
     try:
         logger.error(text, *args, exc_info=error)
     except Exception as unwritten:  # noqa: BLE001 - a handler of the log is the program's
         show_unwritten(unwritten, error)
+
+
+def _add_notes(error: BaseException) -> None:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _add_notes(each)
+    elif isinstance(error, AttributeError) and not hasattr(error, "__notes__"):
+        about = getattr(type(error.obj), "_about_missing", None)
+        if about is not None and error.name is not None and (text := about(error.name)) not in str(error):
+            error.add_note(text)
 
 
 def forget(error: BaseException) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextvars import Context, copy_context
 from operator import length_hint
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -99,6 +99,8 @@ class Readers:
         self._leads = False
         self._busy = False
         self._called = 0
+        # Those that have been started and have not ended: a nursery that has none takes nobody any more.
+        self._workers = 0
         self._nursery: trio.Nursery | None = None
         self._context: Context
 
@@ -107,7 +109,7 @@ class Readers:
         self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
-                self._called = 1
+                self._called = self._workers = 1
                 self._nursery.start_soon(self._work)
                 task_status.started()
         finally:
@@ -130,7 +132,7 @@ class Readers:
     def _call(self, count: int) -> None:
         """See that ``count`` other workers come in the turn that follows; those that were called already count."""
         nursery = self._nursery
-        if nursery is None or not nursery.child_tasks:  # it takes nobody any more
+        if nursery is None or not self._workers:  # it takes nobody any more
             return
         while self._called < count:
             self._called += 1
@@ -138,31 +140,43 @@ class Readers:
                 trio.lowlevel.reschedule(self._parked.pop())
             else:
                 # Not in the context of the handler that may have caused this.
+                self._workers += 1
                 self._context.run(nursery.start_soon, self._work)
 
     async def _work(self) -> None:
         self._called -= 1
-        while True:
-            with trio.CancelScope() as scope:
-                while not scope.cancel_called and scope.deadline == math.inf:
-                    held = self._step()
-                    if held is None:
-                        if not await self._wait():
-                            return
-                        continue
-                    if self._ready or not self._leads or self._flush.pending or length_hint(self._events):
-                        self._call(min(max(len(self._ready), 1), _CALLED_AT_ONCE))
-                    try:
-                        await held.finish(scope)
-                    except Exception as error:  # noqa: BLE001 - a handler's own goes to its owner
-                        self._failed(held.owner, error)
-                    finally:
-                        self._ready.append(held.owner)
-
-    def _step(self) -> Held | None:
-        """Look at what has happened, socket after socket, until a handler waits or nothing is left."""
         task = trio.lowlevel.current_task()
-        place = task._cancel_status
+        try:
+            while True:
+                with trio.CancelScope() as scope:
+                    place: Any = task._cancel_status
+                    while True:
+                        held = self._step(task, place)
+                        while held is None:
+                            if not await self._wait(task):
+                                return
+                            held = self._step(task, place)
+                        if self._ready or not self._leads or self._flush.pending or length_hint(self._events):
+                            self._call(min(max(len(self._ready), 1), _CALLED_AT_ONCE))
+                        try:
+                            await held.finish(scope, task)
+                        except Exception as error:  # noqa: BLE001 - a handler's own goes to its owner
+                            self._failed(held.owner, error)
+                        finally:
+                            self._ready.append(held.owner)
+                        # Only who was given the scope to hold may have used it. Where that left no deadline, the status
+                        # says what `cancel_called` would ask the clock for.
+                        if place.effectively_cancelled or scope.deadline != math.inf:
+                            break
+        finally:
+            self._workers -= 1
+
+    def _step(self, task: trio.lowlevel.Task, place: object) -> Held | None:
+        """Look at what has happened, socket after socket, until a handler waits or nothing is left.
+
+        Args:
+            task, place: the worker's, and where it is among its cancel scopes, see :func:`triochan.handlers.nesting`.
+        """
         if task._child_nurseries:  # of a handler that has left a scope around them, and was told so by Trio
             left_open(task, place)
         poller, flush, ready = self.poller, self._flush, self._ready
@@ -238,7 +252,7 @@ class Readers:
         if source is not None:
             source.internal_error(error)
 
-    async def _wait(self) -> bool:
+    async def _wait(self, task: trio.lowlevel.Task) -> bool:
         """Lead, or follow; always a checkpoint. False: this worker is one too many."""
         if self._leads or self.poller is None:
             if self._ready or length_hint(self._events):
@@ -246,7 +260,6 @@ class Readers:
                 return True
             if len(self._parked) >= MAX_PARKED:
                 return False
-            task = trio.lowlevel.current_task()
             self._parked.append(task)
 
             def abort(_: object) -> trio.lowlevel.Abort:

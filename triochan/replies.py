@@ -80,10 +80,15 @@ def parse_websocket(content: Mapping[str, Any]) -> WebsocketReply:
     Raises:
         ValueError: an unknown key, both ``text`` and ``bytes``, nothing to do, or a value of a wrong kind.
     """
+    text, data = content.get("text"), content.get("bytes")
+    if text.__class__ is str and data is None and len(content) == 1 + ("bytes" in content):
+        # A text and nothing else, as nearly every one: what is asked below, as far as it could be otherwise.
+        if not text.isascii():
+            text.encode()
+        return WebsocketReply(None, text)
     if not content.keys() <= _WEBSOCKET_KEYS:
         unknown = ", ".join(sorted(map(repr, content.keys() - _WEBSOCKET_KEYS)))
         raise ValueError(f"a WebSocket reply takes {', '.join(sorted(_WEBSOCKET_KEYS))}; it has {unknown}")
-    text, data = content.get("text"), content.get("bytes")
     if text is not None and data is not None:
         raise ValueError("a WebSocket reply takes text or bytes, not both")
     if text is not None:

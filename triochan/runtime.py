@@ -18,7 +18,7 @@ from .access import AccessLog
 from .answers import answered
 from .application import Application
 from .exceptions import NobodyListens
-from .handlers import Bound
+from .handlers import Bound, begin_of
 from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .log_lines import say_refused
@@ -285,7 +285,11 @@ class Runtime:
     def bind(self, match: Match, channel: SendsReplies) -> Bound:
         """``match`` with the function that begins its handler, in the application's middleware; see
         :func:`triochan.middleware.bind`."""
-        bound = bind(match, channel.name, self.application.middleware)
+        middleware = self.application.middleware
+        if middleware:
+            bound = bind(match, channel.name, middleware)
+        else:  # the same, without the call: each connection asks three times
+            bound = Bound(match[0], match[1], begin_of(match[0], channel.name))
         if channel is REQUEST and bound.begin is not None:
             return bound._replace(begin=answered(bound.begin))
         return bound

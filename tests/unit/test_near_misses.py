@@ -204,14 +204,3 @@ def test_a_route_of_ones_own_is_not_looked_at() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Application([Mine("http.request", handle), route("http.request", handle, path="^/$")])
-
-
-def test_self_is_for_one_message() -> None:
-    class Counter(WebsocketConsumer):
-        pass
-
-    made = Counter(Message({}, Any))  # type: ignore[arg-type]
-    with pytest.raises(AttributeError, match=r"'.*Counter' has no attribute 'n'.*self\.connection\.state\.n"):
-        made.n  # type: ignore[attr-defined]  # noqa: B018
-    assert not hasattr(made, "n")
-    assert getattr(made, "n", 5) == 5

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import math
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, TypeVar, overload
 
 import trio
 
 from .. import auth, sessions
 from ..exceptions import ImproperlyConfigured
 from ..handlers import Begin, awaited, enclosed, share_of_time
-from ..message import LiveConnection, Message, SendsReplies
+from ..message import LiveConnection, Message
 from ..routing import LAYER_GAP, name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
@@ -37,30 +38,34 @@ else:
     class group_method(classmethod):
         """A class method that sends to a group; called on an instance, it takes ``but_me=True``."""
 
-        def __get__(self, instance, owner=None):
-            bound = super().__get__(instance, owner)
-            if instance is None:
-                return bound
+        def __init__(self, function):
+            super().__init__(function)
 
-            @functools.wraps(bound)
-            def call(*args, but_me=False, **kwargs):
+            # Made once, not for each send: what wraps() copies takes longer than a member of the group.
+            @functools.wraps(function)
+            def call(instance, *args, but_me=False, **kwargs):
                 if but_me:
                     about = getattr(instance, "message", instance)  # a multiplexer has the channel itself
                     kwargs["exclude"] = about.reply_channel
-                return bound(*args, **kwargs)
+                return function(type(instance), *args, **kwargs)
 
-            return call
+            self._call = call
+
+        def __get__(self, instance, owner=None):
+            return (
+                types.MethodType(self.__func__, owner)
+                if instance is None
+                else types.MethodType(self._call, instance)
+            )
 
 
-def excluded(exclude: SendsReplies | str | None, but_me: bool) -> SendsReplies | str | None:
-    """Whom a group method that was called on a class leaves out.
+def refuse_but_me() -> NoReturn:
+    """``but_me`` came to a group method that was called on a class, which is nobody's.
 
     Raises:
-        TypeError: ``but_me``: a class is nobody's.
+        TypeError: always.
     """
-    if but_me:
-        raise TypeError("but_me=True goes with self.group_send(…); on a class, say exclude=channel")
-    return exclude
+    raise TypeError("but_me=True goes with self.group_send(…); on a class, say exclude=channel")
 
 
 if TYPE_CHECKING:
@@ -79,6 +84,31 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, consumer: BaseConsumer, owner: object) -> LiveConnection: ...
         def __get__(self, consumer: object, owner: object) -> object: ...
+
+
+def _missing(self: BaseConsumer, name: str) -> NoReturn:
+    raise AttributeError(
+        f"{type(self).__name__!r} object has no attribute {name!r}. {self._about_missing(name)}"
+    )
+
+
+def _puts_on_self(cls: type) -> bool:
+    """Whether a method of the class itself has ``self.name = …``; not of triochan's own classes."""
+    if cls.__module__.startswith(f"{__package__.partition('.')[0]}."):
+        return False
+    for value in vars(cls).values():
+        code = getattr(inspect.unwrap(value) if callable(value) else None, "__code__", None)
+        if code is None or not code.co_argcount:
+            continue
+        own = code.co_varnames[0]
+        before = None
+        for step in dis.get_instructions(code):
+            if step.opname == "STORE_ATTR" and before is not None and before.opname.startswith("LOAD_FAST"):
+                loaded = before.argval  # CPython 3.13 loads two at once
+                if (loaded[-1] if isinstance(loaded, tuple) else loaded) == own:
+                    return True
+            before = step
+    return False
 
 
 class BaseConsumer:
@@ -148,7 +178,13 @@ class BaseConsumer:
             def straight(message: Message, kwargs: dict[str, Any]) -> Coroutine[Any, Any, object]:
                 if cls.dispatch is not dispatch or cls.get_handler is not get_handler:  # patched since
                     return cls._dispatched(message, kwargs)
-                return as_coroutine(getattr(cls(message, **kwargs), name)(message, **kwargs), cls, name)
+                # Most routes have no named groups: that spares the dicts.
+                made = (
+                    getattr(cls(message, **kwargs), name)(message, **kwargs)
+                    if kwargs
+                    else getattr(cls(message), name)(message)
+                )
+                return made if made.__class__ is types.CoroutineType else as_coroutine(made, cls, name)
 
             return straight
         return cls._dispatched
@@ -235,14 +271,20 @@ class BaseConsumer:
         """Handle the message. No checkpoint of its own."""
         await self.get_handler(message, **kwargs)(message, **kwargs)
 
-    if not TYPE_CHECKING:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Not in all classes: with a __getattr__, Python looks up every attribute of self the slow way, which was a
+        # twentieth of an echo. Where nothing is put on self, the log says beside the error what this would.
+        if not hasattr(cls, "__getattr__") and _puts_on_self(cls):
+            cls.__getattr__ = _missing  # type: ignore[attr-defined]
 
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__qualname__!r} has no attribute {name!r}. An instance is for one message: what another "
-                f"handler has put on self is gone. Keep it in self.connection.state.{name}, which lives as long as "
-                "the socket"
-            )
+    @classmethod
+    def _about_missing(cls, name: str) -> str:
+        """What an AttributeError, or the log beside it, says: an instance has no ``name``."""
+        return (
+            f"An instance of {cls.__qualname__} is for one message: what another handler has put on self is gone. Keep "
+            f"it in self.connection.state.{name}, which lives as long as the socket"
+        )
 
     async def dispatch_disconnect(self, message: Message, **kwargs: Any) -> None:
         """Handle ``websocket.disconnect``: :meth:`dispatch`, and the method itself where that does not come to it.
@@ -251,7 +293,15 @@ class BaseConsumer:
         when the connection ends, or take all the time there is: half of that is the method's. What was raised is
         raised behind it.
         """
-        await self._see_off(lambda: self.dispatch(message, **kwargs), message, kwargs)
+        if self._comes_to_disconnect():
+            await getattr(self, self.method_mapping[DISCONNECT])(message, **kwargs)
+        else:
+            await self._see_off(lambda: self.dispatch(message, **kwargs), message, kwargs)
+
+    def _comes_to_disconnect(self) -> bool:
+        """Nothing of the program's stands before the method for ``websocket.disconnect``, and nothing before it could
+        fail."""
+        return False
 
     async def _see_off(
         self, handle: Callable[[], Awaitable[object]], message: Message, kwargs: dict[str, Any]

@@ -22,7 +22,7 @@ from ..running import current_application
 from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
-from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
+from .base import DISCONNECT, BaseConsumer, as_coroutine, group_method, raise_all, refuse_but_me
 from .rate_limits import is_over_rate, parse_rate, token_of_user
 
 logger = logging.getLogger("triochan.generic")
@@ -190,7 +190,7 @@ class WebsocketConsumer(BaseConsumer):
     # -- what the routing calls
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
-        names = tuple(self._group_names(kwargs))
+        names = tuple(type(self).groups if self._has_plain_groups() else self._group_names(kwargs))
         if names:
             await self._join(names, message, kwargs)
         await self.connect(message, **kwargs)
@@ -222,24 +222,27 @@ class WebsocketConsumer(BaseConsumer):
             if not errors:
                 raise
             errors.append(error)
-        raise_all(errors, f"at the end of {name_of(type(self))}")
+        if errors:
+            raise_all(errors, f"at the end of {name_of(type(self))}")
 
     def _owed_at_the_end(self) -> str | None:
         name = super()._owed_at_the_end()
         if name != "raw_disconnect":
             return name
+        return None if self._comes_to_disconnect() else "disconnect"
+
+    def _comes_to_disconnect(self) -> bool:
+        """All that stands before ``disconnect`` is what raw_disconnect does here, which comes to it whatever happens
+        and waits for nothing. To know that saves 15 µs of a connection's end."""
         cls = type(self)
-        if (
+        return (
             cls.raw_disconnect is _OWN.raw_disconnect
+            and cls.method_mapping.get(DISCONNECT) == "raw_disconnect"
             and "raw_disconnect" not in self.__dict__
             and cls._is_straight()
             and self._has_plain_groups()
             and (not cls.groups or type(current_layer()) is MemoryLayer)
-        ):
-            # All that stands before the method is what raw_disconnect does here, which comes to it whatever happens and
-            # waits for nothing. That is 15 µs of a connection's end.
-            return None
-        return "disconnect"
+        )
 
     def _has_plain_groups(self) -> bool:
         """The same groups are to be had at any time: they are a list of the class's."""
@@ -260,7 +263,9 @@ class WebsocketConsumer(BaseConsumer):
 
     def _groups_joined(self, message: Message, kwargs: dict[str, Any]) -> Iterable[str]:
         """The groups that were joined before ``connect``."""
-        if message.connection is not None and not self._has_plain_groups():
+        if self._has_plain_groups():
+            return tuple(type(self).groups)
+        if message.connection is not None:
             joined = _joined(message).by_consumer.pop(self._place(kwargs), None)
             if joined is not None:
                 return joined
@@ -399,7 +404,9 @@ class WebsocketConsumer(BaseConsumer):
         """
         if text is None and bytes is None:
             raise ValueError("group_send takes text or bytes")
-        await Group(name).send(_content(text, bytes, close), exclude=excluded(exclude, but_me))
+        if but_me:
+            refuse_but_me()
+        await Group(name).send(_content(text, bytes, close), exclude=exclude)
 
 
 @attrs.define(eq=False)
@@ -522,7 +529,10 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
             yield cls._content_type
 
     async def raw_receive(self, message: Message, **kwargs: Any) -> None:
-        if self._is_limited() and await self._is_too_much(message, kwargs):
+        # _is_limited(), without the call
+        if (self.rate_limit is not None or self.user_rate_limit is not None) and await self._is_too_much(
+            message, kwargs
+        ):
             return
         text = message.own.get("text")
         if text is None:
@@ -602,11 +612,18 @@ class JsonWebsocketConsumer(WebsocketConsumer, Generic[In, Out]):
     ) -> None:
         """Send ``content`` as JSON to every member of the group ``name``, encoded once; see
         :meth:`WebsocketConsumer.group_send`."""
-        text = encode_with(cls.encode_json, content, current_application())
-        left_out = excluded(exclude, but_me)
-        # A mixin's own way may not know of it.
-        more: dict[str, Any] = {} if left_out is None else {"exclude": left_out}
-        await super().group_send(name, text=text, close=close, **more)
+        if but_me:
+            refuse_but_me()
+        encode = cls.encode_json
+        application = current_application()
+        if getattr(encode, "__func__", None) is _ENCODE_JSON:  # is_own_encoder(), without the call
+            text = encode_content(content, application)
+        else:
+            text = encode_with(encode, content, application)
+        if exclude is None:  # a mixin's own way may not know of it
+            await super().group_send(name, text=text, close=close)
+        else:
+            await super().group_send(name, text=text, close=close, exclude=exclude)
 
     @classmethod
     def decode_json(cls, text: str) -> Any:

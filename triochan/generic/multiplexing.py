@@ -26,7 +26,7 @@ from ..message import Message, SendsReplies, check_name, or_none
 from ..routing import check_consumer, name_of
 from ..running import current_application
 from ..typed import PLAIN, ContentType, encode_content, encode_with, to_plain
-from .base import DECORATING, DISCONNECT, BaseConsumer, excluded, group_method, raise_all
+from .base import DECORATING, DISCONNECT, BaseConsumer, group_method, raise_all, refuse_but_me
 from .consumers import JsonWebsocketConsumer, WebsocketConsumer, check_plain, is_own_encoder
 from .headers_first import HeadersFirst
 
@@ -88,8 +88,9 @@ class WebsocketMultiplexer:
         Args:
             exclude, but_me: as :meth:`WebsocketConsumer.group_send` takes them.
         """
-        content = _with_close(cls.encode(stream, payload), close)
-        await Group(name).send(content, exclude=excluded(exclude, but_me))
+        if but_me:
+            refuse_but_me()
+        await Group(name).send(_with_close(cls.encode(stream, payload), close), exclude=exclude)
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:
@@ -363,8 +364,9 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         """
         if payload is _ABSENT:
             await _send_without_stream()
-        left_out = excluded(exclude, but_me)
-        await cls.multiplexer_class.group_send(name, stream, payload, close, exclude=left_out)
+        if but_me:
+            refuse_but_me()
+        await cls.multiplexer_class.group_send(name, stream, payload, close, exclude=exclude)
 
     @classmethod
     def encode(cls, stream: str, payload: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def current_layer() -> ChannelLayer:
     Raises:
         RuntimeError: none does, or this is not called from within Trio.
     """
-    layer = running_layer()
+    layer = run_local().of(_Serving).layer  # running_layer(), without the call: each group send asks
     if layer is None:
         raise RuntimeError(
             "no channel layer is running here: Channel and Group work while triochan.serve (or a test client) "
@@ -247,7 +247,10 @@ class Group(_OnLayer):
         self, name: str, layer: ChannelLayer | None = None, *, channel_layer: ChannelLayer | None = None
     ) -> None:
         self.name: str = check_name("group", name)
-        super().__init__(layer if channel_layer is None else channel_layer)
+        # One is made for each group send, and mostly without a layer: the call up is for those that have one.
+        self._layer = None
+        if layer is not None or channel_layer is not None:
+            super().__init__(layer if channel_layer is None else channel_layer)
 
     async def add(self, channel: SendsReplies | str, /) -> None:
         """Put a channel into the group; again is no error, nor is a connection that is gone by now."""
@@ -279,7 +282,8 @@ class Group(_OnLayer):
             ValueError: a member is a connection, and ``content`` is nothing that it could take.
             LayerUnavailable: a distributed layer's engine does not answer.
         """
-        _check_content(content)
+        if content.__class__ is not dict:
+            _check_content(content)
         if not immediately:
             raise ValueError(DELAYED)
         if exclude is None:

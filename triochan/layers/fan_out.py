@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from ..replies import parse_websocket
-from ..wire.outbox import Outbox, broadcast
+from ..wire.outbox import Recipients, broadcast
 from .base import Channel, Endpoint
 from .groups import GroupRegistry
 
@@ -113,22 +113,25 @@ class _Fan:
 
     joined: list[Member]
     members: list[Endpoint]
-    outboxes: list[Outbox]
+    outboxes: Recipients
     others: list[Endpoint]
     channels: list[Channel]
 
     @classmethod
     def out_to(cls, joined: list[Member]) -> _Fan:
-        fan = cls(joined, [], [], [], [])
+        members: list[Endpoint] = []
+        others: list[Endpoint] = []
+        channels: list[Channel] = []
+        outboxes = []
         for member in joined:
             if isinstance(member, Channel):
-                fan.channels.append(member)
+                channels.append(member)
             elif member.outbox is None:
-                fan.others.append(member)
+                others.append(member)
             else:
-                fan.members.append(member)
-                fan.outboxes.append(member.outbox)
-        return fan
+                members.append(member)
+                outboxes.append(member.outbox)
+        return cls(joined, members, Recipients(outboxes), others, channels)
 
     def without(self, member: Member) -> _Fan:
         """The same without one of them. Made anew each time: it costs little beside sending to the others."""

@@ -18,7 +18,7 @@ import trio
 from ..content import encode_plain
 from ..exceptions import LayerUnavailable
 from ..log_lines import show_unwritten
-from ..wire.outbox import Outbox, broadcast
+from ..wire.outbox import Outbox, Recipients, broadcast
 
 logger = logging.getLogger("triochan.layers")
 
@@ -373,7 +373,7 @@ def diff_text(topic: str, version: int, changes: Changes) -> str:
 def send_to(watchers: Iterable[Watcher], text: str) -> None:
     """Send to connections of this process, without waiting for any of them: as a group send does."""
     outboxes = [outbox for each in watchers if (outbox := each.endpoint.outbox) is not None]
-    broadcast(text, outboxes)
+    broadcast(text, Recipients(outboxes))
 
 
 def _object(metas: Mapping[str, list[str]]) -> str:

@@ -121,7 +121,8 @@ def encode_content(content: Any, application: HasConverter | None = None) -> str
     Raises:
         As :func:`to_plain`, and as :func:`triochan.content.encode_json`.
     """
-    if not needs_no_converter(content, application):
+    # needs_no_converter(), without the call: nearly every message in JSON comes through here
+    if not is_plain(content) or (application is not None and application.converts_plain):
         content = _unstructured(content, application)
     return encode_plain(content)
 

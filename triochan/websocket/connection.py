@@ -66,7 +66,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_idle_until", "_local", "_matches", "_new_tasks", "_nursery", "_opening",
+        "__weakref__", "_goodbye", "_idle_until", "_local", "_matches", "_new_tasks", "_nursery", "_opening",
         "_opening_content", "_ping", "_pinged", "_policy", "_runtime", "_state", "_task", "_timer", "_transport",
         "channel", "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
@@ -95,6 +95,7 @@ class Connection:
         self._matches: Matches | None = None
         self._opening_content: dict[str, Any] | None = None
         self._opening: Opening | None = None
+        self._goodbye: Bound | None = None
 
     def open(self, upgrade: Upgrade) -> Held | None:
         """Find the path's consumers and run ``connect``; for a reader."""
@@ -670,7 +671,8 @@ class Connection:
         if matches.disconnect is None:
             return True
         try:  # many consumers leave disconnect as it is
-            return self._runtime.bind(matches.disconnect, DISCONNECT).begin is not None
+            self._goodbye = self._runtime.bind(matches.disconnect, DISCONNECT)
+            return self._goodbye.begin is not None
         except Exception:  # noqa: BLE001 - finish() raises it again, behind all that is owed
             return True
 
@@ -750,6 +752,8 @@ class Connection:
 
     def _match_disconnect(self, message: Message) -> Bound | None:
         """Who takes ``disconnect``; where a route raises, the class that took ``connect``, if it takes this too."""
+        if self._goodbye is not None:  # found in this very step: nothing has been patched since
+            return self._goodbye
         matches = self._matches
         assert matches is not None
         match = matches.disconnect

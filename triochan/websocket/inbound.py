@@ -525,7 +525,7 @@ class Inbound:
                 flush.holding = True
                 until = time.perf_counter() + CORK_SECONDS
             task = trio.lowlevel.current_task()
-            place = nesting(task)
+            place = task._cancel_status  # nesting(), without the call, here and below
             while self._waiting and self.running < self._limit:
                 if fresh:
                     item = fresh.popleft()
@@ -582,11 +582,11 @@ class Inbound:
         except BaseException as error:  # noqa: ASYNC103 - parted() says what has to go on
             if parted(error)[1] is not None:
                 raise
-            if nesting(task) is not place:
+            if task._cancel_status is not place:
                 error = left_open(task, place, error)
             return self._failed(bound, message, error)  # noqa: ASYNC104 - it is no cancellation
         if begun is None:
-            if nesting(task) is not place:
+            if task._cancel_status is not place:
                 self._raised(bound.consumer, left_open(task, place))
             return None
         self.running += 1

@@ -10,7 +10,7 @@ policy looks at it before it was tried.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -627,6 +627,22 @@ class Outbox:
             self._waiting.unpark_all()
 
 
+class Recipients(list[Outbox]):
+    """Outboxes that are sent the same, until one joins or leaves; and what is found once for all that is sent to them.
+
+    Attributes:
+        flushes: their servers'.
+        limit: the least of their limits, in bytes; :data:`CHUNK` at the most.
+    """
+
+    __slots__ = ("flushes", "limit")
+
+    def __init__(self, outboxes: Iterable[Outbox]) -> None:
+        super().__init__(outboxes)
+        self.flushes = tuple({outbox.flush for outbox in self})
+        self.limit = min([CHUNK, *{outbox.limit for outbox in self}])
+
+
 class Batch:
     """Frames that all members of a group are to be sent in this turn, gathered once for all of them.
 
@@ -655,7 +671,7 @@ class Batch:
         "size",
     )
 
-    def __init__(self, flush: Flush, outboxes: Sequence[Outbox]) -> None:
+    def __init__(self, flush: Flush, outboxes: Recipients) -> None:
         self.flush = flush
         self.outboxes = outboxes
         self.frames: list[bytes] = []
@@ -669,7 +685,7 @@ class Batch:
         for outbox in outboxes:
             (self._members if outbox.joins(self) else self._others).append(outbox)
         # No more than what any member would let wait.
-        self._limit = min([CHUNK, *{outbox.limit for outbox in self._members}])
+        self._limit = outboxes.limit
 
     def add(self, data: str | bytes) -> None:
         """Gather one more message."""
@@ -695,7 +711,7 @@ class Batch:
                 outbox.take_batch(self, joined)
 
 
-def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
+def broadcast(data: str | bytes, outboxes: Recipients) -> None:
     """Give the same bytes object to every outbox, without waiting for any of them.
 
     A message is encoded once, and compressed once for all that have agreed on the same and whose last compressed
@@ -720,7 +736,7 @@ def broadcast(data: str | bytes, outboxes: Sequence[Outbox]) -> None:
     else:
         flush.last = outboxes
         _send_each(data, outboxes)
-    for each in {outbox.flush for outbox in outboxes}:
+    for each in outboxes.flushes:
         each.arm()
 
 

@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from triochan import Group, Message, Settings, route_class
 from triochan.content import InvalidJSON
 from triochan.exceptions import ConnectionClosed, DenyConnection, ImproperlyConfigured
-from triochan.generic import websockets
+from triochan.generic import BaseConsumer, websockets
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.test import Client, WSClient
 from triochan.test.client import HandshakeRefused
@@ -129,6 +129,40 @@ async def test_groups_are_joined_before_connect_and_left_before_disconnect() -> 
         await wait_all_tasks_blocked()
         assert await Group("all").members() == []
     assert sizes == [("connect", 1), ("disconnect", 0)]
+
+
+async def test_whatever_stands_before_disconnect_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that comes behind the framework's own in the order of resolution, and one that is patched."""
+    seen: list[str] = []
+
+    class Behind(BaseConsumer):
+        async def dispatch_disconnect(self, message: Message, **kwargs: Any) -> None:
+            seen.append("behind")
+            await super().dispatch_disconnect(message, **kwargs)
+
+    class Plain(WebsocketConsumer):
+        groups = ["all"]
+
+        async def disconnect(self, message: Message, **kwargs: Any) -> None:
+            seen.append("disconnect")
+
+    class Mixed(Plain, Behind):
+        pass
+
+    async def patched(self: Any, message: Message, **kwargs: Any) -> None:
+        seen.append("patched")
+        await self.get_handler(message, **kwargs)(message, **kwargs)
+
+    async with Client([route_class(Mixed, path="^/mixed$"), route_class(Plain)]) as client:
+        async with client.websocket("/mixed"):
+            pass
+        async with client.websocket("/"):
+            pass
+        async with client.websocket("/"):
+            monkeypatch.setattr(BaseConsumer, "dispatch", patched)
+        await wait_all_tasks_blocked()
+        assert await Group("all").members() == []
+    assert seen == ["behind", "disconnect", "disconnect", "patched", "disconnect"]
 
 
 @pytest.mark.parametrize("groups", [["one", "two"], ("one", "two"), {"one": 1, "two": 2}, None, []])

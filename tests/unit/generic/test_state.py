@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from triochan import Message, route_class
 from triochan.exceptions import ImproperlyConfigured
@@ -64,8 +65,68 @@ async def test_what_connect_puts_on_self_is_gone_and_the_error_says_where_to_kee
     async with WSClient([route_class(Forgetful)]) as socket:
         await socket.send("x")
         assert (await socket.wait_closed()).code == 1011
-    assert "has no attribute 'n'" in caplog.text
+    assert "'Forgetful' object has no attribute 'n'" in caplog.text
     assert "Keep it in self.connection.state.n, which lives as long as the socket" in caplog.text
+
+
+async def test_the_error_itself_says_so_where_a_method_puts_something_on_self() -> None:
+    class Forgetful(WebsocketConsumer):
+        async def connect(self, message: Message, **kwargs: Any) -> None:
+            self.n = 0
+
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            try:
+                self.n += 1
+            except AttributeError as error:
+                await self.send(str(error))
+
+    class Inherits(Forgetful):
+        pass
+
+    for consumer in (Forgetful, Inherits):
+        async with WSClient([route_class(consumer)]) as socket:
+            await socket.send("x")
+            said = await socket.receive()
+            assert isinstance(said, str)
+            assert f"{consumer.__name__!r} object has no attribute 'n'. An instance of" in said
+            assert "Keep it in self.connection.state.n" in said
+
+
+def test_who_puts_nothing_on_self_has_fast_attributes() -> None:
+    class Careful(WebsocketConsumer):
+        limit = 10
+
+        async def connect(self, message: Message, **kwargs: Any) -> None:
+            self.connection.state.n = 0
+            other = self.connection.state
+            other.m = 1
+
+    class Special(WebsocketConsumer):
+        def __getattr__(self, name: str) -> int:
+            return 1
+
+        def put(self) -> None:
+            self.n = 1
+
+    assert not hasattr(Careful, "__getattr__")
+    assert not hasattr(WebsocketConsumer, "__getattr__")
+    assert Special.__getattr__.__qualname__.endswith("Special.__getattr__")
+
+
+async def test_so_it_does_where_a_task_of_the_handlers_asks_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Forgetful(WebsocketConsumer):
+        async def count(self) -> None:
+            self.n += 1  # type: ignore[attr-defined]
+
+        async def receive(self, text: str | None = None, bytes: bytes | None = None, **kwargs: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.count)
+                nursery.start_soon(self.count)
+
+    async with WSClient([route_class(Forgetful)]) as socket:
+        await socket.send("x")
+        assert (await socket.wait_closed()).code == 1011
+    assert caplog.text.count("Keep it in self.connection.state.n, which lives as long as the socket") == 2
 
 
 class Needs:

@@ -83,9 +83,9 @@ class Steps:
         self.count = 0
         step = readers._step
 
-        def counted() -> Any:
+        def counted(*where: Any) -> Any:
             self.count += 1
-            return step()
+            return step(*where)
 
         monkeypatch.setattr(readers, "_step", counted)
 

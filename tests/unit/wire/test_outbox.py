@@ -15,7 +15,7 @@ from triochan.exceptions import ConnectionClosed
 from triochan.settings import Overflow
 from triochan.wire.deflate import Agreement
 from triochan.wire.frames import encode, encode_compressed
-from triochan.wire.outbox import CHUNK, Flush, Outbox, broadcast
+from triochan.wire.outbox import CHUNK, Flush, Outbox, Recipients, broadcast
 
 PLENTY = 10**9
 RECORD = 100
@@ -150,7 +150,7 @@ def test_what_is_sent_arrives_whole_once_and_in_order(
 ) -> None:
     rig = Rig(room, limit, overflow, tls=tls)
     other = Rig(limit=PLENTY, flush=rig.flush if one_flush else None)
-    group = [rig.outbox, other.outbox]
+    group = Recipients([rig.outbox, other.outbox])
     outbox, sink = rig.outbox, rig.sink
     sent: list[int] = []
     sent_to_group: list[int] = []
@@ -642,7 +642,7 @@ async def test_a_broken_transport_is_told_once(way: str) -> None:
     elif way == "control":
         rig.outbox.put_control(b"x")
     elif way == "broadcast":
-        broadcast("x", [rig.outbox])
+        broadcast("x", Recipients([rig.outbox]))
     rig.flush.flush()
     assert rig.told == ["broken"]
     assert (rig.outbox.size, rig.outbox.direct) == (0, None)
@@ -711,7 +711,7 @@ def test_broadcast_gives_every_outbox_the_same_bytes_and_stops_at_none() -> None
         rig.sink.send = note  # type: ignore[method-assign]
         rig.outbox._send = note
         rig.outbox.direct = note
-    everybody = [rig.outbox for rig in (slow, stuck, broken, closed, ready, other)]
+    everybody = Recipients([rig.outbox for rig in (slow, stuck, broken, closed, ready, other)])
     broadcast(b"12345", everybody)
     frame = encode(b"12345")
     assert given_to[0] is given_to[1]
@@ -742,13 +742,13 @@ def test_a_message_is_compressed_once_for_all_that_agreed_on_the_same(
     for rig, agreement in zip(rigs, [agreements[0], None, agreements[1]] * 2, strict=True):
         rig.outbox.agreement = agreement
         rig.outbox.threshold = 100
-    broadcast("x" * 99, [rig.outbox for rig in rigs])
+    broadcast("x" * 99, Recipients([rig.outbox for rig in rigs]))
     assert calls == []
     assert {rig.taken for rig in rigs} == {encode("x" * 99)}
     for rig in rigs:
         rig.flush.flush()
         rig.sink.taken = b""
-    broadcast("x" * 100, [rig.outbox for rig in rigs])
+    broadcast("x" * 100, Recipients([rig.outbox for rig in rigs]))
     assert calls == list(agreements)
     for rig in rigs:
         own = rig.outbox.agreement
@@ -768,7 +768,7 @@ def test_one_message_is_compressed_where_that_was_agreed_on_and_is_worth_it(data
 def test_a_tls_record_that_was_begun_with_a_batch_is_not_discarded() -> None:
     flush = Flush()
     rigs = [Rig(flush=flush, tls=True) for _ in range(2)]
-    group = [rig.outbox for rig in rigs]
+    group = Recipients([rig.outbox for rig in rigs])
     for number in range(3):
         broadcast(b"%d" % number, group)
     for rig in rigs:
@@ -785,7 +785,7 @@ def test_a_tls_record_that_was_begun_with_a_batch_is_not_discarded() -> None:
 async def test_a_batch_leaves_nobody_of_another_server_waiting() -> None:
     ours, theirs = Flush(), Flush()
     rigs = [Rig(flush=ours), Rig(flush=ours), Rig(flush=theirs)]
-    group = [rig.outbox for rig in rigs]
+    group = Recipients([rig.outbox for rig in rigs])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(theirs.run)
         for number in range(2):
@@ -806,7 +806,7 @@ async def test_a_batch_leaves_nobody_of_another_server_waiting() -> None:
 def test_a_member_that_leaves_a_batch(end: str) -> None:
     flush = Flush()
     rigs = [Rig(flush=flush) for _ in range(3)]
-    group = [rig.outbox for rig in rigs]
+    group = Recipients([rig.outbox for rig in rigs])
     for number in range(3):
         broadcast(b"%d" % number, group)
     leaves = rigs[1]
@@ -838,7 +838,7 @@ def test_a_member_that_leaves_a_batch(end: str) -> None:
 def test_a_batch_that_does_not_fit_waits(room: int) -> None:
     flush = Flush()
     rigs = [Rig(flush=flush) for _ in range(2)]
-    group = [rig.outbox for rig in rigs]
+    group = Recipients([rig.outbox for rig in rigs])
     for number in range(3):
         broadcast(b"%d" % number, group)
     rigs[1].sink.room = room
@@ -857,7 +857,7 @@ def test_a_batch_is_cut_at_64_kib_and_at_the_least_limit() -> None:
     for limit, most in ((PLENTY, CHUNK), (1000, 1000)):
         flush = Flush()
         rigs = [Rig(flush=flush, limit=each) for each in (PLENTY, limit)]
-        group = [rig.outbox for rig in rigs]
+        group = Recipients([rig.outbox for rig in rigs])
         frame = encode(bytes(600))
         for _ in range(300):
             broadcast(bytes(600), group)
@@ -869,7 +869,7 @@ def test_a_batch_is_cut_at_64_kib_and_at_the_least_limit() -> None:
 async def test_who_waits_for_nothing_is_told_of_a_full_outbox_that_has_batched() -> None:
     flush = Flush()
     rigs = [Rig(flush=flush, limit=30) for _ in range(2)]
-    group = [rig.outbox for rig in rigs]
+    group = Recipients([rig.outbox for rig in rigs])
     for number in range(3):
         broadcast(b"%d" % number, group)
     await rigs[0].outbox.put(b"own")
@@ -877,4 +877,4 @@ async def test_who_waits_for_nothing_is_told_of_a_full_outbox_that_has_batched()
     flush.flush()
     every = b"".join(encode(b"%d" % number) for number in range(3)) + b"own"
     assert [rig.taken for rig in rigs] == [every] * 2
-    broadcast(b"x", [])
+    broadcast(b"x", Recipients([]))

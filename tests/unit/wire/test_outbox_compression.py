@@ -11,7 +11,7 @@ import trio
 
 from triochan.exceptions import ConnectionClosed
 from triochan.wire.deflate import Agreement
-from triochan.wire.outbox import Flush, Outbox, broadcast
+from triochan.wire.outbox import Flush, Outbox, Recipients, broadcast
 
 TAKEOVER = Agreement(15, False)
 NONE = Agreement(15, True)
@@ -91,7 +91,7 @@ async def test_every_peer_reads_every_message(seed: int) -> None:
     flush = Flush()
     kinds = [TAKEOVER, TAKEOVER, TAKEOVER, NONE, NARROW, None]
     peers = [Peer(flush, kind, source.choice([10**6, 3000, 200])) for kind in kinds]
-    everybody = [peer.outbox for peer in peers]
+    everybody = Recipients([peer.outbox for peer in peers])
     sent: list[list[bytes]] = [[] for _ in peers]
     async with trio.open_nursery() as nursery:
         for _ in range(120):
@@ -99,7 +99,7 @@ async def test_every_peer_reads_every_message(seed: int) -> None:
             what = source.randrange(8)
             if what < 3:
                 chosen = [index for index in range(len(peers)) if what or source.random() < 0.6]
-                broadcast(text, [peers[index].outbox for index in chosen])
+                broadcast(text, Recipients([peers[index].outbox for index in chosen]))
                 for index in chosen:
                     sent[index].append(text.encode())
             elif what < 5:
@@ -136,7 +136,7 @@ async def test_a_send_that_waited_is_referred_to_by_nothing_before_it() -> None:
     peer = Peer(flush, TAKEOVER, 20)
     outbox = peer.outbox
     text = "one and two and three and four and five and six and seven" * 20
-    broadcast("the first " + text, [outbox])
+    broadcast("the first " + text, Recipients([outbox]))
     outbox.limit = 1
 
     async def send() -> None:
@@ -149,10 +149,10 @@ async def test_a_send_that_waited_is_referred_to_by_nothing_before_it() -> None:
         nursery.start_soon(send)
         await trio.testing.wait_all_tasks_blocked()
         outbox.limit = 10**6
-        broadcast("the second " + text, [outbox])
+        broadcast("the second " + text, Recipients([outbox]))
         outbox._wake()
         await trio.testing.wait_all_tasks_blocked()
-        broadcast("the third " + text, [outbox])
+        broadcast("the third " + text, Recipients([outbox]))
     flush.flush()
     for _ in range(100):
         peer.read()
@@ -164,7 +164,7 @@ async def test_members_with_the_same_history_share_a_frame_that_refers_to_it() -
     peers = [Peer(flush, TAKEOVER, 10**6) for _ in range(3)]
     text = "".join(map(str, range(900)))
     for _ in range(3):
-        broadcast(text, [peer.outbox for peer in peers])
+        broadcast(text, Recipients([peer.outbox for peer in peers]))
         flush.flush()
     first, *others = peers
     assert first.outbox.history
@@ -174,5 +174,5 @@ async def test_members_with_the_same_history_share_a_frame_that_refers_to_it() -
         peer.read()
         assert peer.messages == [text.encode()] * 3
     alone = Peer(flush, NONE, 10**6)
-    broadcast(text, [alone.outbox])
+    broadcast(text, Recipients([alone.outbox]))
     assert total < 2 * len(alone.received)
