@@ -9,8 +9,9 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
+from triochan.layers.redis.engine import Engine
 from triochan.layers.redis.subscriptions import Subscriptions, read_pushes
 
 pytest.importorskip("coredis")
@@ -180,6 +181,28 @@ async def read_until_lost(connection: Any, take: Any) -> None:
 
     with pytest.raises(Lost, match="the connection was lost"):
         await read_pushes(connection, take)
+
+
+async def test_very_many_are_waited_for_as_long_as_it_goes_on(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    fake, engine = FakeEngine(), Engine("unix:///nowhere", timeout=1.0)
+    subscriptions = engine.subscriptions
+    subscriptions.attach(fake)
+    for name in ("a", "b", "c"):
+        subscriptions.want(name, nothing)
+
+    async def go_on() -> None:
+        while fake.queue:
+            await trio.sleep(0.7)
+            fake.step(subscriptions)
+
+    nursery.start_soon(go_on)
+    await engine._restored()
+    assert trio.current_time() == pytest.approx(2.1)
+    subscriptions.want("d", nothing)
+    with pytest.raises(trio.TooSlowError):
+        await engine._restored()
 
 
 @given(st.lists(st.sampled_from(["want a", "want b", "drop a", "drop b", "step", "break"]), max_size=40))
