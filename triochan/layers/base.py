@@ -18,6 +18,8 @@ from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
 from .deliveries import DeadLetter, Delivery, check_delay
+from .presence import LayerPresence
+from .tokens import Buckets, RateLimit
 
 logger = logging.getLogger("triochan.layers")
 
@@ -312,6 +314,14 @@ class Departed:
             self._local = Local()
         return self._local
 
+    @property
+    def close_code(self) -> int:
+        return self._code
+
+    @property
+    def close_reason(self) -> str:
+        return self._reason
+
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)
 
@@ -343,6 +353,8 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
+    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
+      nobody from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
       not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
@@ -359,6 +371,8 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._buckets = Buckets()
+        self._presence: LayerPresence | None = None
         self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
@@ -498,6 +512,43 @@ class ChannelLayer(ABC):
     async def group_members(self, group: str) -> list[str]:
         """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
 
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        """Take a token from a user's bucket, of which all processes of the layer have one together.
+
+        Tokens are given in the order in which they are asked for, so that messages that wait for one keep theirs. Here
+        each process counts for itself, without a checkpoint; a layer of several overrides it.
+
+        Args:
+            kind: the class of consumers that the bucket is for; to other processes, its name.
+            user_id: to other processes, its ``repr``.
+            limit: so many tokens are in a bucket that is full, as a new one is, and so long an empty one takes to fill,
+                evenly.
+
+        Returns:
+            Whether there was one. Where an engine does not answer, this process's own count decides: no error.
+        """
+        return self._buckets.of((kind, user_id), limit).take()
+
+    # -- presence
+
+    @property
+    def presence(self) -> LayerPresence:
+        """Who is where, see :class:`triochan.Presence`; made when it is first asked for.
+
+        Raises:
+            NotImplementedError: the layer has none.
+        """
+        if self._presence is None:
+            self._presence = self._make_presence()
+        return self._presence
+
+    def _make_presence(self) -> LayerPresence:
+        raise NotImplementedError(
+            f"{type(self).__qualname__} has no presence: a layer that is to have one makes it in _make_presence()"
+        )
+
     # -- gaps
 
     @contextmanager
@@ -540,6 +591,10 @@ class ChannelLayer(ABC):
                 yield
         finally:
             serving.layer = None
+            self._buckets = Buckets()  # the next run has another clock
+            if self._presence is not None:
+                self._presence.stop()
+                self._presence = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from .contents import Waiting
 from .deliveries import DeadLetter, Delivery, retry_after
 from .fan_out import FanOut, Member
 from .groups import GroupRegistry
+from .presence import MemoryPresence
 from .receivers import Receivers
 
 logger = logging.getLogger("triochan.layers")
@@ -222,6 +223,11 @@ class MemoryLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._fan_out.leave_all(endpoint)
+
+    # -- presence
+
+    def _make_presence(self) -> MemoryPresence:
+        return MemoryPresence(self._prefix, self._fan_out.send_text)
 
 
 class _Durable(Delivery):

@@ -28,6 +28,7 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from ..exceptions import ChannelFull, ConnectionClosed
 from ..layers import Channel, ChannelLayer, Group, current_layer
+from ..layers.tokens import RateLimit
 from ..running import Local
 from ..settings import Settings
 from ..wire.frames import encode
@@ -548,3 +549,49 @@ class LayerContract(LayerTests):
             async with layer.running():
                 pass
         assert current_layer() is layer
+
+    # -- counting
+
+    async def test_a_bucket_is_a_user_s_and_a_class_s(self, layer: ChannelLayer) -> None:
+        limit = RateLimit(2, 3600)
+        assert [await layer.take_token(str, 1, limit) for _ in range(4)] == [True, True, False, False]
+        assert [await layer.take_token(str, "1", limit) for _ in range(3)] == [True, True, False]
+        assert [await layer.take_token(int, 1, limit) for _ in range(3)] == [True, True, False]
+
+    async def test_an_empty_bucket_fills_evenly(
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
+    ) -> None:
+        limit = RateLimit(2, 0.4)
+
+        async def take_all() -> int:
+            taken = 0
+            while await layer.take_token(bytes, 1, limit):
+                taken += 1
+            return taken
+
+        assert await take_all() == 2
+        await elapse(0.25)
+        assert await take_all() == 1
+        await elapse(0.5)
+        assert await take_all() == 2
+
+    async def test_tokens_are_given_in_the_order_in_which_they_are_asked_for(
+        self, layer: ChannelLayer
+    ) -> None:
+        order: list[tuple[int, bool]] = []
+        limit = RateLimit(3, 3600)
+
+        async def take(index: int) -> None:
+            order.append((index, await layer.take_token(float, 1, limit)))
+
+        async with trio.open_nursery() as nursery:
+            for index in range(6):
+                begun = trio.Event()
+
+                async def take_after(index: int = index, begun: trio.Event = begun) -> None:
+                    begun.set()
+                    await take(index)
+
+                nursery.start_soon(take_after)
+                await begun.wait()
+        assert order == [(index, index < 3) for index in range(6)]

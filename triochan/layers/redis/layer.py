@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 from ...settings import Settings
 from ..base import ChannelLayer, Endpoint, with_names
 from ..deliveries import DeadLetter, Delivery
+from ..tokens import RateLimit
 from .engine import ANSWER_SECONDS, START_SECONDS, Engine
 from .group_members import Groups
 from .inbox import Inbox, process_of
+from .presence import LEASE_SECONDS, RedisPresence
+from .shared_buckets import SharedBuckets
 from .streams import Streams
 
 logger = logging.getLogger("triochan.layers")
@@ -27,6 +30,7 @@ class RedisLayer(ChannelLayer):
         prefix: stands before every key and channel in the engine.
         timeout: seconds that the engine may take to answer.
         start_timeout: seconds that a start waits for the engine.
+        presence_lease: seconds within which the presences of a process that has died are gone.
 
     Attributes:
         dropped: messages that a group send could not put into a full named channel.
@@ -45,12 +49,14 @@ class RedisLayer(ChannelLayer):
         prefix: str = "triochan",
         timeout: float = ANSWER_SECONDS,
         start_timeout: float = START_SECONDS,
+        presence_lease: float = LEASE_SECONDS,
     ) -> None:
         super().__init__()
         self.settings = settings or Settings()
         self.engine = Engine(url, prefix=prefix, timeout=timeout, start_timeout=start_timeout)
         self.dropped = 0
         self.streams = Streams(self.engine, self.settings)
+        self._presence_lease = presence_lease
         self._groups = Groups(self.engine, self._endpoints)
         self._inbox = Inbox(
             self.engine,
@@ -85,14 +91,18 @@ class RedisLayer(ChannelLayer):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        async with self.engine.running(self._restored) as nursery:
+        presence = self._make_presence()
+        self._presence = presence
+        async with self.engine.running(self._missed) as nursery:
             await self._inbox.open(nursery)
-            async with self.streams.running():
-                yield
+            self._shared_buckets = SharedBuckets(self.engine)
+            nursery.start_soon(self._shared_buckets.run)
+            with self.telling_of_gaps(presence.restored), self.telling_of_gaps(self._look):
+                async with presence.kept(nursery), self.streams.running():
+                    yield
 
-    def _restored(self, missed: float) -> None:
+    def _look(self, missed: float) -> None:
         self.streams.look()
-        self._missed(missed)
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
         await self._inbox.reply(channel, with_names(content))
@@ -188,3 +198,14 @@ class RedisLayer(ChannelLayer):
 
     def _left(self, endpoint: Endpoint) -> None:
         self._groups.leave_all(endpoint)
+
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        known = self._buckets.of((kind, user_id), limit)
+        return await self._shared_buckets.take(kind, user_id, limit, known)
+
+    # -- presence
+
+    def _make_presence(self) -> RedisPresence:
+        return RedisPresence(self.engine, self._prefix, self._groups.send_text, self._presence_lease)
