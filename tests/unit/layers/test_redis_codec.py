@@ -63,6 +63,23 @@ def test_what_goes_comes(content: dict[str, Any]) -> None:
     assert same(decode(encode(content)), content)
 
 
+def test_one_of_each() -> None:
+    """Whatever the property test comes to."""
+    content = {
+        "plain": [None, True, 1, -1, 1.5, "é", "\ud800", b"\xff", [], {}],
+        "large": [2**63, 2**64, -(2**63) - 1, 10**5000, -(10**5000)],
+        "time": [
+            dt.datetime(2026, 1, 2, 3, 4, 5, 6),
+            dt.date(2026, 1, 2),
+            dt.time(1, 2),
+            dt.timedelta(-1, 2, 3),
+        ],
+        "zone": [dt.datetime(2026, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=-3)))],
+        "other": [Decimal("1.50"), uuid.UUID(int=5)],
+    }
+    assert same(decode(encode(content)), content)
+
+
 def test_what_is_not_equal_to_itself() -> None:
     received = decode(encode({"float": float("nan"), "decimal": Decimal("NaN"), "zero": Decimal("-0.00")}))
     assert received["float"] != received["float"]
