@@ -388,7 +388,8 @@ async def _serving_on(
 ) -> AsyncIterator[ChannelLayer]:
     """The layer, which knows by then what the application's consumers take from."""
     async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
-        shared.serve(application.router.channels - SOCKET_CHANNELS.keys())
+        router = application.router
+        shared.serve(router.channels - SOCKET_CHANNELS.keys(), router.durable_channels)
         for unheard in unheard_streams(shared, application):
             logger.warning("%s", unheard)
         yield shared

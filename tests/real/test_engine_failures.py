@@ -151,7 +151,7 @@ async def test_away_and_back(
         mends(process)
         await they.are_well()
         assert (they.one.gaps, they.two.gaps) == (1, 1)
-        assert len(they.one.engine.subscriptions) == 3
+        assert len(they.one.engine.subscriptions) == 4
     lines = [record.message for record in caplog.records if record.levelno >= logging.INFO]
     assert len([line for line in lines if "trying again until it is back" in line]) == 2, lines
     assert len([line for line in lines if "is back after" in line]) == 2, lines
@@ -383,7 +383,7 @@ async def test_kills_and_restarts_leave_nothing_behind(
                 await they.are_well()
         assert they.one.gaps >= 50
         assert they.two.gaps >= 50
-        assert len(they.one.engine.subscriptions) == 3
+        assert len(they.one.engine.subscriptions) == 4
         assert not they.one._inbox._asked
         await trio.sleep(0.1)
         assert (tasks(), sockets()) <= (before[0] + 2, before[1] + 2)

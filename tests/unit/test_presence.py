@@ -116,7 +116,7 @@ async def test_in_functions() -> None:
             assert (await here()).keys() == {
                 f"in {handler}, {when}" for handler in ("connect", "receive") for when in ("at once", "later")
             }
-        assert await current_layer().receive("ends") == {"ended": True}
+        assert (await current_layer().receive("ends")).content == {"ended": True}
         assert await here() == {}
 
 

@@ -95,8 +95,9 @@ class BaseConsumer:
         http_user: the user of the HTTP session (:func:`triochan.auth.channel_session_user_from_http`).
         http_user_and_session: and that session in every handler
             (:func:`triochan.auth.channel_and_http_session_user_from_http`).
+        durable: the messages of its named channels are acknowledged (:func:`triochan.decorators.durable`).
 
-    With any of these four, handshakes from other sites are refused (:mod:`triochan.security`).
+    With any of the first four, handshakes from other sites are refused (:mod:`triochan.security`).
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {}
@@ -104,6 +105,7 @@ class BaseConsumer:
     channel_session_user: ClassVar[bool] = False
     http_user: ClassVar[bool] = False
     http_user_and_session: ClassVar[bool] = False
+    durable: ClassVar[bool] = False
 
     _decorated: ClassVar[dict[Any, Handler]]
 

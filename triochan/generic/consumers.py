@@ -23,7 +23,7 @@ from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import exceeded_limit, parse_rate
+from .rate_limits import is_over_rate, parse_rate, token_of_user
 
 logger = logging.getLogger("triochan.generic")
 
@@ -42,8 +42,8 @@ class WebsocketConsumer(BaseConsumer):
         State: what ``self.connection.state`` is an object of, made without arguments; by default a plain namespace.
         rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
             once. One too many goes to :meth:`rate_limited`.
-        user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
-            attributes.
+        user_rate_limit: the same for a user, over all sockets to this class in all processes of the layer; it needs one
+            of the user attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
 
@@ -162,9 +162,15 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        exceeded = exceeded_limit(type(self), message, self.rate_limit, self.user_rate_limit)
-        if exceeded is None:
-            return False
+        rate, kind = self.rate_limit, type(self)
+        if rate is not None and is_over_rate(kind, message, rate):
+            exceeded = f"rate_limit {rate}"
+        else:
+            rate = self.user_rate_limit
+            token = None if rate is None else token_of_user(kind, message, rate)
+            if token is None or await current_layer().take_token(*token):
+                return False
+            exceeded = f"user_rate_limit {rate}"
         say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)
         return True

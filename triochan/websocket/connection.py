@@ -454,6 +454,8 @@ class Connection:
 
     def layer_gap(self, seconds: float) -> None:
         """Messages to its groups may have been missed: its consumer's ``layer_gap`` runs, where it has one."""
+        if self._local is not None:
+            self._local.gap()
         if not self.life.talking:
             return
         bound = self.inbound.bound

@@ -73,7 +73,7 @@ def test_what_it_needs_is_not_installed(absent: str) -> None:
         timeout=30,
     )
     assert told.stderr.splitlines()[-1] == (
-        "triochan.exceptions.ImproperlyConfigured: a layer through Redis or Valkey needs coredis and msgpack: "
+        "triochan.exceptions.ImproperlyConfigured: Redis and Valkey need coredis and msgpack: "
         "pip install 'triochan[redis]'"
     )
 

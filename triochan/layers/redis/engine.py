@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
-NOT_INSTALLED = "a layer through Redis or Valkey needs coredis and msgpack: pip install 'triochan[redis]'"
+NOT_INSTALLED = "Redis and Valkey need coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
@@ -196,11 +196,12 @@ class Engine:
             if lost is not None and begun.is_set():
                 self.gaps += 1
                 missed = trio.current_time() - lost
+                what = f"; what was sent to groups meanwhile was missed (gap {self.gaps})"
                 logger.warning(
-                    "the engine at %s is back after %.1f s; what was sent to groups meanwhile was missed (gap %d)",
+                    "the engine at %s is back after %.1f s%s",
                     self.place,
                     missed,
-                    self.gaps,
+                    what if len(self.subscriptions) else "",  # a store of sessions has none
                 )
                 restored(missed)
             begun.set()
