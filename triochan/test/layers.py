@@ -51,6 +51,7 @@ class FakeOutbox:
     """The outbox of a connection whose peer does not read: it takes frames and never waits."""
 
     direct = None
+    limit = 1 << 20
     agreement = None
     history = b""
 
