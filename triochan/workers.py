@@ -18,14 +18,10 @@ logger = logging.getLogger("triochan.workers")
 
 _RETRY = 1.0
 """Seconds before a layer that does not answer is asked again."""
-SOCKET_CHANNELS = frozenset(
-    {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
-)
-"""Channels whose messages go from the socket to the consumer, through the connection's own inbox."""
 
 
 class Workers:
-    """The consumers of every named channel in a routing.
+    """The consumers of the named channels that a server takes from.
 
     Args:
         runtime: the server's.
@@ -36,7 +32,7 @@ class Workers:
         self._waits: set[trio.CancelScope] = set()
         self._stopping = False
         self._ended = trio.Event()
-        self._names = sorted(runtime.router.channels - SOCKET_CHANNELS)
+        self._names = sorted(runtime.channels)
 
     async def run(self) -> None:
         """Run consumers until :meth:`drain`."""

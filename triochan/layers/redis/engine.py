@@ -6,11 +6,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
 from ...exceptions import ImproperlyConfigured, LayerUnavailable
+from ..engine_urls import SCHEMES, without_password
 
 if TYPE_CHECKING:
     import coredis
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("triochan.layers")
 T = TypeVar("T")
 
-SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
@@ -57,7 +56,7 @@ class Engine:
         start_timeout: float = START_SECONDS,
     ) -> None:
         self._url = _checked(url)
-        self.place = _place(url)
+        self.place = without_password(url)
         self.prefix = prefix
         self.timeout = timeout
         self._start_timeout = start_timeout
@@ -159,7 +158,7 @@ def _checked(url: str) -> str:
     if scheme not in SCHEMES or not rest:
         raise ImproperlyConfigured(
             f"the URL of an engine begins with one of {', '.join(each + '://' for each in SCHEMES)}, "
-            f"such as redis://localhost:6379/0, not {_place(url)!r}"
+            f"such as redis://localhost:6379/0, not {without_password(url)!r}"
         )
     try:
         import importlib.util
@@ -172,12 +171,3 @@ def _checked(url: str) -> str:
             "a layer through Redis or Valkey needs coredis: pip install 'triochan[redis]'"
         )
     return f"{_AS_COREDIS_HAS_THEM.get(scheme, scheme)}://{rest}"
-
-
-def _place(url: str) -> str:
-    """``url`` without its password, for errors and the log."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
