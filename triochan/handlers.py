@@ -227,6 +227,8 @@ def resume(
         if closed:
             raise
         raise NotAnException(error) from error
+    finally:
+        value = None  # Trio's outcome: its error's frames lead back to this one, on CPython 3.13
 
 
 async def call(

@@ -114,6 +114,7 @@ class Site(NamedTuple):
     plain: int
     tls: int
     context: ssl.SSLContext
+    log: Path
 
     @property
     def host(self) -> str:
@@ -134,6 +135,15 @@ class Site(NamedTuple):
         status, _, answer = self.request("GET", "/seen", None, headers)
         assert status == 200, answer
         return json.loads(answer)
+
+    def accessed(self, what: str) -> list[str]:
+        """The access log's lines that say ``what``; waits for the first."""
+        deadline = time.monotonic() + PATIENCE
+        line = re.compile(rf"^.* triochan\.access: .*{re.escape(what)}.*$", re.MULTILINE)
+        while not (found := line.findall(self.log.read_text())):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return found
 
     def log_in(self) -> dict[str, str]:
         """A new account's cookie, as a header."""
@@ -217,6 +227,7 @@ def site(folder: Path, block: int, command: int, changes: dict[str, str], *more:
         "behind:application",
         "--app-dir",
         str(folder),
+        "--access-log",
         *options,
         *more,
     ]
@@ -229,7 +240,7 @@ def site(folder: Path, block: int, command: int, changes: dict[str, str], *more:
         running(server, folder / "server.log", address, environment),
         running([nginx, "-c", str(folder / "nginx.conf"), "-p", str(folder)], folder / "nginx.log", tls, {}),
     ):
-        yield Site(plain, tls, context)
+        yield Site(plain, tls, context, folder / "server.log")
 
 
 @pytest.fixture(scope="module", params=["tcp", "unix"])
@@ -256,6 +267,9 @@ def test_the_server_sees_the_client_and_how_it_asked(behind_nginx: Site) -> None
     spoofed = {"Forwarded": "for=192.0.2.1;host=evil.example;proto=http", "X-Forwarded-For": "192.0.2.1"}
     spoofed |= {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example"}
     assert behind_nginx.seen(**spoofed) == expected
+    for line in behind_nginx.accessed("/seen"):
+        assert CLIENT in line
+        assert "192.0.2.1" not in line
 
 
 def test_log_in_and_a_socket_that_stays_open(behind_nginx: Site) -> None:
@@ -272,6 +286,7 @@ def test_log_in_and_a_socket_that_stays_open(behind_nginx: Site) -> None:
         while (message := json.loads(socket.recv(PATIENCE)))["type"] != "note":
             pass
         assert message["note"] == note
+        assert all(CLIENT in line for line in behind_nginx.accessed("/live/"))
         # Logging out closes it, through nginx, with the server's code.
         own = {"Origin": f"https://{behind_nginx.host}", **cookie}
         assert behind_nginx.request("POST", "/logout", b"", own)[0] == 303
@@ -304,5 +319,7 @@ def test_tls_by_the_server_itself(tmp_path: Path) -> None:
         seen = behind.seen()
         assert (seen["client"][0], seen["scheme"], seen["host"]) == (CLIENT, "https", behind.host)
         assert seen["client"][1] > 0  # the PROXY protocol has the port too
+        assert all(CLIENT in line for line in behind.accessed("/seen"))
         with behind.connect(behind.log_in()) as socket:
             assert json.loads(socket.recv(PATIENCE))["type"] == "note"
+        assert all(CLIENT in line for line in behind.accessed("/live/"))

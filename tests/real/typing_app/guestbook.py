@@ -362,6 +362,7 @@ async def lifespan(application: Application[Services]) -> AsyncGenerator[None]:
     application.nursery.start_soon(every, 60, application.state.sweep)
     yield
     application.state.greeted.clear()
+    application.state.requests = 0
 
 
 pages = [
