@@ -16,7 +16,7 @@ from .application import DEFAULT_SESSION_FILE, Application
 from .configuration import Configuration
 from .exceptions import ImproperlyConfigured, RoutingWarning, TriochanError
 from .layers import MemoryLayer, layer_from_url
-from .loading import CannotServe, load, own_traceback, tls_context
+from .loading import CannotServe, channels_of, load, own_traceback, tls_context
 from .logs import start_logging
 from .proxies import Front
 from .route_table import Row, rows
@@ -161,12 +161,9 @@ def _of_application(
     if not found:
         yield Finding("warning", "there are no routes: every request gets 404, every handshake 403")
     layer = MemoryLayer(configuration.settings)
-    options = configuration.options
     try:
-        layer.serve(
-            channels_taken(application.router, options.only_channels or (), options.exclude_channels or ())
-        )
-    except ImproperlyConfigured as error:
+        layer.serve(channels_of(application, configuration))
+    except CannotServe as error:
         yield Finding("error", str(error))
         layer.serve(channels_taken(application.router))
     for unheard in unheard_streams(layer, application):

@@ -26,12 +26,10 @@ from .children import Leash
 from .configuration import CannotConfigure, Configuration, configure
 from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
 from .layers import ChannelLayer, MemoryLayer, layer_from_url
-from .loading import CannotServe, load, print_traceback, tls_context
+from .loading import CannotServe, channels_of, load, print_traceback, tls_context
 from .logs import progress_line, start_logging
 from .options import COMMANDS, make_parser
 from .reloading import CannotWatch
-from .routing import Router
-from .runtime import channels_taken
 from .server import run_process
 from .sessions import MemorySessionStore
 from .sessions.cookies import SECRET_VARIABLE
@@ -196,10 +194,11 @@ def _serve(
         _warn_of_memory(application.sessions.store, worker)
     elif leash is None and (layer is None or isinstance(layer, MemoryLayer)):
         _warn_of_shared_ports(sockets)
+    channels = channels_of(application, configuration)
     announcement.what = (
         _in_one_line(application.router.describe())
         if options.listen
-        else _channels(application.router, configuration)
+        else f"the named channels {', '.join(sorted(channels))}"
     )
     opens = leash is None and options.listen
     settings = configuration.settings
@@ -264,13 +263,6 @@ def _warn_of_shared_ports(sockets: Sequence[socket.socket]) -> None:
                 "memory: groups would reach the members in this process alone. --layer redis://... is one for all",
                 address_of(sock, "http"),
             )
-
-
-def _channels(router: Router, configuration: Configuration) -> str:
-    """What a process that listens nowhere takes from."""
-    options = configuration.options
-    taken = channels_taken(router, options.only_channels or (), options.exclude_channels or ())
-    return f"the named channels {', '.join(sorted(taken))}"
 
 
 def _certificate(configuration: Configuration) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -152,19 +153,15 @@ class Runtime:
         front: Front | None = None,
         *,
         access_log: bool | None = False,
-        only_channels: Iterable[str] = (),
-        exclude_channels: Iterable[str] = (),
+        channels: frozenset[str] | None = None,
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory.
 
         Args:
             access_log: write one; None: where standard error is a terminal.
-            only_channels, exclude_channels: see :func:`channels_taken`.
-
-        Raises:
-            ImproperlyConfigured: a glob matches no channel.
+            channels: named ones whose consumers run here, see :func:`channels_taken`; None: all of the routing's.
         """
-        channels = channels_taken(application.router, only_channels, exclude_channels)
+        channels = channels_taken(application.router) if channels is None else channels
         access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
         async with (
             application.running(),
@@ -397,7 +394,11 @@ def _no_such_channel(glob: str, named: frozenset[str]) -> str:
         return "what comes from sockets goes to their consumers in the process that has the socket"
     if not named:
         return "the routing has no named channels"
-    meant = closest(glob, named, likeness=0.6)
+    stem = re.split(r"[*?[]", glob)[0]
+    starts = {name[: at + 1] for name in named for at, letter in enumerate(name) if letter == "."}
+    meant = closest(stem, named if stem == glob else starts, likeness=0.6)
+    if meant is not None:
+        meant += glob.removeprefix(stem)
     return "no named channel of the routing matches; " + (
         f"did you mean {meant}?" if meant else f"it has {', '.join(sorted(named))}"
     )

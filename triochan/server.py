@@ -25,7 +25,7 @@ from .http1.serving import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
-from .runtime import Runtime
+from .runtime import Runtime, channels_taken
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import has_terminal, hold_open
@@ -502,27 +502,25 @@ async def serve(
     renew = ssl_context if callable(ssl_context) else None
     context = ssl_context() if callable(ssl_context) else ssl_context
     scheme = "http" if ssl_context is None else "https"
+    channels = channels_taken(application.router, only_channels, exclude_channels)
+    if not listen and not channels:
+        raise ImproperlyConfigured(
+            "nothing is listened on, and there is no named channel to take from: nothing would ever run"
+        )
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
     with contextlib.ExitStack() as held:
         listeners = take_over(sockets, scheme)
         for listener, _ in listeners:  # once the server accepts on them, it closes them when it stops
             held.callback(listener.close)
-        binds = _binds(bind, host, port, uds, alone=listen and not listeners)
-        if not listen and (binds or listeners):
-            raise ImproperlyConfigured("listen=False goes with no bind=, sockets=, host=, port= and uds=")
+        binds = _binds(bind, host, port, uds, listen=listen, alone=not listeners)
         async with Runtime.open(
             application,
             settings or Settings(),
             layer,
             front,
             access_log=access_log,
-            only_channels=only_channels,
-            exclude_channels=exclude_channels,
+            channels=channels,
         ) as runtime:
-            if not listen and not runtime.channels:
-                raise ImproperlyConfigured(
-                    "nothing is listened on, and there is no named channel to take from: nothing would ever run"
-                )
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
                 listeners.append(opened)
@@ -557,11 +555,21 @@ async def _stop_after(server: Server, trigger: Callable[[], Awaitable[object]]) 
 
 
 def _binds(
-    bind: str | Iterable[str], host: str | None, port: int, uds: str | os.PathLike[str] | None, *, alone: bool
+    bind: str | Iterable[str],
+    host: str | None,
+    port: int,
+    uds: str | os.PathLike[str] | None,
+    *,
+    listen: bool,
+    alone: bool,
 ) -> list[Bind]:
     """Where to listen, beside sockets that exist already unless ``alone``."""
     binds = parse_binds(bind)
     short = uds is not None or (host, port) != (HOST, PORT)
+    if not listen:
+        if binds or short or not alone:
+            raise ImproperlyConfigured("listen=False goes with no bind=, sockets=, host=, port= and uds=")
+        return []
     if short and (binds or not alone):
         raise ImproperlyConfigured(
             "bind= and sockets= take the place of host=, port= and uds=; give those as one of bind="
