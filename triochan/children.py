@@ -16,6 +16,7 @@ until ``uncover``: clients that the system has put into its queue do not wait fo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -89,6 +90,7 @@ class Child:
         self._line = trio.socket.from_stdlib_socket(line)
         self._heard = b""
         self._patience = trio.CancelScope()
+        self._hurried = False
 
     @classmethod
     async def start(cls, brief: Brief, title: str, environment: Mapping[str, str] | None = None) -> Child:
@@ -173,21 +175,22 @@ class Child:
         self._process.send_signal(number)
 
     async def end(self, seconds: float) -> None:
-        """Let it shut down in order for that long, or until :meth:`hurry`; then at once; then kill it. Shielded."""
+        """Let it shut down in order for that long, or until :meth:`hurry`; then at once; then kill it. Where this is
+        cancelled, the child shuts down all the same, and may be waited for again."""
         self._line.close()
-        with trio.CancelScope(shield=True):
-            with self._patience:
-                with trio.move_on_after(seconds):
-                    await self._process.wait()
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-                if self.status is not None:
-                    return
-                self.signal(number)
-                with trio.move_on_after(_HURRY):
-                    await self._process.wait()
-            await self._process.wait()
+        with trio.CancelScope(deadline=trio.current_time() + seconds) as self._patience:
+            if not self._hurried:
+                await self._process.wait()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            if self.status is not None:
+                return
+            self.signal(number)
+            with trio.move_on_after(_HURRY):
+                await self._process.wait()
+        await self._process.wait()
 
     def hurry(self) -> None:
+        self._hurried = True
         self._patience.cancel()
 
     async def kill(self) -> None:
@@ -200,7 +203,8 @@ class Child:
 class Ending(Protocol):
     """A child, as far as :func:`end_all` needs it."""
 
-    async def end(self, seconds: float) -> None: ...
+    async def end(self, seconds: float) -> None:
+        """See :meth:`Child.end`."""
 
     def hurry(self) -> None: ...
 
@@ -283,21 +287,26 @@ class Leash:
         await let_go.wait()
 
     async def stand_in(self, accept: Accept) -> None:
-        """Accept on the sockets of other workers while they are away; until cancelled."""
+        """Accept on the sockets of other workers while they are away; until cancelled. Then these sockets are closed:
+        as long as one process has them, a successor of the whole command can't have the port."""
         token = trio.lowlevel.current_trio_token()
         covered: dict[int, trio.CancelScope] = {}
-        async with trio.open_nursery() as nursery:
-            while True:
-                changed = trio.Event()
-                self._changed = token, changed
-                away = self._away
-                for worker in covered.keys() - away:
-                    covered.pop(worker).cancel()
-                for worker in away - covered.keys():
-                    scope = covered[worker] = trio.CancelScope()
-                    for sock in self._others.get(worker, ()):
-                        nursery.start_soon(_accept_within, scope, accept, sock.dup())
-                await changed.wait()
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    changed = trio.Event()
+                    self._changed = token, changed
+                    away = self._away
+                    for worker in covered.keys() - away:
+                        covered.pop(worker).cancel()
+                    for worker in away - covered.keys():
+                        scope = covered[worker] = trio.CancelScope()
+                        for sock in self._others.get(worker, ()):
+                            nursery.start_soon(_accept_within, scope, accept, sock.dup())
+                    await changed.wait()
+        finally:
+            for sock in itertools.chain.from_iterable(self._others.values()):
+                sock.close()
 
     def _listen(self) -> None:
         with contextlib.suppress(

@@ -139,7 +139,8 @@ class _Parent:
             return []
         old, self.current = self.current, child
         if old is not None:
-            await old.end(PATIENCE)
+            with trio.CancelScope(shield=True):  # bounded by its own time-outs
+                await old.end(PATIENCE)
         child.tell("go")
         watching.start_soon(self._watch, child)
         return []

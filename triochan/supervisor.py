@@ -61,7 +61,7 @@ class Worker(Protocol):
     def tell(self, word: str, worker: int | None = None) -> None: ...
 
     async def end(self, seconds: float) -> None:
-        """Let it shut down in order for so long. Shielded."""
+        """Let it shut down in order for so long. Where this is cancelled, it does so all the same."""
 
     def hurry(self) -> None: ...
 
@@ -133,7 +133,7 @@ class Supervisor:
         said: str | None = None
         async with trio.open_nursery() as nursery:
 
-            async def fill(place: _Place, worker: Worker) -> None:
+            async def fill(place: _Place, worker: Worker | None) -> None:
                 nonlocal said
                 heard = await self._fill(place, watching, worker)
                 if isinstance(heard, int):
@@ -145,22 +145,28 @@ class Supervisor:
             # What can't be imported is said once: the others begin when it could.
             first, *others = self._places
             worker = await self._begin(first)
-            if await worker.loaded():
+            if worker is not None and await worker.loaded():
                 for place in others:
                     nursery.start_soon(fill, place, await self._begin(place))
             await fill(first, worker)
         return None if self.failed is not None else said
 
-    async def _begin(self, place: _Place) -> Worker:
-        worker = await self._start(place.number)
+    async def _begin(self, place: _Place) -> Worker | None:
+        """Start a process; None: the system has none to give."""
+        try:
+            worker = await self._start(place.number)
+        except OSError as error:
+            logger.error("worker %d can't be started: %s", place.number, error.strerror or error)
+            return None
         self.children[worker] = False
         worker.tell("go")
         return worker
 
-    async def _fill(self, place: _Place, watching: trio.Nursery, worker: Worker | None = None) -> str | int:
-        """Start a worker, let it take its place when it serves, and end the one that had it: what it says; or the exit
-        status of one that did not come up."""
-        worker = worker or await self._begin(place)
+    async def _fill(self, place: _Place, watching: trio.Nursery, worker: Worker | None) -> str | int:
+        """Let a worker take its place when it serves, and end the one that had it: what it says; or the exit status of
+        one that did not come up."""
+        if worker is None:
+            return 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_slow, place)
             said = await worker.serving()
@@ -211,7 +217,7 @@ class Supervisor:
             async with place.filling:
                 if not place.vacant:
                     return  # somebody has asked for new ones meanwhile
-                if isinstance(await self._fill(place, watching), str):
+                if isinstance(await self._fill(place, watching, await self._begin(place)), str):
                     logger.info("worker %d serves again", place.number)
                     return
             seconds = place.backoff.after(0)
@@ -222,7 +228,7 @@ class Supervisor:
         logger.info("replacing the workers, one after the other")
         for place in self._places:
             async with place.filling:
-                if isinstance(await self._fill(place, watching), int):
+                if isinstance(await self._fill(place, watching, await self._begin(place)), int):
                     logger.error("the workers that are left are not replaced; SIGHUP tries again")
                     return
         logger.info("all workers are new ones")

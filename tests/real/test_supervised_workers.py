@@ -114,10 +114,14 @@ ALONE = ("--layer", "memory://", "--workers", "2")
 def test_a_worker_that_is_killed_is_missed_by_nobody_and_all_shut_down(
     workers: Callable[..., Workers], folder: Path
 ) -> None:
-    at = workers(*ALONE)
+    at = workers(*ALONE, "--secret", "hush-hush-hush-hush")
     assert at.server.line.endswith(", by 2 workers\n")
     assert "each has a layer of its own" in at.logged("memory://")
     pids = at.all(2)
+    for pid in pids:  # what the command line says is in no other one
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert re.search(rb"\0app:routing worker [12]\0", command)
+        assert b"hush" not in command
     victim = at.ask()[0]
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
@@ -200,10 +204,23 @@ def test_a_second_signal_ends_all_at_once(workers: Callable[..., Workers]) -> No
         time.sleep(0.2)
         at.server.process.send_signal(signal.SIGTERM)
         at.logged("connections are open")
+        assert can_be_had(at.server.port)  # by a successor, long before the deadline
         began = time.monotonic()
         assert at.end() == 1
         assert time.monotonic() - began < 5
     assert all(map(gone, pids))
+
+
+def can_be_had(port: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
 
 
 @pytest.mark.parametrize(

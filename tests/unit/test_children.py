@@ -143,11 +143,10 @@ async def test_it_stands_in_for_those_that_are_away(exited: Callable[[], list[ob
                 parent.sendall(b'["cover", 9]\n')  # it has no socket of its own: nothing to do
                 nursery.cancel_scope.cancel()
         assert accepting == []
+        assert all(each.fileno() < 0 for one_of in leash._others.values() for each in one_of)
         parent.close()
         await trio.to_thread.run_sync(exited)
         os.close(held)
-        for sock in [each for one_of in leash._others.values() for each in one_of]:
-            sock.close()
         leash._line.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
@@ -74,8 +75,7 @@ class FakeWorker:
 
     async def end(self, seconds: float) -> None:
         self.note(f"{self.pid} drains")
-        with trio.CancelScope(shield=True):
-            await trio.sleep(min(seconds, self.life.drains))
+        await trio.sleep(min(seconds, self.life.drains))
         self.kill(0)
 
     def hurry(self) -> None: ...
@@ -97,6 +97,7 @@ class World:
         self.workers: list[FakeWorker] = []
         self.events: list[tuple[float, str]] = []
         self._zero = trio.current_time()
+        self.lacks = False
         self.supervisor = Supervisor(
             count, self._start, drain_seconds=10, began=lambda said: self._note(f"began: {said}")
         )
@@ -106,6 +107,8 @@ class World:
         self.events.append((round(trio.current_time() - self._zero, 3), what))
 
     async def _start(self, number: int) -> FakeWorker:
+        if self.lacks:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         lives = self._lives.get(number, [GOOD])
         life = lives.pop(0) if len(lives) > 1 else lives[0]
         worker = FakeWorker(
@@ -305,3 +308,38 @@ async def test_it_is_told_of_one_that_does_not_come_up(
         await world.at(99)
         assert world.supervisor.children == {world[100]: False}
         assert "worker 1 does not serve yet, after 60 s" in caplog.text
+
+
+async def test_a_shutdown_does_not_wait_for_one_that_is_being_replaced(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World(2)
+    async with world.running():
+        await world.at(10)
+        world.replace()
+        await world.at(13)
+    assert trio.current_time() - world._zero == 13
+    # All of them are left to who ends them, the one that drains as well.
+    assert world.supervisor.children == {world[100]: True, world[200]: True, world[101]: True}
+
+
+async def test_a_machine_that_has_no_process_to_give(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(1)
+    async with world.running():
+        await world.at(10)
+        world.lacks = True
+        world.replace()
+        await world.at(11)
+        assert "worker 1 can't be started: Resource temporarily unavailable" in caplog.text
+        world[100].kill(1)
+        await world.at(13)
+        world.lacks = False
+        await world.at(30)
+    assert world.since(12) == [(14, "101 starts"), (16, "101 serves")]
+    world = World(1)
+    world.lacks = True
+    with trio.fail_after(5):
+        await world.supervisor.run(world._replacing)
+    assert world.supervisor.failed == 1
