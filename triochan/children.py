@@ -262,29 +262,35 @@ class Leash:
         for each in brief.held:
             os.set_inheritable(each, False)
         self._may_go = threading.Event()
-        self._running: tuple[trio.lowlevel.TrioToken, trio.Event, float] | None = None
+        self._let_go = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._seconds = 0.0
         self._away: frozenset[int] = frozenset()
         self._changed: tuple[trio.lowlevel.TrioToken, trio.Event] | None = None
         threading.Thread(target=self._listen, name="triochan's leash", daemon=True).start()
 
-    def wait(self) -> None:
-        """The application is loaded: say so, and wait until it may be served."""
+    def wait(self, seconds: float) -> None:
+        """The application is loaded: say so, and wait until it may be served.
+
+        Args:
+            seconds: how long the process may take to end by itself when the parent lets go while it serves.
+        """
+        self._seconds = seconds
         self._say("loaded")
         self._may_go.wait()
 
     def serves(self, line: str) -> None:
-        """Say that it is served."""
+        """Say that it is served; called within Trio. From now on the parent may let go."""
+        self._token = trio.lowlevel.current_trio_token()
         self._say("serving", line)
 
     def _say(self, *words: str) -> None:
         with contextlib.suppress(OSError):  # the parent has gone: that is heard as well
             self._line.sendall(json.dumps(words).encode() + b"\n")
 
-    async def gone(self, seconds: float) -> None:
-        """Wait until the parent lets go. Then the process ends in ``seconds`` where it has not ended by itself."""
-        let_go = trio.Event()
-        self._running = trio.lowlevel.current_trio_token(), let_go, seconds
-        await let_go.wait()
+    async def gone(self) -> None:
+        """Wait until the parent lets go."""
+        await self._let_go.wait()
 
     async def stand_in(self, accept: Accept) -> None:
         """Accept on the sockets of other workers while they are away; until cancelled. Then these sockets are closed:
@@ -314,12 +320,10 @@ class Leash:
         ):  # it was reset, or torn in a message: as if it was closed
             for line in self._lines:
                 self._take(*json.loads(line))
-        running = self._running
-        if running is not None:
-            token, let_go, seconds = running
+        if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
-                token.run_sync_soon(let_go.set)
-            time.sleep(seconds)
+                self._token.run_sync_soon(self._let_go.set)
+            time.sleep(self._seconds)
         os._exit(1)
 
     def _take(self, word: str, *workers: int) -> None:

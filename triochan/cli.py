@@ -203,7 +203,7 @@ def _serve(
     opens = leash is None and options.listen
     settings = configuration.settings
     if leash is not None:
-        leash.wait()
+        leash.wait(settings.shutdown_timeout + 2 * GRACE)
     try:
         return run_process(
             application,
@@ -222,9 +222,7 @@ def _serve(
             access_log=options.access_log,
             settings=settings,
             progress=progress_line() if worker is None else None,
-            shutdown_trigger=None
-            if leash is None
-            else partial(leash.gone, settings.shutdown_timeout + 2 * GRACE),
+            shutdown_trigger=None if leash is None else leash.gone,
             stand_in=None if worker is None or leash is None else leash.stand_in,
             task_status=announcement,
         )
@@ -282,11 +280,11 @@ class _Announcement:
     def started(self, addresses: list[Address] | None = None, /) -> None:
         where = f" on {', '.join(map(str, addresses))}" if addresses else ", without a socket,"
         line = f"triochan {__version__}{where} serving {self.what}"
+        if self._leash is not None:
+            self._leash.serves(line)
         if self._leash is None or self._leash.brief.worker is None:
             self.announce(line)
-        else:
-            self.made = True
-            self._leash.serves(line)
+        self.made = True
 
     def announce(self, line: str) -> None:
         """Of a parent of workers: what they say."""

@@ -65,20 +65,35 @@ async def test_a_server_that_has_ended_by_itself_is_let_end(exited: Callable[[],
 
     def run() -> None:
         async def serve() -> None:
+            leash.serves("on a port")
             with trio.move_on_after(0):
-                await leash.gone(9)
+                await leash.gone()
 
         trio.run(serve)
 
-    await trio.to_thread.run_sync(run)
     parent.sendall(b'["go"]\n')
-    leash.wait()
+    leash.wait(9)
     assert hear(parent) == ["loaded"]
-    leash.serves("on a port")
+    await trio.to_thread.run_sync(run)
     assert hear(parent) == ["serving", "on a port"]
     parent.close()
     assert await trio.to_thread.run_sync(exited) == [9, 1]  # it has waited before it ended the process
     leash.serves("to nobody")  # no error
+    leash._line.close()
+
+
+async def test_a_parent_may_let_go_as_soon_as_it_is_said_to_be_served(
+    exited: Callable[[], list[object]],
+) -> None:
+    """Before anybody waits for that."""
+    leash, parent = leashed(Brief([], []))
+    parent.sendall(b'["go"]\n')
+    leash.wait(9)
+    leash.serves("on a port")
+    parent.close()
+    await trio.to_thread.run_sync(exited)
+    with trio.fail_after(5):
+        await leash.gone()
     leash._line.close()
 
 
@@ -131,7 +146,7 @@ async def test_it_stands_in_for_those_that_are_away(exited: Callable[[], list[ob
 
         parent.sendall(b'["cover", 3]\n')  # before it serves
         parent.sendall(b'["go"]\n')
-        await trio.to_thread.run_sync(leash.wait)  # so that has been heard
+        await trio.to_thread.run_sync(leash.wait, 9)  # so that has been heard
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(leash.stand_in, accept)
