@@ -343,7 +343,7 @@ class RequestParser:
 
     # -- heads
 
-    def _part_of_head(self) -> Refusal | None:
+    def _part_of_head(self) -> Request | Refusal | None:
         """No head ends in what came: wait for more, unless none can come of it."""
         buffer, start = self._buffer, self._position
         size = len(buffer) - start
