@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import os
 import re
@@ -12,29 +14,41 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
 
 import attrs
 import pytest
-from command_line import SECONDS, Served, environment, folder, gone, served
-from engines import valkey_server
+from command_line import SECONDS, Served, environment, folder, get, gone, served
+from engines import engine, valkey_server
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
+
+from triochan.layers.redis import RedisLayer
 
 __all__ = ["folder", "served"]
 """Fixtures."""
 
 APP = """
     import os
-    from triochan import route, route_class
+    from triochan import Group, route, route_class
+    from triochan.exceptions import LayerUnavailable
     from triochan.generic.websockets import WebsocketConsumer
     from triochan.http import json
 
     class Echo(WebsocketConsumer):
+        groups = ["all"]
+
         async def receive(self, text=None, bytes=None, **kwargs):
-            await self.send(text=str(os.getpid()))
+            if text == "who":
+                await self.send(text=str(os.getpid()))
+            else:
+                try:
+                    await Group("all").send({"text": text})
+                except LayerUnavailable:
+                    pass  # the client asks again
 
     async def tell(message):
         return json([os.getpid(), os.environ.get("TRIOCHAN_LAYER", "")])
@@ -321,24 +335,32 @@ def test_a_private_engine_is_started_again_and_ends_with_the_command(
     assert folder.stat().st_mode & 0o777 == 0o700
     url = f"unix://{folder}/engine.sock"
     assert at.ask()[1] == url
-    assert answers(folder)
-    guard, engine = sorted(processes(folder))
-    os.kill(engine, signal.SIGKILL)
-    assert "signal SIGKILL" in at.logged("the private engine has ended")
-    at.logged("the private engine runs again")
-    assert answers(folder)
+    with contextlib.ExitStack() as held:
+        clients: dict[str | bytes, ClientConnection] = {}
+        while len(clients) < 2:
+            client = held.enter_context(connect(f"ws://127.0.0.1:{at.server.port}/"))
+            client.send("who")
+            clients[client.recv(timeout=SECONDS)] = client
+        one, other = clients.values()
+        one.send("over there")
+        assert other.recv(timeout=SECONDS) == "over there"
+
+        guard, engine = sorted(processes(folder))
+        os.kill(engine, signal.SIGKILL)
+        assert "signal SIGKILL" in at.logged("the private engine has ended")
+        at.logged("the private engine runs again")
+        assert guard not in processes(folder)
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:  # until both hear the group again
+            one.send("again")
+            with contextlib.suppress(TimeoutError):
+                assert other.recv(timeout=0.2) == "again"
+                break
+        else:
+            raise AssertionError("nothing came over")
     assert at.ask()[1] == url
-    assert guard not in processes(folder)
     assert at.end() == 0
     assert processes(folder) == []
-
-
-def answers(folder: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(SECONDS)
-        client.connect(str(folder / "engine.sock"))
-        client.sendall(b"PING\r\n")
-        return client.recv(100) == b"+PONG\r\n"
 
 
 @pytest.mark.engine
@@ -353,6 +375,43 @@ def test_a_parent_that_is_killed_leaves_no_process_and_no_folder(
     at.server.process.kill()
     assert all(map(gone, left))
     assert not folder.exists()
+
+
+@pytest.mark.engine
+def test_a_process_without_a_socket_takes_from_the_channels_that_it_is_told(
+    folder: Path, served: Callable[..., Served]
+) -> None:
+    if "NotImplementedError" in inspect.getsource(RedisLayer.receive):
+        pytest.skip("the layer has no named channels yet")
+    (folder / "jobs.py").write_text(
+        textwrap.dedent(
+            """
+            from triochan import Application, Channel, route
+            from triochan.http import text
+
+            async def ask(message):
+                await Channel("thumbnails.make").send({"number": 7})
+                return text("asked")
+
+            async def work(message):
+                print("made", message["number"], flush=True)
+
+            async def never(message):
+                print("mail", flush=True)
+
+            routing = [route("http.request", ask), route("thumbnails.make", work), route("mail", never)]
+            """
+        )
+    )
+    with engine() as running:
+        layer = ("--layer", running.url)
+        front = served("jobs:routing", "--port", "0", *layer, "--exclude-channels", "thumbnails.*")
+        back = served("jobs:routing", *layer, "--no-listen", "--only-channels", "thumbnails.*")
+        assert back.line.endswith(", without a socket, serving the named channels thumbnails.make\n")
+        assert get(HTTPConnection("127.0.0.1", front.port)) == b"asked"
+        assert back.process.stdout is not None
+        assert back.process.stdout.readline() == "made 7\n"
+        assert [each.end(signal.SIGTERM)[:2] for each in (front, back)] == [(0, ""), (0, "")]
 
 
 def test_an_inherited_socket_that_others_may_share_is_told_of(
