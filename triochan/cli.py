@@ -41,6 +41,10 @@ from .wire.inherited import adopt, systemd_sockets
 from .wire.listeners import Address, address_of, shares_its_port
 
 logger = logging.getLogger("triochan.configuration")
+_MEMORY_SESSIONS = (
+    "sessions are kept in each worker's own memory (MemorySessionStore): who comes to another worker is logged out. "
+    "Give the application a store that they share, such as SQLiteSessionStore"
+)
 _COLORS: Mapping[checks.Kind, str] = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 
 
@@ -191,7 +195,9 @@ def _serve(
         logger.warning("%s", warning)
     layer = None if options.layer is None else _layer(configuration)
     if worker is not None:
-        _warn_of_memory(application.sessions.store, worker)
+        uses = any(row.sessions for row in route_table.rows(application.router))
+        if uses and worker == 1 and isinstance(application.sessions.store, MemorySessionStore):
+            logger.warning("%s", _MEMORY_SESSIONS)
     elif leash is None and (layer is None or isinstance(layer, MemoryLayer)):
         _warn_of_shared_ports(sockets)
     channels = channels_of(application, configuration)
@@ -241,15 +247,6 @@ def _serve(
 def _layer(configuration: Configuration) -> ChannelLayer:
     options = configuration.options
     return layer_from_url(options.layer, configuration.settings, start_timeout=options.layer_timeout)
-
-
-def _warn_of_memory(store: object, worker: int) -> None:
-    """What is one worker's alone and is probably meant for all; said once."""
-    if worker == 1 and isinstance(store, MemorySessionStore):
-        logger.warning(
-            "sessions are kept in each worker's own memory (MemorySessionStore): who comes to another worker is logged "
-            "out. Give the application a store that they share, such as SQLiteSessionStore"
-        )
 
 
 def _warn_of_shared_ports(sockets: Sequence[socket.socket]) -> None:

@@ -9,7 +9,6 @@ has its other end any more, the owners have gone. The engine dies with this proc
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import shutil
@@ -27,7 +26,7 @@ def main(line: int, folder: str, command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     stopping, stop = os.pipe()
-    signal.signal(signal.SIGTERM, lambda *_: os.close(stop))
+    signal.signal(signal.SIGTERM, lambda *_: os.write(stop, b"."))
     ended, alive = os.pipe()  # the engine has the other end open as long as it lives
     os.set_inheritable(alive, True)
     with open(os.path.join(folder, LOG), "wb") as log:
@@ -51,7 +50,12 @@ def main(line: int, folder: str, command: list[str]) -> int:
 
 def _die_with_me() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(
+            ImportError, OSError, AttributeError
+        ):  # it is a second safety, beside the line
+            import ctypes  # which not every Python has
+
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def test_it_ends_the_engine_and_removes_the_folder(guard: Callable[[str], Guard]
         running.process.send_signal(number)  # these are meant for others
     if how == "it is told to":
         running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
     else:
         running.line.close()
     assert running.wait() == (0, "")

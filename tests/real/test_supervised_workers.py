@@ -244,9 +244,14 @@ def test_sessions_in_each_worker_s_own_memory_are_told_of_once(
     (folder / "app.py").write_text(
         textwrap.dedent(
             """
-            from triochan import Application
+            from triochan import Application, route_class
+            from triochan.generic.websockets import WebsocketConsumer
             from triochan.sessions import MemorySessionStore
-            routing = Application([], session_store=MemorySessionStore())
+
+            class Remembers(WebsocketConsumer):
+                http_user = True
+
+            routing = Application([route_class(Remembers)], session_store=MemorySessionStore())
             """
         )
     )
