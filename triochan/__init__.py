@@ -7,6 +7,7 @@ from .layers import Channel, Group
 from .lifespan import every
 from .message import Message
 from .porting import explain_absent_modules, lookup
+from .presence import Presence
 from .routing import include, route, route_class
 from .server import run, serve
 from .settings import Settings
@@ -21,6 +22,7 @@ __all__ = [
     "Channel",
     "Group",
     "Message",
+    "Presence",
     "Settings",
     "every",
     "include",

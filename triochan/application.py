@@ -43,7 +43,7 @@ class Application(Generic[S]):
         routing: a list of routes, a mapping of channel to consumer, or the dotted name of either.
         session_store: where HTTP sessions are kept; None: in memory, so that they end with the process.
         channel_session_store: where channel sessions are kept; None: with their connections. Consumers in other
-            processes than the connection's need one that all of them share.
+            processes than the connection's need one that all of them share, such as a RedisSessionStore.
         secrets: sign the session cookies: the first one signs, all of them verify. None at all: those in the
             environment variable ``TRIOCHAN_SECRET``, with commas between them; and without it a random one, which
             ends every session when the process ends.
@@ -214,23 +214,20 @@ class Application(Generic[S]):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the session stores open for as long as the block lasts; servers do it.
+        """Be the application whose tasks are started in the block; servers enter it, before all else.
 
         Raises:
-            SessionStoreUnavailable: one can't be opened.
             ImproperlyConfigured: a consumer's content is annotated with what the converter can't make.
         """
         for consumer in self.router.consumers():
             for content_type in getattr(consumer, "content_types", tuple)():
                 content_type.prepare(self.converter)
-        async with AsyncExitStack() as stack:
-            self._converts_plain.append(self.converts_plain)
-            stack.callback(self._converts_plain.pop)
-            stack.enter_context(serving(self))
-            await stack.enter_async_context(self.sessions.store.running())
-            if self.sessions.channel_store is not None:
-                await stack.enter_async_context(self.sessions.channel_store.running())
-            yield
+        self._converts_plain.append(self.converts_plain)
+        try:
+            with serving(self):
+                yield
+        finally:
+            self._converts_plain.pop()
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -245,9 +242,18 @@ class Application(Generic[S]):
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
-        """Keep the lifespan and the nursery open for as long as the block lasts; servers do it, on their layer."""
+        """Keep the session stores, the lifespan and the nursery open for as long as the block lasts; servers do it, on
+        their layer, which a store may share the engine of.
+
+        Raises:
+            SessionStoreUnavailable: a store can't be opened.
+        """
         lifespan = None if self._lifespan is None else functools.partial(self._lifespan, self)
-        async with living(self, lifespan):
+        async with AsyncExitStack() as stack:
+            for store in (self.sessions.store, self.sessions.channel_store):
+                if store is not None:
+                    await stack.enter_async_context(store.running())
+            await stack.enter_async_context(living(self, lifespan))
             yield
 
     async def disconnect_user(self, user: Any, *, code: int = 3000, reason: str = "logged out") -> None:

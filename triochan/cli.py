@@ -1,6 +1,7 @@
 """The command line: options (:mod:`triochan.options`) → an application → :func:`triochan.serve`.
 
-``routes`` and ``check``, in front of the options, print what would be served, and what is wrong with it.
+``routes`` and ``check``, in front of the options, print what would be served, and what is wrong with it;
+``dead-letters`` has options of its own (:mod:`triochan.dead_letters`).
 
 Exit status: 0 after a shutdown, 1 where that cut something off, or the server itself broke; 2 where what was asked
 for can't be served (one or two lines on stderr say why), 3 where the application's lifespan raised at the start, 130
@@ -21,7 +22,7 @@ from functools import partial
 
 import attrs
 
-from . import __version__, checks, reloading, route_table, supervisor
+from . import __version__, checks, dead_letters, reloading, route_table, supervisor
 from .children import Leash
 from .configuration import CannotConfigure, Configuration, configure
 from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None, leash: Leash | None = None) -> 
 def _run(arguments: list[str], leash: Leash | None) -> int:
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else ""
     parser = make_parser(command)
+    if command == "dead-letters":
+        return dead_letters.main(parser, arguments, say)
     given = parser.parse_args(arguments)
     announcement = _Announcement(leash)
     try:

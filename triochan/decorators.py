@@ -14,6 +14,26 @@ T = TypeVar("T")
 Decorator = Callable[[Any], Any]
 
 
+def durable(consumer: T) -> T:
+    """The messages of this consumer's named channels are acknowledged after its handler has ended: none is lost when
+    the process dies meanwhile, and one whose handler raised is tried again. So a handler may run twice for one message.
+
+    ::
+
+        @durable
+        async def resize(message): ...
+
+    Of a class it is the attribute ``durable = True``.
+
+    Raises (when it is applied):
+        TypeError: something that is no consumer.
+    """
+    if not callable(consumer):
+        raise TypeError(f"durable goes on a consumer, an 'async def' or a class, not on {consumer!r:.100}")
+    consumer.durable = True  # type: ignore[attr-defined]
+    return consumer
+
+
 def method_decorator(decorator: Decorator | Iterable[Decorator], name: str = "") -> Callable[[T], T]:
     """Use a decorator of message handlers on a method::
 

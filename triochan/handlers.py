@@ -9,6 +9,7 @@ seen by no other.
 from __future__ import annotations
 
 import logging
+import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
@@ -253,6 +254,25 @@ async def call(
         return await enclosed(answer if seconds is None else bounded(answer, seconds), context)
 
 
+def current_message() -> Message | None:
+    """The message whose handler calls this, in the handler's own task; None where none does.
+
+    Who runs handlers has their messages in variables: these frames are looked for, so no message pays for being found.
+    """
+    frame = sys._getframe(1)
+    while True:
+        code = frame.f_code
+        if code in _BEGINNING:
+            found: Message = frame.f_locals["message"]
+            return found
+        if code is _FINISHING:
+            held: Held = frame.f_locals["self"]
+            return held.message
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+
+
 async def answer_of(error: BaseException, message: Message) -> None:
     """What ``error``, which the handler of ``message`` raised, asks to be done; any other error goes on.
 
@@ -316,6 +336,10 @@ async def bounded(coroutine: Coroutine[Any, Any, object], seconds: float) -> obj
     """Await ``coroutine``; TooSlowError after ``seconds``."""
     with trio.fail_after(seconds):
         return await coroutine
+
+
+_BEGINNING = frozenset({_first_step.__code__, first_step.__code__, call.__code__})
+_FINISHING = Held.finish.__code__
 
 
 class LeftOpen(RuntimeError):

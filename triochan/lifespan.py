@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Protocol, TypeAlias, TypeVar
+from typing import NoReturn, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
 
-from .exceptions import ImproperlyConfigured
+from .exceptions import ImproperlyConfigured, LayerUnavailable
 from .handlers import Barrier, run
+from .layers import ChannelLayer, current_layer
 from .routing import name_of
 from .running import SharedBlock, run_local
 
@@ -143,21 +146,33 @@ class _Living:
 
 
 async def every(
-    seconds: float, function: Callable[..., Awaitable[object]], /, *args: object, at_once: bool = False
+    seconds: float,
+    function: Callable[..., Awaitable[object]],
+    /,
+    *args: object,
+    at_once: bool = False,
+    once: bool | str = False,
 ) -> None:
     """Call an async function again and again, until cancelled: ``nursery.start_soon(every, 60, clean_up)``.
 
     A call that takes longer than ``seconds`` is not overlapped: the times that pass meanwhile are left out. What a
     call raises is logged, and the next one comes in its time.
 
+    With ``once``, of all processes on one channel layer one calls it, for as long as it lives: the one that was there
+    first. When it ends, another goes on at its own next time; when it is killed or is not heard of any more, after
+    15 s. Only a process that the engine could not be reached from for so long may be in a call still when another
+    begins one.
+
     Args:
         seconds: from one call's beginning to the next one's.
         args: for the function.
         at_once: call first now, not in ``seconds``.
+        once: call it in one process; a string is its name among what is called once, else that is the function's.
 
     Raises:
         ValueError: ``seconds`` is not a number above 0.
-        TypeError: ``function`` is none.
+        TypeError: ``function`` is none, or ``once`` is neither a bool nor a name.
+        RuntimeError: ``once``, and no channel layer runs here.
     """
     if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ValueError(f"every() takes a number of seconds above 0, not {seconds!r}")
@@ -165,7 +180,28 @@ async def every(
         raise TypeError(
             f"every() calls an async function, not {function!r:.100}: pass the function, not what it gives"
         )
+    if not isinstance(once, (bool, str)) or once == "":
+        raise TypeError(f"once is True, False or a name, not {once!r:.100}")
+    if once is False:
+        await _repeat(seconds, function, args, at_once, lambda: True)
+    name = once if isinstance(once, str) else name_of(function)
+    lease = _Lease(current_layer(), name)
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(lease.keep)
+            await _repeat(seconds, function, args, at_once, lambda: lease.held)
+        finally:
+            with trio.move_on_after(_LET_GO_SECONDS, shield=True):
+                await lease.let_go()  # noqa: ASYNC102 - bounded, above
 
+
+async def _repeat(
+    seconds: float,
+    function: Callable[..., Awaitable[object]],
+    args: tuple[object, ...],
+    at_once: bool,
+    mine: Callable[[], bool],
+) -> NoReturn:
     async def call() -> None:
         await function(*args)
 
@@ -175,7 +211,58 @@ async def every(
     due = trio.current_time() + (0 if at_once else seconds)
     while True:
         await trio.sleep_until(due)
-        with Barrier(raised, of_a_client=False):
-            await run(call())
+        if mine():
+            with Barrier(raised, of_a_client=False):
+                await run(call())
         passed = trio.current_time() - due
         due += seconds * max(1, math.ceil(passed / seconds))
+
+
+_LEASE_SECONDS = 15.0
+"""After which another process calls what is called once, where the one that did is not heard of any more."""
+_LET_GO_SECONDS = 2.0
+"""How long the end waits for the layer to let another process go on."""
+
+
+class _Lease:
+    """What one process on a layer has at a time.
+
+    Args:
+        layer: where.
+        name: of it.
+    """
+
+    def __init__(self, layer: ChannelLayer, name: str) -> None:
+        self._layer = layer
+        self._name = name
+        self._holder = secrets.token_hex(8)
+        self._until = -math.inf
+        self._told = False
+
+    @property
+    def held(self) -> bool:
+        """This process has it."""
+        return trio.current_time() < self._until
+
+    async def keep(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Get it, and keep it, as far as no other process has it; started once the layer has said so or failed to."""
+        while True:
+            asked = trio.current_time()
+            try:
+                had = await self._layer.hold(self._name, self._holder, _LEASE_SECONDS)
+            except LayerUnavailable as error:
+                if not self._told:
+                    self._told = True
+                    logger.warning("%s; what is called once is not called while that lasts", error)
+            else:
+                self._told = False
+                self._until = asked + _LEASE_SECONDS if had else -math.inf
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(_LEASE_SECONDS / 5)
+
+    async def let_go(self) -> None:
+        """Another process may have it at once."""
+        if self.held:
+            with contextlib.suppress(LayerUnavailable):  # it runs out
+                await self._layer.hold(self._name, self._holder, 0)

@@ -57,7 +57,9 @@ class SendsReplies(Protocol):
     @property
     def channel_layer(self) -> Any: ...
 
-    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None: ...
+    async def send(
+        self, content: dict[str, Any], /, *, delay: float = 0.0, immediately: bool = True
+    ) -> None: ...
 
 
 class StartsTasks(Protocol):

@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 import attrs
 import trio
 
-from . import __version__
+from . import __version__, dead_letters
 from .application import DEFAULT_SESSION_FILE
 from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
@@ -722,8 +722,10 @@ DESCRIPTION = "Serves a routing over WebSockets and HTTP, until Ctrl-C or SIGTER
 COMMANDS: Mapping[str, str] = {
     "routes": "Prints what a routing has: channels, filters, consumers, their order, limits, sessions and streams.",
     "check": "Looks for all that is wrong with what would be served, and serves nothing.",
+    "dead-letters": dead_letters.DESCRIPTION,
 }
-"""What else may be done with the same options; the word stands in front of them."""
+"""What else may be done; the word stands in front. All but ``dead-letters``, which serves nothing, take the same
+options."""
 
 EPILOG = """\
 example:
@@ -751,6 +753,9 @@ commands:
 
       triochan routes hello:routing                a table of its routes; --json for programs
       triochan check hello:routing --port 80       what is wrong with it, a line each; exit status 1 if anything is
+
+  triochan dead-letters --layer URL has no application: it lists what durable channels' consumers could not handle,
+  sends it again or deletes it; triochan dead-letters --help says more.
 
 configuration:
   Each option but --config may stand in the TOML file that --config names, without its dashes in front, and is an
@@ -786,7 +791,13 @@ that of a worker that does not come up at the start.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in two lines, without the usage of thirty options."""
+    """Says what is wrong in two lines, without the usage of thirty options.
+
+    Attributes:
+        intermixed: options may stand between several words.
+    """
+
+    intermixed = False
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
@@ -797,7 +808,8 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        options, unknown = self.parse_known_args(*args, **kwargs)
+        parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
+        options, unknown = parse(*args, **kwargs)
         if unknown:
             self.error(self._unknown(unknown, getattr(options, "app", "")))
         return options
@@ -830,6 +842,8 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
 
     What it gives has the options that were given, and no others: see :func:`triochan.configuration.configure`.
     """
+    if command == "dead-letters":
+        return _dead_letters_parser()
     parser = _Parser(
         prog=f"triochan {command}".rstrip(),
         usage="%(prog)s [options] module:name"
@@ -864,6 +878,26 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
                 help="print the version and exit",
             )
             group.add_argument("-h", "--help", action="help", help="print this and exit")
+    return parser
+
+
+def _dead_letters_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="triochan dead-letters",
+        usage="%(prog)s --layer URL [--json] [CHANNEL | show ID | send-again ID...|--all [CHANNEL] | "
+        "delete ID...|--all [CHANNEL]]",
+        description=dead_letters.DESCRIPTION,
+        epilog=dead_letters.EPILOG,
+        formatter_class=partial(
+            argparse.RawDescriptionHelpFormatter,
+            max_help_position=32,
+            width=max(60, min(columns(sys.stdout) - 2, 110)),
+        ),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.intermixed = True
+    dead_letters.add_arguments(parser)
     return parser
 
 

@@ -20,7 +20,7 @@ _LAYER = "the layer is message.channel_layer, or serve(…, layer=…); Channel 
 _REQUEST = "an http.request consumer gets the request in its message (method, path, headers, body) and answers with triochan.http's text, html, json and redirect"  # noqa: E501
 _CLIENT = "async with triochan.test.Client(routing) as client, client.websocket(path) as socket: send, receive and receive_json go through the code that serves sockets"  # noqa: E501
 _SIGNALS = "there are no signals: what surrounds a handler is a decorator, or an override of dispatch(); what surrounds a server is the program that awaits triochan.serve"  # noqa: E501
-_DELAY = "there is no delay server: a task that sleeps first, self.connection.start_soon(fn) for as long as a socket lives, or one in a nursery of the program's"  # noqa: E501
+_DELAY = "there is no delay server: await Channel(name).send(content, delay=seconds), or a task that sleeps first, self.connection.start_soon(fn) for as long as a socket lives"  # noqa: E501
 _STATIC = "static files are a route: triochan.http.static_files"
 _SESSION_OF_CONNECTION = "message.channel_session, in the decorator channel_session, is the connection's session; it is gone with it"  # noqa: E501
 _ROUTING = "a routing is a list of route(), route_class() and include()"
@@ -70,7 +70,7 @@ _ABSENT: Mapping[str, str] = {
     "ChannelLayerManager": _LAYER,
     "ChannelLiveServerTestCase": "triochan.test.LiveServer serves a routing on a port of its own",
     "ChannelTestCase": _CLIENT,
-    "ConsumeLater": "order is kept by strict_ordering, slight_ordering or enforce_ordering; to put a message of a named channel back, await message.channel.send(message.content)",  # noqa: E501
+    "ConsumeLater": "order is kept by strict_ordering, slight_ordering or enforce_ordering; to put a message of a named channel off, await message.channel.send(message.content, delay=seconds)",  # noqa: E501
     "DEFAULT_CHANNEL_LAYER": _LAYER,
     "Include": f"{_ROUTING}, in small letters",
     "MessageTooLarge": "Settings.max_message_size bounds what clients send; a message on a named channel has no bound of its own",  # noqa: E501

@@ -22,6 +22,8 @@ Consumer: TypeAlias = Callable[..., Any]
 Routed: TypeAlias = Callable[..., Awaitable[object]] | type[object]
 """A consumer as it is given to a route: an ``async def`` of a message, or a consumer class."""
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
+LAYER_GAP = "websocket.layer_gap"
+"""The channel of the message that a consumer class's ``layer_gap`` gets, where it has one."""
 Routing: TypeAlias = "str | Mapping[str, Routed | str] | Iterable[Routable]"
 
 
@@ -62,6 +64,7 @@ class route(Routable):
         for key, pattern in filters.items():
             near_misses.check_filter(self.channels, key, pattern, str(self))
         check_consumer(self.consumer, str(self))
+        _check_durable(self.consumer, self.channels, str(self))
 
     def match(self, message: Message, *, partly: bool = False) -> Match | None:
         """Consumer and arguments; with ``partly``, a filter on a key that the message lacks is passed over."""
@@ -182,12 +185,15 @@ class Router:
 
     Attributes:
         routing: that one.
+        channels: all that it listens on.
+        durable_channels: those of them that a consumer with ``durable = True`` is routed on.
     """
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
         self.root = include(routing)
         self.channels = frozenset(self.root.channel_names())
+        self.durable_channels = frozenset(self._durable())
         _check_order(self.root, top=True)
         self._keys = {name: self._keys_of(self.root, name) for name in self.channels}
 
@@ -224,13 +230,22 @@ class Router:
 
     def consumers(self) -> Iterator[Consumer]:
         """Every consumer in the routing; those of routes that are not of this module's making are not known."""
+        for each in self._routes():
+            yield each.consumer
+
+    def _routes(self) -> Iterator[route]:
         entries: list[Any] = [self.root]
         while entries:
             entry = entries.pop()
             if isinstance(entry, include):
                 entries.extend(entry.routing)
             elif isinstance(entry, route):
-                yield entry.consumer
+                yield entry
+
+    def _durable(self) -> Iterator[str]:
+        for each in self._routes():
+            if getattr(each.consumer, "durable", False):
+                yield from each.channels - near_misses.SOCKET_CHANNELS.keys()
 
     def explain(self, message: Message) -> list[str]:
         """Why no route takes ``message``: a line for each one that listens on its channel."""
@@ -414,6 +429,8 @@ def check_consumer(consumer: Any, place: str) -> None:
             _check_async(method, f"{place}: {name_of(consumer)}.{method_name}")
         for method_name in getattr(consumer, "handler_names", ()):
             _check_async(getattr(consumer, method_name), f"{place}: {name_of(consumer)}.{method_name}")
+        if hasattr(consumer, "layer_gap"):
+            _check_async(consumer.layer_gap, f"{place}: {name_of(consumer)}.layer_gap")
         handlers = getattr(consumer, "handler_names", None) or mapping.values()
         near_misses.check_class(consumer, handlers, place)
         check_definition = getattr(consumer, "check_definition", None)
@@ -423,6 +440,16 @@ def check_consumer(consumer: Any, place: str) -> None:
         raise ImproperlyConfigured(f"{place}: {name_of(consumer)} is a class without a method_mapping")
     else:
         _check_async(consumer, f"{place}: {name_of(consumer)}")
+
+
+def _check_durable(consumer: Any, channels: frozenset[str], place: str) -> None:
+    asked = getattr(consumer, "durable", False)
+    if not isinstance(asked, bool):
+        raise ImproperlyConfigured(f"{place}: durable is True or False, not {asked!r:.100}")
+    if asked and channels <= near_misses.SOCKET_CHANNELS.keys():
+        raise ImproperlyConfigured(
+            f"{place}: durable is for named channels; what a socket brings ends with the socket"
+        )
 
 
 def _check_async(function: Any, place: str) -> None:

@@ -21,11 +21,12 @@ class Local:
     A class is its own name: what one room keeps, no other room can take for its own.
     """
 
-    __slots__ = ("_ends", "_objects")
+    __slots__ = ("_ends", "_gaps", "_objects")
 
     def __init__(self) -> None:
         self._objects: dict[type, Any] = {}
         self._ends: list[Callable[[], None]] = []
+        self._gaps: tuple[Callable[[], None], ...] = ()
 
     def of(self, kind: type[T]) -> T:
         """The object of the class ``kind``; made by ``kind()`` when it is first asked for."""
@@ -37,6 +38,15 @@ class Local:
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the connection has ended: what would outlive it, as a timer does, is let go of."""
         self._ends.append(callback)
+
+    def at_gap(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when messages to the connection's groups may have been missed, and are heard again."""
+        self._gaps += (callback,)
+
+    def gap(self) -> None:
+        """Told by the connection when its layer has told it."""
+        for callback in self._gaps:
+            callback()
 
     def end(self) -> None:
         """Told by the connection when it has ended; again is no error."""

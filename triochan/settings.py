@@ -139,6 +139,16 @@ class Settings:
         default=60.0,
         metadata={"help": "age at which a waiting message is dropped, or a mapping of globs", "unit": "s"},
     )
+    channel_attempts: int = _limit(
+        5, "times a durable channel's message is tried until it is a dead letter", least=1
+    )
+    channel_retry: float = _limit(
+        1.0, "time until one that failed is tried again; doubled each time, up to 300 s", unit="s"
+    )
+    channel_lease: float = _limit(
+        15.0, "time after which a worker that is heard of no more loses its messages", unit="s", least=0.1
+    )
+    channel_dead_letters: int = _limit(1000, "dead letters that a channel keeps, the latest", least=1)
     worker_tasks: int = _limit(
         1, "messages of one named channel handled at once (1 keeps their order)", least=1
     )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import trio
 
 from .exceptions import LayerUnavailable
 from .handlers import Barrier, call, report
-from .layers import Channel
+from .layers import Channel, Delivery
 from .message import Message
 from .routing import name_of
 from .runtime import Runtime
 
 logger = logging.getLogger("triochan.workers")
 
-_RETRY = 1.0
-"""Seconds before a layer that does not answer is asked again."""
+_RETRY = 0.25
+_MAX_RETRY = 5.0
+"""Seconds before a layer that does not answer is asked again: at first, doubled each time, and at most."""
+_GIVE_BACK_SECONDS = 2.0
+"""How long a shutdown waits for the layer to take a message back whose handler it has cut off."""
 
 
 class Workers:
@@ -33,6 +35,7 @@ class Workers:
         self._stopping = False
         self._ended = trio.Event()
         self._names = sorted(runtime.channels)
+        self._durable = runtime.router.durable_channels
 
     async def run(self) -> None:
         """Run consumers until :meth:`drain`."""
@@ -51,32 +54,71 @@ class Workers:
         for scope in self._waits:
             scope.cancel()
         await self._ended.wait()
+        layer = self._runtime.layer
+        if layer.outlives:
+            return  # another process takes what is left
         for name in self._names:
-            left = self._runtime.layer.waiting(name)
+            left = await layer.waiting(name)
             if left:
                 logger.warning("shutdown: %d messages on channel %s were not handled", left, name)
 
     async def _work(self, channel: Channel) -> None:
+        layer = self._runtime.layer
+        durable = channel.name in self._durable
+        retry = _RETRY
         while not self._stopping:
-            content: dict[str, Any] | None = None
+            delivery: Delivery | None = None
             with trio.CancelScope() as scope:
                 self._waits.add(scope)
                 try:
-                    content = await self._runtime.layer.receive(channel.name)
+                    delivery = await layer.receive(channel.name, durable=durable)
+                    retry = _RETRY
                 except LayerUnavailable as error:
                     logger.warning("channel %s: %s; trying again", channel.name, error)
-                    await trio.sleep(_RETRY)
+                    await trio.sleep(retry)
+                    retry = min(2 * retry, _MAX_RETRY)
                 finally:
                     self._waits.discard(scope)
-            if content is not None:
-                await self._handle(channel, content)
+            if delivery is None:
+                continue
+            if durable:
+                await self._handle_durably(channel, delivery)
+            else:
+                await self._handle(channel, delivery)
 
-    async def _handle(self, channel: Channel, content: dict[str, Any]) -> None:
-        """Run one message's consumer. What it raises is logged with the message, and goes no further."""
+    async def _handle_durably(self, channel: Channel, delivery: Delivery) -> None:
+        """The same, and tell the layer what came of it."""
+        try:
+            error = await self._handle(channel, delivery)
+            try:
+                if error:
+                    await delivery.give_back(error)
+                else:
+                    await delivery.acknowledge()
+            except LayerUnavailable as unavailable:  # it has the message still, and gives it to somebody
+                logger.warning("channel %s: %s; a message may be handled again", channel.name, unavailable)
+        except trio.Cancelled:
+            with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):
+                try:
+                    await delivery.give_back()  # noqa: ASYNC102 - bounded by the layer's own time-out as well
+                except LayerUnavailable as unavailable:
+                    logger.warning("channel %s: %s; a message waits for its lease", channel.name, unavailable)
+            raise
+
+    async def _handle(self, channel: Channel, delivery: Delivery) -> str:
+        """Run one message's consumer. What it raises is logged with the message, and goes no further.
+
+        Returns:
+            What was wrong, in a line; empty: nothing.
+        """
         runtime = self._runtime
+        content = delivery.content
         who = "triochan"
+        wrong = ""
 
         def raised(error: Exception) -> None:
+            nonlocal wrong
+            wrong = f"{who} raised {type(error).__name__}: {error}"
             report(
                 logger,
                 "%s raised while handling a message on channel %s: %.500r",
@@ -95,8 +137,9 @@ class Workers:
             match = runtime.router.match(message)
             if match is None:
                 logger.error("no route takes this message on channel %s: %.500r", channel.name, content)
-                return
+                return "no route takes this message"
             bound = runtime.bind(match, channel)
             who = name_of(bound.consumer)
             if bound.begin is not None:
                 await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)
+        return wrong

@@ -51,6 +51,12 @@ export function types(client) {
   // @ts-expect-error: read-only
   client.state = "open";
   /** @type {boolean} */ (client.stream("chat").send({}));
+  const room = /** @type {triochan.Presence<{status: string}>} */ (client.presence("room"));
+  room.addEventListener("join", ({ detail }) => /** @type {string} */ (detail.meta.status));
+  room.addEventListener("leave", ({ detail }) => /** @type {boolean} */ (detail.last));
+  // @ts-expect-error: it is told of those who leave
+  room.addEventListener("join", ({ detail }) => detail.last);
+  /** @type {string | undefined} */ (room.list()["ada"]?.[0]?.ref);
   // @ts-expect-error: no such option
   new triochan.TriochanClient("/ws/", { backofBase: 1 });
 }

@@ -1,4 +1,4 @@
-/** Every block of JavaScript in docs/client.md and in the npm package's README runs as it stands. */
+/** Every block of JavaScript in docs/client.md, docs/presence.md and the npm package's README runs as it stands. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -8,11 +8,12 @@ import { DEFAULT_FINAL_CODES } from "../../triochan/client/triochan.js";
 import { FakeWebSocket } from "./fakes.js";
 
 const page = await readFile(new URL("../../docs/client.md", import.meta.url), "utf8");
+const presence = await readFile(new URL("../../docs/presence.md", import.meta.url), "utf8");
 const moduleUrl = new URL("../../triochan/client/triochan.js", import.meta.url).href;
 const readme = await readFile(new URL("../../triochan/client/README.md", import.meta.url), "utf8");
-const blocks = [...(page + readme).matchAll(/^```js\n([^]*?)^```/gm)].map(([, code = ""]) => code);
+const blocks = [...(page + presence + readme).matchAll(/^```js\n([^]*?)^```/gm)].map(([, code = ""]) => code);
 
-describe("docs/client.md and README.md", () => {
+describe("docs/client.md, docs/presence.md and README.md", () => {
   /** What a block must have printed after its connection opened, received, and closed for good. */
   const expected = [
     ["connecting", "open", "Ada: hi", "closed"],
@@ -21,6 +22,7 @@ describe("docs/client.md and README.md", () => {
     ["[object Object]", "Ada's token went first"],
     ["Will be sent when you are online again."],
     ['Not sent: {"stream":"typing","payload":{"who":"Ada"}}'],
+    ["ada is here", "ada, bob", "ada is away", "bob is gone", "ada"],
     ["connecting", "Ada's token went first", "open", "Ada: hi", "closed"],
   ];
   const received = [
@@ -28,6 +30,8 @@ describe("docs/client.md and README.md", () => {
     { stream: "posts", error: "no such post" },
     { stream: "posts", payload: { action: "create", pk: 1, data: {} } },
     { stream: "room", payload: { joined: true } },
+    { presence: "room.1", version: 1, state: { ada: [{ ref: "a" }], bob: [{ ref: "b" }] } },
+    { presence: "room.1", version: 2, updates: { ada: [{ ref: "a", status: "away" }] }, leaves: { bob: ["b"] } },
   ];
   /** Everything that waits for a promise has run. */
   const settled = () => new Promise((resolve) => setImmediate(resolve));
@@ -62,7 +66,7 @@ describe("docs/client.md and README.md", () => {
       await settled();
       const [socket] = sockets;
       assert.ok(socket);
-      assert.match(socket.url, /^(ws:\/\/localhost:8000|wss:\/\/example\.org)\/\w+\/$/);
+      assert.match(socket.url, /^(ws:\/\/localhost:8000|wss:\/\/example\.org)\/\w+\/(\?\w+)?$/);
       socket.open();
       if (socket.sent[0]?.headers?.authorization === "Bearer Ada's") printed.push("Ada's token went first");
       for (const message of received) socket.receive(message);

@@ -120,7 +120,7 @@ describe("the npm package", () => {
     assert.deepEqual(printed.trim().split("\n"), [
       "there is no WebSocket here: pass one as environment.WebSocket",
       'expected an absolute URL, as there is no page here, not "/chat/"',
-      `closed ${description.version} ClientClosedError,DEFAULT_FINAL_CODES,OutboxFullError,StreamError,TriochanClient`,
+      `closed ${description.version} ClientClosedError,DEFAULT_FINAL_CODES,OutboxFullError,Presence,StreamError,TriochanClient`,
     ]);
   });
 

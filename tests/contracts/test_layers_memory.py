@@ -16,9 +16,10 @@ from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull
 from triochan.layers import MemoryLayer, running_layer
 from triochan.test.layers import SETTINGS, FakeEndpoint, LayerContract
+from triochan.test.named_channels import NamedChannelContract
 
 
-class TestMemoryLayer(LayerContract):
+class TestMemoryLayer(LayerContract, NamedChannelContract):
     @pytest.fixture
     async def layer(self) -> AsyncIterator[MemoryLayer]:
         layer = MemoryLayer(SETTINGS)
@@ -69,7 +70,7 @@ class TestMemoryLayer(LayerContract):
         mock_clock.jump(6)
         await Channel("small.brief").send({"number": 3})
         assert layer.expired == 3
-        assert await layer.receive("small.brief") == {"number": 3}
+        assert (await layer.receive("small.brief")).content == {"number": 3}
         assert layer.expired == 3
         assert caplog.text.count("expired before a consumer took it") == 3
         assert "{'number': 2}" in caplog.text
@@ -81,16 +82,16 @@ class TestMemoryLayer(LayerContract):
 
         async def receive() -> None:
             while True:
-                received.append((await layer.receive("lean.jobs"))["number"])
+                received.append((await layer.receive("lean.jobs")).content["number"])
 
         nursery.start_soon(receive)
         await wait_all_tasks_blocked()
         for number in range(4):  # the first goes to the receiver, the second fills the channel
             with pytest.raises(ChannelFull) if number > 1 else nullcontext():
                 await Channel("lean.jobs").send({"number": number, "text": "x" * 1000})
-        assert layer.waiting("lean.jobs") == 1
+        assert await layer.waiting("lean.jobs") == 1
         await wait_all_tasks_blocked()
-        assert (received, layer.waiting("lean.jobs")) == ([0, 1], 0)
+        assert (received, await layer.waiting("lean.jobs")) == ([0, 1], 0)
         await Channel("lean.jobs").send({"number": 4})
         await wait_all_tasks_blocked()
         assert received == [0, 1, 4]
@@ -103,7 +104,7 @@ class TestMemoryLayer(LayerContract):
         await Channel("jobs", layer).send({"text": "x" * 2000})
         mock_clock.jump(6)
         await Channel("jobs", layer).send({"number": 1})
-        assert (layer.waiting("jobs"), layer.expired) == (1, 1)
+        assert (await layer.waiting("jobs"), layer.expired) == (1, 1)
         assert re.search("expired before a consumer took it: 2,0.. bytes", caplog.text)
 
     async def test_a_send_to_a_full_channel_looks_at_its_first_message_alone(self) -> None:
@@ -115,14 +116,14 @@ class TestMemoryLayer(LayerContract):
             with pytest.raises(ChannelFull):
                 await Channel("jobs", layer).send({})
         assert time.thread_time() - started < 1.0  # a look at each would take ten times as long
-        assert await layer.receive("jobs") == {"number": 0}
+        assert (await layer.receive("jobs")).content == {"number": 0}
 
     async def test_members_of_a_group_get_contents_of_their_own(self, layer: MemoryLayer) -> None:
         for name in ("one", "two"):
             await Group("room").add(name)
         await Group("room").send({"list": []})
-        (await layer.receive("one"))["list"].append(1)
-        assert await layer.receive("two") == {"list": []}
+        (await layer.receive("one")).content["list"].append(1)
+        assert (await layer.receive("two")).content == {"list": []}
         for name in ("one", "two"):
             await Group("room").discard(name)
 
@@ -157,8 +158,8 @@ async def test_one_given_by_hand_needs_not_run() -> None:
     one, two = MemoryLayer(), MemoryLayer()
     await Channel("jobs", one).send({"to": 1})
     await Channel("jobs", two).send({"to": 2})
-    assert await one.receive("jobs") == {"to": 1}
-    assert await two.receive("jobs") == {"to": 2}
+    assert (await one.receive("jobs")).content == {"to": 1}
+    assert (await two.receive("jobs")).content == {"to": 2}
     member = FakeEndpoint(one)
     await Group("room", one).add(member.channel)
     assert await Group("room", one).members() == [member.channel.name]
@@ -181,7 +182,7 @@ async def test_one_connection_has_its_share_of_a_channel(autojump_clock: MockClo
         for number in range(2):
             await layer.send("jobs", {"reply_channel": two, "number": number})
         await layer.send("jobs", {"number": 4})  # who names none has no share
-        assert (await layer.receive("jobs"))["reply_channel"] == one
+        assert (await layer.receive("jobs")).content["reply_channel"] == one
         await layer.send("jobs", {"reply_channel": one})
         with pytest.raises(ChannelFull, match="channel_capacity"):
             await layer.send("jobs", {})

@@ -5,6 +5,7 @@ Two layers on one engine stand for two processes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Channel, Group
 from triochan.exceptions import ConnectionClosed, LayerUnavailable
-from triochan.layers import ChannelLayer, MemoryLayer
+from triochan.layers import ChannelLayer
 from triochan.layers.redis import RedisLayer, inbox
 from triochan.test.layers import SETTINGS, Elapse, FakeEndpoint, LayerContract
+from triochan.test.named_channels import NamedChannelContract
 from triochan.wire.frames import encode
 
 pytestmark = pytest.mark.engine
@@ -31,12 +33,7 @@ def running_engine() -> Iterator[EngineProcess]:
         yield process
 
 
-class Layer(RedisLayer):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.named = MemoryLayer(self.settings)
-        self._put = self.named._put  # type: ignore[method-assign]
-        self.receive = self.named.receive  # type: ignore[method-assign]
+_prefixes = (f"t{number}" for number in itertools.count())
 
 
 async def settled(*layers: RedisLayer) -> None:
@@ -46,43 +43,51 @@ async def settled(*layers: RedisLayer) -> None:
     await wait_all_tasks_blocked()
 
 
-class TestRedisLayer(LayerContract):
+class TestRedisLayer(LayerContract, NamedChannelContract):
     @pytest.fixture
     def clock(self) -> MockClock | None:
         return None
 
     @pytest.fixture
-    def elapse(self, clock: MockClock | None) -> Elapse:
-        pytest.skip("its named channels go by the engine's time")
+    def elapse(self, layer: RedisLayer) -> Elapse:
+        async def shift(seconds: float) -> None:
+            layer.streams.shift += seconds
+            layer.streams.look()
+            await trio.sleep(seconds if seconds < 1 else 0.02)  # buckets go by the clocks themselves
+
+        return shift
 
     @pytest.fixture
     async def layer(self, running_engine: EngineProcess) -> AsyncIterator[RedisLayer]:
-        layer = Layer(running_engine.url, SETTINGS)
+        layer = RedisLayer(running_engine.url, SETTINGS, prefix=next(_prefixes))
         async with layer.running():
             yield layer
             await settled(layer)
-            assert len(layer.engine.subscriptions) == 2
+            assert len(layer.engine.subscriptions) == 3
             assert not layer._endpoints
 
     async def settled(self, layer: ChannelLayer) -> None:
         assert isinstance(layer, RedisLayer)
         await settled(layer)
+        await trio.sleep(0.02)  # and what is in a named channel
 
 
 @pytest.fixture
-async def layers(running_engine: EngineProcess) -> AsyncIterator[tuple[Layer, Layer]]:
+async def layers(running_engine: EngineProcess) -> AsyncIterator[tuple[RedisLayer, RedisLayer]]:
     """Two processes. Tests name what they send through."""
-    one, two = (Layer(running_engine.url, timeout=1.0) for _ in range(2))
+    one, two = (RedisLayer(running_engine.url, timeout=1.0) for _ in range(2))
     async with one.connected(), two.connected():
         await one.engine.ask(one.engine.client.flushall())
         yield one, two
         await settled(one, two)
-        assert [len(each.engine.subscriptions) for each in (one, two)] == [2, 2]
+        assert [len(each.engine.subscriptions) for each in (one, two)] == [3, 3]
         assert not one._groups._joining
         assert not two._groups._joining
 
 
-async def test_a_group_send_reaches_the_members_of_all_processes(layers: tuple[Layer, Layer]) -> None:
+async def test_a_group_send_reaches_the_members_of_all_processes(
+    layers: tuple[RedisLayer, RedisLayer],
+) -> None:
     one, two = layers
     here, there, stranger = FakeEndpoint(one), FakeEndpoint(two), FakeEndpoint(two)
     for layer, each in ((one, here), (two, there)):
@@ -101,7 +106,9 @@ async def test_a_group_send_reaches_the_members_of_all_processes(layers: tuple[L
         layer.detach(each)
 
 
-async def test_the_one_that_is_left_out_may_be_another_process_s(layers: tuple[Layer, Layer]) -> None:
+async def test_the_one_that_is_left_out_may_be_another_process_s(
+    layers: tuple[RedisLayer, RedisLayer],
+) -> None:
     one, two = layers
     here, there, beside = FakeEndpoint(one), FakeEndpoint(two), FakeEndpoint(two)
     for layer, each in ((one, here), (two, there), (two, beside)):
@@ -118,7 +125,9 @@ async def test_the_one_that_is_left_out_may_be_another_process_s(layers: tuple[L
         layer.detach(each)
 
 
-async def test_a_group_without_connections_here_costs_nothing_here(layers: tuple[Layer, Layer]) -> None:
+async def test_a_group_without_connections_here_costs_nothing_here(
+    layers: tuple[RedisLayer, RedisLayer],
+) -> None:
     one, two = layers
     member = FakeEndpoint(two)
     await Group("room", two).add(member.channel)
@@ -127,12 +136,12 @@ async def test_a_group_without_connections_here_costs_nothing_here(layers: tuple
         await Group("room", one).send({"text": str(number)})
     await two._inbox.ask_all("members", "nobody")
     assert len(member.frames) == 10
-    assert len(one.engine.subscriptions) == 2
+    assert len(one.engine.subscriptions) == 3
     assert one.engine.subscriptions.received == before + 1  # the question
     two.detach(member)
 
 
-async def test_the_members_of_all_processes_are_listed(layers: tuple[Layer, Layer]) -> None:
+async def test_the_members_of_all_processes_are_listed(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     here, there, later = FakeEndpoint(one), FakeEndpoint(two), FakeEndpoint(two)
     for layer, each in ((two, there), (one, here), (two, later)):
@@ -149,20 +158,22 @@ async def test_the_members_of_all_processes_are_listed(layers: tuple[Layer, Laye
     assert await Group("room", one).members() == []
 
 
-async def test_named_channels_may_be_members_from_any_process(layers: tuple[Layer, Layer]) -> None:
+async def test_named_channels_may_be_members_from_any_process(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     await Group("room", one).add("jobs")
     await Group("room", two).send({"anything": 1})
     await Group("room", two).send({"anything": 2}, exclude="jobs")
     await Group("room", two).send({"anything": 3})
-    assert [await two.receive("jobs") for _ in range(2)] == [{"anything": 1}, {"anything": 3}]
+    assert [(await two.receive("jobs")).content for _ in range(2)] == [{"anything": 1}, {"anything": 3}]
     await Group("room", two).discard("jobs")
 
 
 async def test_what_no_socket_of_another_process_could_take_is_refused(
-    layers: tuple[Layer, Layer], caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = layers
+    for each in layers:
+        each.serve(["jobs"])
     member = FakeEndpoint(two)
     await Group("room", one).add("jobs")
     await Group("room", two).add(member.channel)
@@ -176,7 +187,7 @@ async def test_what_no_socket_of_another_process_could_take_is_refused(
         await Group("elsewhere", one).send({"text": "a", "object": object()})
     await settled(*layers)
     assert member.frames == [encode("a")]
-    assert await one.receive("jobs") == {"status": 200, "content": b""}
+    assert (await one.receive("jobs")).content == {"status": 200, "content": b""}
     assert [record.message[:80] for record in caplog.records] == [
         "group 'room': a message from another process was dropped: a WebSocket reply takes"[:80]
     ]
@@ -185,7 +196,7 @@ async def test_what_no_socket_of_another_process_could_take_is_refused(
 
 
 async def test_a_message_that_is_none_disturbs_nobody(
-    layers: tuple[Layer, Layer], caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = layers
     member = FakeEndpoint(two)
@@ -202,7 +213,7 @@ async def test_a_message_that_is_none_disturbs_nobody(
     two.detach(member)
 
 
-async def test_an_add_that_is_given_up_leaves_nothing(layers: tuple[Layer, Layer]) -> None:
+async def test_an_add_that_is_given_up_leaves_nothing(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     member = FakeEndpoint(one)
     with trio.CancelScope() as scope:
@@ -228,7 +239,9 @@ async def test_an_add_that_is_given_up_leaves_nothing(layers: tuple[Layer, Layer
     assert not one._groups._fan_out.names("third")
 
 
-async def test_who_comes_again_is_not_taken_out_by_its_first_join(layers: tuple[Layer, Layer]) -> None:
+async def test_who_comes_again_is_not_taken_out_by_its_first_join(
+    layers: tuple[RedisLayer, RedisLayer],
+) -> None:
     one, _ = layers
     member = FakeEndpoint(one)
     scope = trio.CancelScope()
@@ -251,7 +264,7 @@ async def test_who_comes_again_is_not_taken_out_by_its_first_join(layers: tuple[
 # -- reply channels
 
 
-async def test_a_reply_channel_is_reached_from_another_process(layers: tuple[Layer, Layer]) -> None:
+async def test_a_reply_channel_is_reached_from_another_process(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     socket, request = FakeEndpoint(one), FakeEndpoint(one, socket=False)
     for number in range(50):
@@ -265,7 +278,7 @@ async def test_a_reply_channel_is_reached_from_another_process(layers: tuple[Lay
     one.detach(request)
 
 
-async def test_a_reply_to_who_is_gone_is_dropped_and_counted(layers: tuple[Layer, Layer]) -> None:
+async def test_a_reply_to_who_is_gone_is_dropped_and_counted(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     socket = FakeEndpoint(one)
     name = socket.channel.name
@@ -286,7 +299,7 @@ async def test_a_reply_to_who_is_gone_is_dropped_and_counted(layers: tuple[Layer
     [(True, {"unknown": 1}), (True, {}), (True, {"text": 5}), (False, {"text": "a"}), (False, {"status": 5})],
 )
 async def test_a_reply_that_none_could_take_is_refused_where_it_is_sent(
-    layers: tuple[Layer, Layer], kind: bool, content: dict[str, Any]
+    layers: tuple[RedisLayer, RedisLayer], kind: bool, content: dict[str, Any]
 ) -> None:
     one, two = layers
     endpoint = FakeEndpoint(one, socket=kind)
@@ -296,7 +309,7 @@ async def test_a_reply_that_none_could_take_is_refused_where_it_is_sent(
 
 
 async def test_a_reply_that_this_connection_can_t_take_is_logged_and_disturbs_nobody(
-    layers: tuple[Layer, Layer], caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = layers
     endpoint, other = FakeEndpoint(one), FakeEndpoint(one)
@@ -323,7 +336,7 @@ async def test_a_reply_that_this_connection_can_t_take_is_logged_and_disturbs_no
 
 
 async def test_replies_that_wait_for_one_connection_are_bounded_and_hold_up_no_other(
-    layers: tuple[Layer, Layer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(inbox, "WAITING_BYTES", 5000)
     one, two = layers
@@ -350,7 +363,7 @@ async def test_replies_that_wait_for_one_connection_are_bounded_and_hold_up_no_o
     one.detach(other)
 
 
-async def test_what_waits_for_who_goes_is_dropped_and_counted(layers: tuple[Layer, Layer]) -> None:
+async def test_what_waits_for_who_goes_is_dropped_and_counted(layers: tuple[RedisLayer, RedisLayer]) -> None:
     one, two = layers
     endpoint = FakeEndpoint(one)
     free = trio.Event()
@@ -368,7 +381,9 @@ async def test_what_waits_for_who_goes_is_dropped_and_counted(layers: tuple[Laye
     assert one.lost_replies == 2
 
 
-async def test_another_process_s_connection_may_be_put_into_a_group(layers: tuple[Layer, Layer]) -> None:
+async def test_another_process_s_connection_may_be_put_into_a_group(
+    layers: tuple[RedisLayer, RedisLayer],
+) -> None:
     one, two = layers
     member = FakeEndpoint(one)
     await Group("room", two).add(member.channel.name)
@@ -386,7 +401,7 @@ async def test_another_process_s_connection_may_be_put_into_a_group(layers: tupl
 
 
 async def test_a_question_that_fails_says_so(
-    layers: tuple[Layer, Layer], caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = layers
     with pytest.raises(LayerUnavailable, match="KeyError"):
@@ -402,7 +417,7 @@ async def test_a_question_that_fails_says_so(
 
 
 async def test_a_process_that_is_stuck_is_left_out_of_what_all_are_asked(
-    layers: tuple[Layer, Layer], caplog: pytest.LogCaptureFixture
+    layers: tuple[RedisLayer, RedisLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = layers
     member = FakeEndpoint(two)
@@ -425,9 +440,9 @@ async def test_a_process_that_is_stuck_is_left_out_of_what_all_are_asked(
 async def test_programs_on_other_databases_or_prefixes_do_not_meet(tmp_path: Path) -> None:
     with engine() as process:
         layers = [
-            Layer(process.url),
-            Layer(process.url, prefix="other"),
-            Layer(process.url + "?db=1"),
+            RedisLayer(process.url),
+            RedisLayer(process.url, prefix="other"),
+            RedisLayer(process.url + "?db=1"),
         ]
         async with layers[0].connected(), layers[1].connected(), layers[2].connected():
             members = [FakeEndpoint(layer) for layer in layers]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -25,8 +24,6 @@ from command_line import SECONDS, Served, environment, folder, get, gone, served
 from engines import engine, valkey_server
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
-
-from triochan.layers.redis import RedisLayer
 
 __all__ = ["folder", "served"]
 """Fixtures."""
@@ -407,8 +404,6 @@ def test_a_parent_that_is_killed_leaves_no_process_and_no_folder(
 def test_a_process_without_a_socket_takes_from_the_channels_that_it_is_told(
     folder: Path, served: Callable[..., Served]
 ) -> None:
-    if "NotImplementedError" in inspect.getsource(RedisLayer.receive):
-        pytest.skip("the layer has no named channels yet")
     (folder / "jobs.py").write_text(
         textwrap.dedent(
             """

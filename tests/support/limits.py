@@ -22,9 +22,9 @@ from chaos import costs  # noqa: E402 - where it is, is said above
 
 from triochan import Settings  # noqa: E402
 from triochan.content import DECIMAL_DIGITS  # noqa: E402
-from triochan.generic.rate_limits import MAX_USERS  # noqa: E402
 from triochan.http.requests import MAX_FIELDS, MAX_FILES  # noqa: E402
 from triochan.http1.parser import MAX_CHUNK_LINE  # noqa: E402
+from triochan.layers.tokens import MAX_BUCKETS  # noqa: E402
 from triochan.sessions import MemorySessionStore  # noqa: E402
 from triochan.typed.mistakes import MAX_DETAILS  # noqa: E402
 
@@ -185,6 +185,12 @@ MEMORY = {
             ),
         ),
         Row(
+            "dead letters of a durable channel",
+            "{channel_dead_letters}",
+            "the oldest goes",
+            ("../triochan/test/named_channels.py::test_a_channel_keeps_so_many_dead_letters",),
+        ),
+        Row(
             "one message that waits there",
             "three times its text",
             "",
@@ -198,9 +204,9 @@ MEMORY = {
         ),
         Row(
             "users that `user_rate_limit` counts",
-            f"{MAX_USERS:,}",
+            f"{MAX_BUCKETS:,}",
             "those that have been quiet for longest are forgotten",
-            ("unit/generic/test_rate_limits.py::test_quiet_users_are_forgotten_first",),
+            ("unit/layers/test_tokens.py::test_what_was_quiet_is_forgotten_first",),
         ),
     ],
 }

@@ -13,8 +13,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Group, Message, Settings, every, route, serve
-from triochan.exceptions import ConnectionClosed, ImproperlyConfigured
+from triochan.exceptions import ConnectionClosed, ImproperlyConfigured, LayerUnavailable
 from triochan.http import text
+from triochan.layers import MemoryLayer
 from triochan.test import Client
 
 
@@ -379,3 +380,92 @@ async def test_every_takes_a_time(seconds: Any) -> None:
 async def test_every_takes_a_function(function: Any) -> None:
     with pytest.raises(TypeError, match="every\\(\\) calls an async function"):
         await every(1, function)
+
+
+@pytest.mark.parametrize("once", [None, 1, "", ["a"]])
+async def test_once_is_a_switch_or_a_name(once: Any) -> None:
+    with pytest.raises(TypeError, match="once is True, False or a name"):
+        await every(1, trio.sleep_forever, once=once)
+
+
+async def test_once_needs_a_layer() -> None:
+    with pytest.raises(RuntimeError, match="no channel layer is running"):
+        await every(1, trio.sleep_forever, once=True)
+
+
+async def test_of_several_one_calls_what_is_called_once(autojump_clock: MockClock) -> None:
+    seen: list[tuple[str, float]] = []
+    began = trio.current_time()
+
+    async def tick(name: str) -> None:
+        seen.append((name, trio.current_time() - began))
+
+    async with MemoryLayer().running(), trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def first() -> None:
+            with scope:
+                await every(10, tick, "first", once=True)
+
+        nursery.start_soon(first)
+        await wait_all_tasks_blocked()
+        await trio.sleep(1)
+        nursery.start_soon(partial(every, 10, tick, "second", once=True))
+        nursery.start_soon(partial(every, 10, tick, "other", once="another name"))
+        await trio.sleep(25)
+        scope.cancel()  # which lets the second one go on
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+    assert [each for each in seen if each[0] != "other"] == [
+        *(("first", 10), ("first", 20)),
+        *(("second", 31), ("second", 41)),
+    ]
+    assert [at for name, at in seen if name == "other"] == [11, 21, 31, 41]
+
+
+async def test_who_dies_with_what_is_called_once_is_followed_within_the_lease(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[float] = []
+
+    async def tick() -> None:
+        seen.append(trio.current_time() - began)
+
+    layer = MemoryLayer()
+    async with layer.running(), trio.open_nursery() as nursery:
+        began = trio.current_time()
+        assert await layer.hold(f"{__name__}.{tick.__qualname__}", "the dead", 15)
+        nursery.start_soon(partial(every, 2, tick, once=True))
+        await trio.sleep(21)
+        nursery.cancel_scope.cancel()
+    assert seen == [16, 18, 20]
+
+
+async def test_what_is_called_once_is_not_called_while_the_engine_is_away(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[float] = []
+    away = False
+
+    class Layer(MemoryLayer):
+        async def hold(self, name: str, holder: str, seconds: float) -> bool:
+            if away:
+                raise LayerUnavailable("the engine does not answer")
+            return await super().hold(name, holder, seconds)
+
+    async def tick() -> None:
+        seen.append(trio.current_time() - began)
+
+    async with Layer().running(), trio.open_nursery() as nursery:
+        began = trio.current_time()
+        nursery.start_soon(partial(every, 5, tick, once=True))
+        await trio.sleep(7)
+        away = True
+        await trio.sleep(30)
+        away = False
+        await trio.sleep(10)
+        away = True
+        nursery.cancel_scope.cancel()
+    assert seen == [5, 10, 15, 20, 40, 45]
+    [record] = caplog.records
+    assert "what is called once is not called while that lasts" in record.getMessage()

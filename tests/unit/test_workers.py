@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -13,10 +14,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Channel, Group, Message, Settings, include, route, route_class, serve
+from triochan.decorators import durable
 from triochan.exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, NobodyListens
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer, WebsocketDemultiplexer
-from triochan.layers import MemoryLayer
+from triochan.layers import Delivery, MemoryLayer
 from triochan.runtime import Runtime, channels_taken
 from triochan.test.layers import FakeEndpoint
 from triochan.workers import Workers
@@ -133,7 +135,7 @@ class TestConsuming:
             await runtime.layer.send("websocket.connect", {"a": 1})
             await runtime.layer.send("http.request", {"a": 1})
             await wait_all_tasks_blocked()
-            assert await runtime.layer.receive("websocket.connect") == {"a": 1}
+            assert (await runtime.layer.receive("websocket.connect")).content == {"a": 1}
 
     async def test_a_channel_that_nobody_listens_on_is_an_error_at_once(self) -> None:
         taken = trio.Event()
@@ -149,7 +151,7 @@ class TestConsuming:
             assert (error.value.channel, error.value.meant) == ("wrok", "work")
             with pytest.raises(NobodyListens, match=r"'other'; route\('other', …\) makes a consumer listen"):
                 await Channel("other", runtime.layer).send({})
-            assert runtime.layer.waiting("wrok") == runtime.layer.waiting("other") == 0
+            assert await runtime.layer.waiting("wrok") == await runtime.layer.waiting("other") == 0
             await Channel("work").send({})
             await taken.wait()
 
@@ -159,7 +161,7 @@ class TestConsuming:
         async with working([]) as runtime, trio.open_nursery() as nursery:
 
             async def receive() -> None:
-                got.append(await runtime.layer.receive("mine"))
+                got.append((await runtime.layer.receive("mine")).content)
 
             nursery.start_soon(receive)
             await wait_all_tasks_blocked()
@@ -182,7 +184,7 @@ class TestConsuming:
         async with working([]) as runtime:
             await Group("all").add("nobody")
             await Group("all").send({"a": 1})
-            assert runtime.layer.waiting("nobody") == 1
+            assert await runtime.layer.waiting("nobody") == 1
 
     async def test_a_stream_that_goes_where_nobody_listens_is_told_at_the_start(
         self, caplog: pytest.LogCaptureFixture
@@ -230,7 +232,7 @@ class TestReplyChannel:
 
         async with working([route("jobs", consume)]) as runtime:
             await Channel("jobs").send({"reply_channel": "answers"})
-            assert await runtime.layer.receive("answers") == {"text": "answer"}
+            assert (await runtime.layer.receive("answers")).content == {"text": "answer"}
 
     @pytest.mark.parametrize("value", [None, 5, ["a"], {"a": 1}])
     async def test_what_is_no_name_is_none(self, value: Any) -> None:
@@ -491,13 +493,13 @@ async def test_an_engine_that_is_down_is_waited_for(
     seen: list[Any] = []
 
     class Flaky(MemoryLayer):
-        async def receive(self, channel: str) -> dict[str, Any]:
+        async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
             nonlocal failures
             await trio.lowlevel.checkpoint()
             if failures:
                 failures -= 1
                 raise LayerUnavailable("the engine does not answer")
-            return await super().receive(channel)
+            return await super().receive(channel, durable=durable)
 
     async def consume(message: Message) -> None:
         seen.append(message["number"])
@@ -597,7 +599,7 @@ class TestDrain:
 
     async def test_a_worker_that_waits_for_an_engine_ends_at_once(self, autojump_clock: MockClock) -> None:
         class Down(MemoryLayer):
-            async def receive(self, channel: str) -> dict[str, Any]:
+            async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
                 await trio.lowlevel.checkpoint()
                 raise LayerUnavailable("the engine does not answer")
 
@@ -649,7 +651,157 @@ async def test_a_consumer_that_would_do_nothing_is_not_begun() -> None:
     async with working([route_class(Idle)]) as runtime:
         await Channel("jobs").send({})
         await wait_all_tasks_blocked()
-        assert runtime.layer.waiting("jobs") == 0
+        assert await runtime.layer.waiting("jobs") == 0
+
+
+class TestDurable:
+    """Messages that are acknowledged when their handler has ended."""
+
+    async def test_what_raises_is_tried_again_and_then_a_dead_letter(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        seen: list[float] = []
+
+        @durable
+        async def consume(message: Message) -> None:
+            seen.append(trio.current_time())
+            raise ValueError("it")
+
+        settings = Settings(channel_attempts=4, channel_retry=10)
+        async with working([route("jobs", consume)], settings) as runtime:
+            await Channel("jobs").send({"a": 1})
+            await trio.sleep(200)
+            [letter] = await runtime.layer.dead_letters()
+        assert [round(later - earlier) for earlier, later in pairwise(seen)] == [10, 20, 40]
+        assert (letter.channel, letter.content, letter.attempts) == ("jobs", {"a": 1}, 4)
+        assert letter.error == f"{__name__}.{consume.__qualname__} raised ValueError: it"
+        assert "is a dead letter now" in caplog.text
+        assert len(errors(caplog)) == 5
+
+    async def test_what_succeeds_at_last_is_done(self, autojump_clock: MockClock) -> None:
+        seen: list[int] = []
+
+        class Jobs(BaseConsumer):
+            durable = True
+            method_mapping: ClassVar[dict[str, str]] = {"jobs": "run", "more": "run"}
+
+            async def run(self, message: Message, **kwargs: Any) -> None:
+                seen.append(message["number"])
+                if len(seen) < 3:
+                    raise ValueError("it")
+
+        async with working([route_class(Jobs)]) as runtime:
+            for channel in ("jobs", "more"):
+                await Channel(channel).send({"number": 1})
+                await trio.sleep(100)
+            assert await runtime.layer.dead_letters() == []
+            assert await runtime.layer.waiting("jobs") == 0
+        assert seen == [1, 1, 1, 1]
+
+    async def test_of_several_consumers_on_a_channel_one_is_enough(self, autojump_clock: MockClock) -> None:
+        async def plain(message: Message) -> None:
+            raise ValueError("it")
+
+        @durable
+        async def lasting(message: Message) -> None: ...
+
+        routing = [route("jobs", plain, kind="plain"), include([route("jobs", lasting)])]
+        async with working(routing, Settings(channel_attempts=1)) as runtime:
+            await Channel("jobs").send({"kind": "plain"})
+            await trio.sleep(1)
+            assert len(await runtime.layer.dead_letters("jobs")) == 1
+
+    async def test_what_no_route_takes_is_a_dead_letter(self, autojump_clock: MockClock) -> None:
+        @durable
+        async def consume(message: Message) -> None: ...
+
+        async with working([route("jobs", consume, kind="x")]) as runtime:
+            await Channel("jobs").send({"kind": "y"})
+            await trio.sleep(100)
+            [letter] = await runtime.layer.dead_letters("jobs")
+        assert letter.error == "no route takes this message"
+
+    async def test_a_reply_to_who_has_gone_is_no_failure(self, autojump_clock: MockClock) -> None:
+        @durable
+        async def consume(message: Message) -> None:
+            await message.reply_channel.send({"text": "too late"})
+
+        async with working([route("jobs", consume)], Settings(channel_attempts=1)) as runtime:
+            await Channel("jobs").send({"reply_channel": "websocket.send.x!1"})
+            await trio.sleep(100)
+            assert await runtime.layer.dead_letters() == []
+            assert await runtime.layer.waiting("jobs") == 0
+
+    async def test_what_a_shutdown_cuts_off_is_given_back(self, autojump_clock: MockClock) -> None:
+        attempts: list[int] = []
+
+        @durable
+        async def consume(message: Message) -> None:
+            await trio.sleep_forever()
+
+        layer = MemoryLayer()
+        async with working([route("jobs", consume)], layer=layer):
+            await Channel("jobs").send({"a": 1})
+            await wait_all_tasks_blocked()
+            assert await layer.waiting("jobs") == 0
+        assert await layer.waiting("jobs") == 1
+        delivery = await layer.receive("jobs", durable=True)
+        attempts.append(delivery.attempt)
+        assert (delivery.content, attempts) == ({"a": 1}, [1])
+
+    async def test_a_layer_that_fails_meanwhile_costs_one_message_s_time(
+        self, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Lost(Delivery):
+            async def acknowledge(self) -> None:
+                raise LayerUnavailable("gone")
+
+            async def give_back(self, error: str = "") -> None:
+                raise LayerUnavailable("gone")
+
+        class Layer(MemoryLayer):
+            async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
+                return Lost((await super().receive(channel, durable=durable)).content)
+
+        seen: list[str] = []
+
+        @durable
+        async def consume(message: Message) -> None:
+            seen.append(message["do"])
+            if message["do"] == "raise":
+                raise ValueError("it")
+            if message["do"] == "wait":
+                await trio.sleep_forever()
+
+        async with working([route("jobs", consume)], layer=Layer()):
+            for act in ("raise", "end", "wait"):
+                await Channel("jobs").send({"do": act})
+        assert seen == ["raise", "end", "wait"]
+        assert caplog.text.count("gone; a message may be handled again") == 2
+        assert caplog.text.count("gone; a message waits for its lease") == 1
+
+    @pytest.mark.parametrize("asked", [1, "yes", None])
+    def test_it_is_a_switch(self, asked: Any) -> None:
+        async def consume(message: Message) -> None: ...
+
+        consume.durable = asked  # type: ignore[attr-defined]
+        with pytest.raises(ImproperlyConfigured, match="durable is True or False, not"):
+            route("jobs", consume)
+
+    def test_sockets_have_none(self) -> None:
+        @durable
+        async def consume(message: Message) -> None: ...
+
+        with pytest.raises(ImproperlyConfigured, match="durable is for named channels"):
+            route(["websocket.receive", "websocket.connect"], consume)
+        assert Application([route(["websocket.receive", "jobs"], consume)]).router.durable_channels == {
+            "jobs"
+        }
+
+    @pytest.mark.parametrize("what", [None, 5, "jobs"])
+    def test_it_decorates_a_consumer(self, what: Any) -> None:
+        with pytest.raises(TypeError, match="durable goes on a consumer"):
+            durable(what)
 
 
 class TestChannelsThatAProcessTakes:

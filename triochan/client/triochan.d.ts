@@ -208,6 +208,67 @@ export class StreamError extends Error {
   readonly frame: { stream: string | null; error: unknown };
 }
 
+/** What the server tells of one presence, and its ref, which tells it apart from others of the same key. */
+export type PresenceMeta<M = Record<string, any>> = M & { readonly ref: string };
+
+/** The events of a presence. Who stays over a reconnect is told neither as gone nor as come. */
+export interface PresenceEventMap<M = Record<string, any>> {
+  /** Somebody has come: one event for each tab. */
+  join: CustomEvent<{
+    key: string;
+    meta: PresenceMeta<M>;
+    /** Nobody was there with this key. */
+    first: boolean;
+  }>;
+  /** Somebody has gone. */
+  leave: CustomEvent<{
+    key: string;
+    meta: PresenceMeta<M>;
+    /** Nobody is there with this key any more. */
+    last: boolean;
+  }>;
+  /** Something else is told of somebody who is there. */
+  update: CustomEvent<{ key: string; meta: PresenceMeta<M>; previous: PresenceMeta<M> }>;
+  /** `list()` has changed, or has come: after the events that say how. */
+  sync: Event;
+}
+
+/** Who is in a topic. `client.presence(topic)` makes one. */
+export class Presence<M = Record<string, any>> extends EventTarget {
+  private constructor();
+  readonly topic: string;
+  /**
+   * `list()` is what the server has. False before the first list, while there is no connection, and where a message was
+   * missed: then the list comes again, or, if it has not within 20 seconds, the client makes a new connection.
+   */
+  readonly synced: boolean;
+  /** Of each key, in the order in which they came, what is told of those who are present with it. Yours to change. */
+  list(): Record<string, PresenceMeta<M>[]>;
+  /** Take no more of the topic's frames, which then go to `listen()`. The server is told nothing. */
+  stop(): void;
+
+  addEventListener<K extends keyof PresenceEventMap<M>>(
+    type: K,
+    listener: ((event: PresenceEventMap<M>[K]) => void) | { handleEvent(event: PresenceEventMap<M>[K]): void } | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof PresenceEventMap<M>>(
+    type: K,
+    listener: ((event: PresenceEventMap<M>[K]) => void) | { handleEvent(event: PresenceEventMap<M>[K]): void } | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}
+
 export class TriochanClient extends EventTarget {
   /**
    * A client for one URL. It does nothing before `connect()`.
@@ -283,6 +344,12 @@ export class TriochanClient extends EventTarget {
     fn: (payload: T, stream: string) => void,
     options?: StreamListenOptions,
   ): () => void;
+
+  /**
+   * Who is in a topic that the server's consumer has this connection in (`self.track(topic, …)`): the same object each
+   * time, until it is stopped. Ask before `connect()`: what comes earlier goes to `listen()`.
+   */
+  presence<M = Record<string, any>>(topic: string): Presence<M>;
 
   addEventListener<K extends keyof ClientEventMap>(
     type: K,

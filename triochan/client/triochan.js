@@ -46,6 +46,12 @@ const LONGEST_TIMER = 2 ** 31 - 1;
 /** RFC 6455, section 5.5: a control frame carries at most 125 bytes, two of which are the code. */
 const MAX_REASON_BYTES = 123;
 
+/** After so long, no list will come that makes up for diffs that were missed (ms): more than a server's lease. */
+const LIST_PATIENCE = 20_000;
+
+/** Diffs that are kept for a list to come: a server sends a list within a second or two. */
+const MOST_EARLY = 1000;
+
 /** @type {import("./triochan.d.ts").CloseCodes} */
 export const DEFAULT_FINAL_CODES = Object.freeze([
   1000, // the server said goodbye on purpose
@@ -136,6 +142,7 @@ export class TriochanClient extends EventTarget {
 
   /** @type {Set<Listener>} */ #listeners = new Set();
   /** @type {Map<string, Set<Listener>>} */ #streams = new Map();
+  /** @type {Map<string, Topic>} */ #topics = new Map();
 
   /** @param {string | URL | Ask<string | URL>} url @param {ClientOptions} [options] */
   constructor(url, options = {}) {
@@ -253,6 +260,19 @@ export class TriochanClient extends EventTarget {
     });
   }
 
+  /** @param {string} topic @returns {any} */
+  presence(topic) {
+    if (typeof topic !== "string") throw new TypeError(`expected a topic's name, not ${said(topic)}`);
+    const known = this.#topics.get(topic);
+    if (known) return known.presence;
+    return new Presence(topic, {
+      environment: this.#environment,
+      renew: () => this.reconnect(), // its timer ends with the connection
+      begun: (entry) => void this.#topics.set(topic, entry),
+      stopped: () => void this.#topics.delete(topic),
+    });
+  }
+
   /** @param {unknown} data */
   #receive(data) {
     /** @type {any} */
@@ -269,6 +289,8 @@ export class TriochanClient extends EventTarget {
       else this.#emit("error", { error });
       return;
     }
+    const topic = isPresenceFrame(value) ? this.#topics.get(value.presence) : undefined;
+    if (topic) return topic.take(value);
     const listeners = isPayloadFrame(value) ? this.#streams.get(value.stream) : undefined;
     if (listeners?.size) this.#call(listeners, ({ fn }) => fn(value.payload, value.stream));
     else this.#call(this.#listeners, ({ fn }) => fn(value));
@@ -522,6 +544,7 @@ export class TriochanClient extends EventTarget {
     this.#endAttempt();
     this.#clearTimer();
     if (!socket) return;
+    for (const topic of this.#topics.values()) topic.lost();
     socket.onmessage = socket.onclose = null;
     socket.onopen = () => socket.close(); // by the standard it cannot any more; a stand-in for WebSocket might
     if (socket.readyState <= OPEN) socket.close(1000, reason);
@@ -631,6 +654,144 @@ export class TriochanClient extends EventTarget {
   }
 }
 
+/**
+ * Who is in a topic, put together from the server's frames; docs/presence.md has their form and its rules.
+ *
+ * Every step may be done twice: members have refs. So nothing goes wrong where a list has what a diff says as well.
+ *
+ * @implements {DeclaredPresence}
+ */
+export class Presence extends EventTarget {
+  /** @type {Map<string, Map<string, Meta>>} */ #members = new Map();
+  /** Of what was applied last; undefined before the connection's first list. @type {number | undefined} */ #version;
+  /** Diffs that came before the list. @type {PresenceFrame[]} */ #early = [];
+  /** A version was skipped, and a list is waited for. @type {unknown} */ #waiting;
+  /** @type {PresenceOwner} */ #owner;
+
+  /** @param {string} topic @param {PresenceOwner} owner */
+  constructor(topic, owner) {
+    super();
+    this.topic = topic;
+    this.#owner = owner;
+    owner.begun({ presence: this, take: (frame) => this.#take(frame), lost: () => this.#lost() });
+  }
+
+  get synced() {
+    return this.#version !== undefined && this.#waiting === undefined;
+  }
+
+  list() {
+    const present = [...this.#members].filter(([, metas]) => metas.size > 0);
+    return Object.fromEntries(present.map(([key, metas]) => [key, [...metas.values()]]));
+  }
+
+  stop() {
+    this.#lost();
+    this.#owner.stopped();
+  }
+
+  /** @param {PresenceFrame} frame */
+  #take(frame) {
+    if (frame.state) {
+      this.#settle();
+      this.#version = frame.version;
+      this.#replace(frame.state);
+      const early = this.#early.splice(0);
+      for (const diff of early) this.#apply(diff);
+    } else if (this.#version === undefined) {
+      if (this.#early.push(frame) > MOST_EARLY) this.#early.shift(); // of which the versions tell
+      return;
+    } else if (!this.#apply(frame)) return;
+    this.dispatchEvent(new Event("sync"));
+  }
+
+  /** @param {PresenceFrame} diff @returns {boolean} Whether it was news. */
+  #apply({ version, joins = {}, updates = {}, leaves = {} }) {
+    const before = /** @type {number} */ (this.#version);
+    if (version <= before) return false;
+    if (version !== before + 1) this.#await();
+    this.#version = version;
+    for (const [key, metas] of [...Object.entries(joins), ...Object.entries(updates)]) {
+      for (const meta of metas) this.#put(key, meta);
+    }
+    for (const [key, refs] of Object.entries(leaves)) {
+      for (const ref of refs) this.#remove(key, ref);
+    }
+    return true;
+  }
+
+  /** Who stays is told neither to come nor to go. @param {Record<string, Meta[]>} state */
+  #replace(state) {
+    const before = this.#members;
+    this.#members = new Map(Object.keys(state).map((key) => [key, before.get(key) ?? new Map()]));
+    for (const [key, metas] of before) if (!this.#members.has(key)) this.#members.set(key, metas);
+    for (const [key, metas] of Object.entries(state)) for (const meta of metas) this.#put(key, meta);
+    for (const [key, metas] of [...this.#members]) {
+      const refs = new Set((Object.hasOwn(state, key) ? state[key] : undefined)?.map(({ ref }) => ref));
+      for (const ref of [...metas.keys()]) if (!refs.has(ref)) this.#remove(key, ref);
+    }
+  }
+
+  /** @param {string} key @param {Meta} meta */
+  #put(key, meta) {
+    let metas = this.#members.get(key);
+    if (!metas) this.#members.set(key, (metas = new Map()));
+    const previous = metas.get(meta.ref);
+    metas.set(meta.ref, meta);
+    if (!previous) this.#tell("join", { key, meta, first: metas.size === 1 });
+    else if (JSON.stringify(previous) !== JSON.stringify(meta)) this.#tell("update", { key, meta, previous });
+  }
+
+  /** @param {string} key @param {string} ref */
+  #remove(key, ref) {
+    const metas = this.#members.get(key);
+    const meta = metas?.get(ref);
+    if (!metas || !meta) return;
+    metas.delete(ref);
+    if (metas.size === 0) this.#members.delete(key);
+    this.#tell("leave", { key, meta, last: metas.size === 0 });
+  }
+
+  /** The server sends the list when it knows that it has missed something itself; else only a new connection gets it. */
+  #await() {
+    const { setTimeout } = this.#owner.environment;
+    this.#waiting ??= setTimeout(() => {
+      this.#waiting = undefined;
+      this.#owner.renew();
+    }, LIST_PATIENCE);
+  }
+
+  #settle() {
+    const { clearTimeout } = this.#owner.environment;
+    if (this.#waiting !== undefined) clearTimeout(this.#waiting);
+    this.#waiting = undefined;
+  }
+
+  /** The connection is gone: the list stays as it was, until that of the next one takes its place. */
+  #lost() {
+    this.#settle();
+    this.#version = undefined;
+    this.#early = [];
+  }
+
+  /** @param {string} type @param {object} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/**
+ * @typedef {import("./triochan.d.ts").Presence} DeclaredPresence
+ * @typedef {import("./triochan.d.ts").PresenceMeta} Meta
+ *
+ * @typedef {{presence: string, version: number, state?: Record<string, Meta[]>, joins?: Record<string, Meta[]>,
+ *   updates?: Record<string, Meta[]>, leaves?: Record<string, string[]>}} PresenceFrame
+ *
+ * @typedef {{presence: Presence, take: (frame: PresenceFrame) => void, lost: () => void}} Topic
+ *
+ * @typedef {{environment: Environment, renew: () => void, begun: (entry: Topic) => void, stopped: () => void}} PresenceOwner
+ */
+
 /** There is nothing to connect with, and there will be nothing at the next attempt. */
 class NoWebSocketError extends TypeError {
   constructor() {
@@ -700,6 +861,11 @@ function subscribe(listeners, listener, signal, removed) {
 /** @param {any} value @returns {value is {stream: string, payload: unknown}} */
 function isPayloadFrame(value) {
   return typeof value?.stream === "string" && "payload" in value;
+}
+
+/** @param {any} value @returns {value is PresenceFrame} */
+function isPresenceFrame(value) {
+  return typeof value?.presence === "string" && typeof value.version === "number";
 }
 
 /** The stream is null where the server could not read one. @param {any} value */

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
 import attrs
 
 from ..content import decode_json
-from ..exceptions import ImproperlyConfigured, InvalidContent
+from ..exceptions import ImproperlyConfigured, InvalidContent, LayerUnavailable
 from ..handlers import Begin
 from ..layers import Endpoint, Group, MemoryLayer, current_layer
 from ..log_lines import say
 from ..message import Message, SendsReplies, check_name
+from ..presence import Presence
 from ..routing import name_of
 from ..running import current_application
 from ..settings import Overflow
 from ..typed import ContentType, content_annotation, encode_content, encode_with, type_argument
 from ..typed.parameters import TypeVar
 from .base import BaseConsumer, as_coroutine, excluded, group_method, raise_all
-from .rate_limits import exceeded_limit, parse_rate
+from .rate_limits import is_over_rate, parse_rate, token_of_user
 
 logger = logging.getLogger("triochan.generic")
 
@@ -41,10 +42,15 @@ class WebsocketConsumer(BaseConsumer):
         State: what ``self.connection.state`` is an object of, made without arguments; by default a plain namespace.
         rate_limit: messages that a client may send, such as ``"20/s"``, ``"100/m"`` or ``"5/10s"``; as many may come at
             once. One too many goes to :meth:`rate_limited`.
-        user_rate_limit: the same for a user, over all sockets to this class in this process; it needs one of the user
-            attributes.
+        user_rate_limit: the same for a user, over all sockets to this class in all processes of the layer; it needs one
+            of the user attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
+
+    A class may define ``async def layer_gap(self, message, **kwargs)``. It is called for each of its open sockets when
+    a layer had lost its engine, and hears the groups again: what was sent to them within the last
+    ``message["seconds"]`` may have been missed. So it is the place to send the client the present state. It runs beside
+    the socket's other handlers; what it raises is logged, and closes the socket with 1011.
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {
@@ -156,9 +162,15 @@ class WebsocketConsumer(BaseConsumer):
 
     async def _is_too_much(self, message: Message, kwargs: dict[str, Any]) -> bool:
         """The message is one too many, and :meth:`rate_limited` has been told."""
-        exceeded = exceeded_limit(type(self), message, self.rate_limit, self.user_rate_limit)
-        if exceeded is None:
-            return False
+        rate, kind = self.rate_limit, type(self)
+        if rate is not None and is_over_rate(kind, message, rate):
+            exceeded = f"rate_limit {rate}"
+        else:
+            rate = self.user_rate_limit
+            token = None if rate is None else token_of_user(kind, message, rate)
+            if token is None or await current_layer().take_token(*token):
+                return False
+            exceeded = f"user_rate_limit {rate}"
         say(logger, logging.DEBUG, "%s on %r: over its %s", name_of(type(self)), self.path, exceeded)
         await self.rate_limited(message, **kwargs)
         return True
@@ -338,6 +350,28 @@ class WebsocketConsumer(BaseConsumer):
         """
         close = code if status is None else status
         await self.message.reply_channel.send({"close": close, "reason": reason})
+
+    def presence(self, topic: str) -> Presence:
+        """Who is in ``topic``; what is tracked through it is this connection's, in whatever task."""
+        return Presence(topic, channel=self.message.reply_channel)
+
+    async def track(self, topic: str, key: str, meta: Any = None) -> Presence:
+        """Have the client present in ``topic`` until its connection ends, and told who is there, comes and goes.
+
+        That is :meth:`triochan.Presence.track` and :meth:`triochan.Presence.subscribe`. The frames go to the client as
+        they are, beside the streams of a demultiplexer; ``client.presence(topic)`` of the browser client takes them.
+
+        Raises:
+            As these two.
+        """
+        presence = self.presence(topic)
+        await presence.track(key, meta)
+        try:
+            await presence.subscribe()
+        except LayerUnavailable:
+            await presence.untrack(key)
+            raise
+        return presence
 
     @group_method
     async def group_send(

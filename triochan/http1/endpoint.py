@@ -262,6 +262,8 @@ class Exchange:
         """The response is over, one way or the other: later sends raise ConnectionClosed. Again is no error."""
         self._closed = True
         self._layer.detach(self)
+        if self._local is not None:
+            self._local.end()
 
     def _send(self, content: dict[str, Any]) -> None:
         writer = self._writer

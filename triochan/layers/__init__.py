@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..porting import lookup
 from ..running import Local
 from .base import Channel, ChannelLayer, Departed, Endpoint, Group, ReplyChannel, current_layer, running_layer
+from .deliveries import DeadLetter, Delivery
 from .memory import MemoryLayer
 from .sharing import share_layer
 from .urls import layer_from_url
@@ -12,6 +13,8 @@ from .urls import layer_from_url
 __all__ = [
     "Channel",
     "ChannelLayer",
+    "DeadLetter",
+    "Delivery",
     "Departed",
     "Endpoint",
     "Group",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -16,8 +16,12 @@ from ..message import SendsReplies, check_name
 from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
+from .deliveries import DeadLetter, Delivery, check_delay
+from .presence import LayerPresence
+from .tokens import Buckets, RateLimit
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
+NO_DELAY = "a reply can't be put off: delay=… is for named channels; send to one, whose consumer replies"
 RESERVED: Mapping[str, str] = {
     **dict.fromkeys(
         ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"),
@@ -134,10 +138,12 @@ class Channel(_OnLayer):
         self.name: str = check_name("channel", name, reply=True)
         super().__init__(layer if channel_layer is None else channel_layer)
 
-    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
+    async def send(self, content: dict[str, Any], /, *, delay: float = 0.0, immediately: bool = True) -> None:
         """Send one message; a checkpoint only where it has to wait.
 
         Args:
+            delay: seconds until a consumer may take it, up to 366 days; a named channel's alone. It takes its place in
+                the channel's capacity from now on, and expires as if it were sent when it is due.
             immediately: always True: no send waits for its consumer's end, as they do in Channels 1 by default.
 
         Raises:
@@ -146,7 +152,7 @@ class Channel(_OnLayer):
             NobodyListens: no consumer takes from it, as far as the layer in memory knows.
             InvalidContent: a named channel's content is nested too deeply, some hundred levels.
             ConnectionClosed: a reply channel whose connection is gone.
-            ValueError: a reply that its connection can't take.
+            ValueError: a reply that its connection can't take; a delay that is none, or to a reply channel.
             LayerUnavailable: a distributed layer's engine does not answer.
         """
         _check_content(content)
@@ -157,7 +163,12 @@ class Channel(_OnLayer):
         layer = self.layer
         if "!" not in self.name:
             layer.require_listener(self.name)
-        await layer.send(self.name, content)
+        if delay == 0 and delay is not False:
+            await layer.send(self.name, content)
+        elif "!" in self.name:
+            raise ValueError(NO_DELAY)
+        else:
+            await layer.send(self.name, content, check_delay(delay))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and other.name == self.name
@@ -201,10 +212,12 @@ class ReplyChannel(Channel):
         """Somebody has asked for the name."""
         return self._name is not None
 
-    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
+    async def send(self, content: dict[str, Any], /, *, delay: float = 0.0, immediately: bool = True) -> None:
         _check_content(content)
         if not immediately:
             raise ValueError(DELAYED)
+        if delay != 0:
+            raise ValueError(NO_DELAY)
         await self.endpoint.deliver(content)
 
 
@@ -295,6 +308,14 @@ class Departed:
             self._local = Local()
         return self._local
 
+    @property
+    def close_code(self) -> int:
+        return self._code
+
+    @property
+    def close_reason(self) -> str:
+        return self._reason
+
     async def deliver(self, content: dict[str, Any], /) -> None:
         raise ConnectionClosed(self._code, self._reason)
 
@@ -312,7 +333,11 @@ class ChannelLayer(ABC):
       is its name.
     - A **named channel** keeps what is sent to it, in that order, for one receiver each: ``channel_capacity`` messages,
       or ``channel_bytes``; then ChannelFull is raised, and nothing is lost of what is in it. What has waited for
-      ``channel_expiry`` is received no more, and takes no room. A receiver that is cancelled takes nothing along.
+      ``channel_expiry`` is received no more, and takes no room. A receiver that is cancelled takes nothing along. What
+      was sent with a delay takes its room at once, and is received and expires as if it were sent when that is over.
+    - A message is taken **at most once**; or, by who receives it as **durable**, it is the layer's until it is
+      acknowledged, and does not expire. Given back because its handler was cut off, it is received again at once; with
+      an error, after ``channel_retry``, doubled each time, and after ``channel_attempts`` it is a dead letter.
     - A **reply channel** reaches the one connection that it names; ConnectionClosed is raised where there is none. What
       one task sends arrives in its order. A layer of many processes carries it to the process whose connection it is.
     - A **group send** returns when the layer has the message. It waits for no member, and fails for none: a member that
@@ -322,10 +347,14 @@ class ChannelLayer(ABC):
     - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
+    - A **token** of a user's bucket (:meth:`take_token`) is one in all processes together; an engine that is away keeps
+      nobody from it.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
-      not; whoever was to join is not a member. Connections stay as they are.
+      not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
 
+    outlives: ClassVar[bool] = False
+    """What it holds stays when this process ends."""
     ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull
     """Where Channels 1's programs find it: ``except message.channel_layer.ChannelFull``."""
 
@@ -336,6 +365,9 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._buckets = Buckets()
+        self._presence: LayerPresence | None = None
+        self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
 
@@ -370,7 +402,7 @@ class ChannelLayer(ABC):
             return ReplyChannel("", Departed(None, ""), self, check_name("channel", name, reply=True))
         return Channel(name, self)
 
-    async def send(self, channel: str, content: dict[str, Any]) -> None:
+    async def send(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
         """Send to a named channel, or to a connection by its reply channel's name; see :meth:`Channel.send`."""
         endpoint = self._endpoints.get(channel)
         if endpoint is not None:
@@ -378,7 +410,7 @@ class ChannelLayer(ABC):
         elif "!" in channel:
             await self._send_elsewhere(channel, content)
         else:
-            await self._put(channel, content)
+            await self._put(channel, content, delay)
 
     async def _send_elsewhere(self, channel: str, content: dict[str, Any]) -> None:
         """Send to a reply channel that is not one of this process's."""
@@ -391,15 +423,26 @@ class ChannelLayer(ABC):
         """``endpoint`` is gone: end its memberships."""
 
     @abstractmethod
-    async def _put(self, channel: str, content: dict[str, Any]) -> None:
-        """Put a message into a named channel."""
+    async def _put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
+        """Put a message into a named channel; ``delay`` has been checked."""
 
     @abstractmethod
-    async def receive(self, channel: str) -> dict[str, Any]:
-        """Wait for the next message of a named channel. Several tasks may wait; each message goes to one."""
+    async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
+        """Wait for the next message of a named channel. Several tasks may wait; each message goes to one.
 
-    def serve(self, channels: Iterable[str]) -> None:  # noqa: B027 - a layer may have no use for it
-        """Note that this process has consumers of these named channels; each server does, before it serves."""
+        Args:
+            channel: its name.
+            durable: at least once: the message stays the layer's until it is acknowledged. It is given to another
+                where this process dies, and it does not expire.
+        """
+
+    def serve(self, channels: Iterable[str], durable: Iterable[str] = ()) -> None:  # noqa: B027 - a layer may have no use for it
+        """Note that this process has consumers of these named channels; each server does, before it serves.
+
+        Args:
+            channels: their names.
+            durable: those of them whose messages are acknowledged.
+        """
 
     def require_listener(self, channel: str) -> None:  # noqa: B027 - a layer may not know
         """Refuse what nobody would take, where the layer knows of all consumers there are.
@@ -408,9 +451,40 @@ class ChannelLayer(ABC):
             NobodyListens: no consumer takes from this named channel.
         """
 
-    def waiting(self, channel: str) -> int:
-        """Messages that wait in a named channel, as far as this process knows."""
-        return 0
+    @abstractmethod
+    async def waiting(self, channel: str) -> int:
+        """Messages that wait in a named channel, those that are not due yet included."""
+
+    @abstractmethod
+    async def dead_letters(self, channel: str | None = None) -> list[DeadLetter]:
+        """Messages that were tried as often as they may be, the latest last; of all channels where None."""
+
+    @abstractmethod
+    async def send_again(self, id: str) -> None:
+        """Send a dead letter to its channel, as if it were new.
+
+        Raises:
+            LookupError: there is none of that ``id``.
+            ChannelFull: the channel holds all it can; the letter stays where it is.
+        """
+
+    @abstractmethod
+    async def delete_dead_letter(self, id: str) -> None:
+        """Delete one.
+
+        Raises:
+            LookupError: there is none of that ``id``.
+        """
+
+    @abstractmethod
+    async def hold(self, name: str, holder: str, seconds: float) -> bool:
+        """Have ``name`` for a time, or for longer: True, until it has run out; False: another holder has it.
+
+        Args:
+            name: what one holder has at a time, in all processes of the layer.
+            holder: who asks.
+            seconds: from now on; 0: let it go.
+        """
 
     @abstractmethod
     async def group_add(self, group: str, channel: str) -> None:
@@ -431,6 +505,61 @@ class ChannelLayer(ABC):
     @abstractmethod
     async def group_members(self, group: str) -> list[str]:
         """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
+
+    # -- counting
+
+    async def take_token(self, kind: type, user_id: object, limit: RateLimit) -> bool:
+        """Take a token from a user's bucket, of which all processes of the layer have one together.
+
+        Tokens are given in the order in which they are asked for, so that messages that wait for one keep theirs. Here
+        each process counts for itself, without a checkpoint; a layer of several overrides it.
+
+        Args:
+            kind: the class of consumers that the bucket is for; to other processes, its name.
+            user_id: to other processes, its ``repr``.
+            limit: so many tokens are in a bucket that is full, as a new one is, and so long an empty one takes to fill,
+                evenly.
+
+        Returns:
+            Whether there was one. Where an engine does not answer, this process's own count decides: no error.
+        """
+        return self._buckets.of((kind, user_id), limit).take()
+
+    # -- presence
+
+    @property
+    def presence(self) -> LayerPresence:
+        """Who is where, see :class:`triochan.Presence`; made when it is first asked for.
+
+        Raises:
+            NotImplementedError: the layer has none.
+        """
+        if self._presence is None:
+            self._presence = self._make_presence()
+        return self._presence
+
+    def _make_presence(self) -> LayerPresence:
+        raise NotImplementedError(
+            f"{type(self).__qualname__} has no presence: a layer that is to have one makes it in _make_presence()"
+        )
+
+    # -- gaps
+
+    @contextmanager
+    def telling_of_gaps(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """For as long as the block lasts, call ``tell`` when messages to groups may have been missed, and are heard
+        again, with the seconds between: each server does, for its consumers' ``layer_gap``. It must not wait."""
+        mark = object()
+        self._told_of_gaps[mark] = tell
+        try:
+            yield
+        finally:
+            del self._told_of_gaps[mark]
+
+    def _missed(self, seconds: float) -> None:
+        """Told by the layer itself."""
+        for tell in list(self._told_of_gaps.values()):
+            tell(seconds)
 
     # -- life
 
@@ -453,6 +582,10 @@ class ChannelLayer(ABC):
                 yield
         finally:
             serving.layer = None
+            self._buckets = Buckets()  # the next run has another clock
+            if self._presence is not None:
+                self._presence.stop()
+                self._presence = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -92,6 +92,13 @@ class FanOut:
             other.deliver_nowait(content)
         return fan.channels
 
+    def send_text(self, group: str, text: str) -> None:
+        """Send a text to the WebSockets in ``group``; to nothing else that may be in it."""
+        joined = self._groups.snapshot(group)
+        if joined:
+            # Not kept: who has this sent once a tick shall cost nobody who does not a look.
+            broadcast(text, _Fan.out_to(joined).outboxes)
+
 
 @attrs.frozen
 class _Fan:

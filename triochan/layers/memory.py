@@ -1,13 +1,17 @@
-"""The default layer: one process, named channels as bounded Trio memory channels."""
+"""The default layer: one process, named channels as bounded queues."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 import trio
 
 from ..exceptions import ChannelFull, NobodyListens
@@ -15,20 +19,35 @@ from ..near_misses import closest
 from ..settings import CHANNEL_BYTES, Settings, by_glob
 from .base import Channel, ChannelLayer, Endpoint, with_names
 from .contents import Waiting
+from .deliveries import DeadLetter, Delivery, retry_after
 from .fan_out import FanOut, Member
 from .groups import GroupRegistry
+from .presence import MemoryPresence
+from .receivers import Receivers
 
 logger = logging.getLogger("triochan.layers")
 
-_Item = tuple[float, Waiting]
-"""When it expires (Trio's clock), and the content."""
+
+@attrs.define(eq=False)
+class _Item:
+    """A message of a named channel.
+
+    Attributes:
+        deadline: when it expires, on Trio's clock.
+        waiting: the content.
+        attempt: the next one.
+    """
+
+    deadline: float
+    waiting: Waiting
+    attempt: int = 1
 
 
 class MemoryLayer(ChannelLayer):
     """Channels and groups of one process.
 
     Args:
-        settings: ``channel_capacity``, ``channel_bytes`` and ``channel_expiry`` bound its named channels.
+        settings: its ``channel_…`` bound its named channels.
 
     Attributes:
         dropped: messages that a group send could not put into a full named channel.
@@ -45,6 +64,9 @@ class MemoryLayer(ChannelLayer):
         self._channels: dict[str, _NamedChannel] = {}
         # Channels that somebody takes from; None: no server has said, the layer is used by hand.
         self._served: set[str] | None = None
+        self._dead: dict[str, deque[tuple[str, Waiting, DeadLetter]]] = {}
+        self._dead_serial = itertools.count(1)
+        self._holders: dict[str, tuple[str, float]] = {}
 
     # -- named channels
 
@@ -60,49 +82,112 @@ class MemoryLayer(ChannelLayer):
             )
         return channel
 
-    async def _put(self, channel: str, content: dict[str, Any]) -> None:
+    async def _put(self, channel: str, content: dict[str, Any], delay: float = 0.0) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
-        self._put_nowait(channel, Waiting.of(with_names(content)))
+        self._put_nowait(channel, Waiting.of(with_names(content)), delay)
 
-    def serve(self, channels: Iterable[str]) -> None:
+    def serve(self, channels: Iterable[str], durable: Iterable[str] = ()) -> None:
         if self._served is None:
             self._served = set()
         self._served.update(channels)
+        for name in durable:
+            self._open(name).durable = True
 
     def require_listener(self, channel: str) -> None:
         if self._served is not None and channel not in self._served:
             raise NobodyListens(channel, closest(channel, self._served, likeness=0.6))
 
-    def _put_nowait(self, name: str, waiting: Waiting) -> None:
+    def _put_nowait(self, name: str, waiting: Waiting, delay: float = 0.0) -> None:
         channel = self._open(name)
+        channel.move_due()
         if channel.full:
             # All of a channel's messages live equally long: what has expired is in front.
             while channel.first_deadline < trio.current_time():
-                self._tell_expired(name, channel.take_nowait()[1])
+                self._tell_expired(name, channel.take_nowait())
             if channel.full:
-                if len(channel.items) >= channel.capacity:
+                if channel.held >= channel.capacity:
                     raise ChannelFull(name, channel.capacity)
                 raise ChannelFull(name, channel.capacity, channel.limit)
         if channel.share is not None and channel.waiting_of(waiting.source) >= channel.share:
             raise ChannelFull(name, channel.capacity, share=channel.share)
-        channel.put_nowait(waiting)
+        if delay:
+            channel.put_later(waiting, delay)
+        else:
+            channel.put_nowait(waiting)
 
-    async def receive(self, channel: str) -> dict[str, Any]:
+    async def receive(self, channel: str, *, durable: bool = False) -> Delivery:
         if self._served is not None:
             self._served.add(channel)
+        opened = self._open(channel)
+        if durable:
+            opened.durable = True
         while True:
-            deadline, waiting = await self._open(channel).take()
-            if trio.current_time() <= deadline:
-                return waiting.content()
-            self._tell_expired(channel, waiting)
+            item = await opened.take()
+            if opened.durable or trio.current_time() <= item.deadline:
+                content = item.waiting.content()
+                if durable:
+                    return _Durable(content, item.attempt, self, channel, item)
+                return Delivery(content, item.attempt)
+            self._tell_expired(channel, item)
 
-    def waiting(self, channel: str) -> int:
+    async def waiting(self, channel: str) -> int:
         opened = self._channels.get(channel)
-        return 0 if opened is None else len(opened.items)
+        return 0 if opened is None else opened.held
 
-    def _tell_expired(self, channel: str, waiting: Waiting) -> None:
+    def _tell_expired(self, channel: str, item: _Item) -> None:
         self.expired += 1
-        logger.warning("a message on channel %r expired before a consumer took it: %s", channel, waiting)
+        logger.warning("a message on channel %r expired before a consumer took it: %s", channel, item.waiting)
+
+    # -- what failed
+
+    def _failed(self, name: str, item: _Item, error: str) -> None:
+        if item.attempt < self.settings.channel_attempts:
+            delay = retry_after(item.attempt, self.settings.channel_retry)
+            self._open(name).put_later(item.waiting, delay, item.attempt + 1)
+            return
+        logger.error(
+            "channel %s: a message failed %d times and is a dead letter now: %s", name, item.attempt, error
+        )
+        letters = self._dead.get(name)
+        if letters is None:
+            letters = self._dead[name] = deque(maxlen=self.settings.channel_dead_letters)
+        id = f"{name}/{next(self._dead_serial)}"
+        letters.append((id, item.waiting, DeadLetter(id, name, {}, item.attempt, error, time.time())))
+
+    async def dead_letters(self, channel: str | None = None) -> list[DeadLetter]:
+        names = self._dead if channel is None else [channel]
+        return [
+            attrs.evolve(letter, content=waiting.content())
+            for name in names
+            for _, waiting, letter in self._dead.get(name, ())
+        ]
+
+    async def send_again(self, id: str) -> None:
+        name, letter = self._find_dead(id)
+        self._put_nowait(name, letter[1])
+        self._dead[name].remove(letter)
+
+    async def delete_dead_letter(self, id: str) -> None:
+        name, letter = self._find_dead(id)
+        self._dead[name].remove(letter)
+
+    def _find_dead(self, id: str) -> tuple[str, tuple[str, Waiting, DeadLetter]]:
+        name = id.rpartition("/")[0]
+        for letter in self._dead.get(name, ()):
+            if letter[0] == id:
+                return name, letter
+        raise LookupError(f"there is no dead letter {id!r}")
+
+    async def hold(self, name: str, holder: str, seconds: float) -> bool:
+        now = trio.current_time()
+        held_by, until = self._holders.get(name, (holder, math.inf))
+        if held_by != holder and now < until:
+            return False
+        if seconds > 0:
+            self._holders[name] = (holder, now + seconds)
+        else:
+            self._holders.pop(name, None)
+        return True
 
     # -- groups
 
@@ -139,9 +224,41 @@ class MemoryLayer(ChannelLayer):
     def _left(self, endpoint: Endpoint) -> None:
         self._fan_out.leave_all(endpoint)
 
+    # -- presence
+
+    def _make_presence(self) -> MemoryPresence:
+        return MemoryPresence(self._prefix, self._fan_out.send_text)
+
+
+class _Durable(Delivery):
+    """A message that stays the layer's until it is acknowledged."""
+
+    __slots__ = ("_channel", "_ended", "_item", "_layer")
+
+    def __init__(
+        self, content: dict[str, Any], attempt: int, layer: MemoryLayer, channel: str, item: _Item
+    ) -> None:
+        super().__init__(content, attempt)
+        self._layer = layer
+        self._channel = channel
+        self._item = item
+        self._ended = False
+
+    async def acknowledge(self) -> None:
+        self._ended = True
+
+    async def give_back(self, error: str = "") -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if error:
+            self._layer._failed(self._channel, self._item, error)
+        else:
+            self._layer._open(self._channel).put_back(self._item)
+
 
 class _NamedChannel:
-    """A Trio memory channel, and what is known of the messages in it.
+    """What is in a channel, and who waits for more.
 
     Args:
         capacity: messages.
@@ -151,14 +268,17 @@ class _NamedChannel:
 
     Attributes:
         items: what is in it. A message that comes while somebody waits for one never is.
+        durable: nothing in it expires.
     """
 
     __slots__ = (
         "_expiry",
-        "_receiving",
-        "_sending",
+        "_later",
+        "_receivers",
+        "_serial",
         "_sources",
         "capacity",
+        "durable",
         "items",
         "limit",
         "share",
@@ -171,18 +291,26 @@ class _NamedChannel:
         self._sources: Counter[str] = Counter()
         self.limit = limit
         self._expiry = expiry
-        self._sending, self._receiving = trio.open_memory_channel[_Item](capacity)
         self.items: deque[_Item] = deque()
+        self._later: list[tuple[float, int, _Item]] = []
+        self._serial = itertools.count()
+        self._receivers: Receivers[_Item] = Receivers()
         self.size = 0
+        self.durable = False
+
+    @property
+    def held(self) -> int:
+        """Messages in it, those that are not due yet included."""
+        return len(self.items) + len(self._later)
 
     @property
     def full(self) -> bool:
-        return len(self.items) >= self.capacity or self.size >= self.limit
+        return self.held >= self.capacity or self.size >= self.limit
 
     @property
     def first_deadline(self) -> float:
         """When the first message expires; never, where there is none."""
-        return self.items[0][0] if self.items else math.inf
+        return self.items[0].deadline if self.items and not self.durable else math.inf
 
     def waiting_of(self, source: str | None) -> int:
         """Messages in it of the connection whose reply channel that is, where there is a share to hold."""
@@ -190,36 +318,67 @@ class _NamedChannel:
 
     def put_nowait(self, waiting: Waiting) -> None:
         """Take one more; this is not :attr:`full`."""
-        item = (trio.current_time() + self._expiry, waiting)
-        awaited = self._sending.statistics().tasks_waiting_receive > 0
-        self._sending.send_nowait(item)
-        if not awaited:
+        item = _Item(trio.current_time() + self._expiry, waiting)
+        if not self._receivers.hand_over(item):
             self.items.append(item)
-            self.size += waiting.size
-            if self.share is not None and waiting.source is not None:
-                self._sources[waiting.source] += 1
+            self._count(item)
+
+    def put_later(self, waiting: Waiting, delay: float, attempt: int = 1) -> None:
+        """The same, for who takes in ``delay`` seconds."""
+        due = trio.current_time() + delay
+        item = _Item(due + self._expiry, waiting, attempt)
+        first = not self._later or due < self._later[0][0]
+        heapq.heappush(self._later, (due, next(self._serial), item))
+        self._count(item)
+        if first:  # who waits has to be up earlier
+            self._receivers.wake()
+
+    def put_back(self, item: _Item) -> None:
+        """Take one that was taken and not handled: it is the first."""
+        if not self._receivers.hand_over(item):
+            self.items.appendleft(item)
+            self._count(item)
+
+    def move_due(self) -> None:
+        """What is due by now is in it, behind what was put before that time."""
+        while self._later and self._later[0][0] <= trio.current_time():
+            item = heapq.heappop(self._later)[2]
+            if self._receivers.hand_over(item):
+                self._forget(item)
+            else:
+                self.items.append(item)
 
     def take_nowait(self) -> _Item:
         """The first message.
 
         Raises:
-            trio.WouldBlock: there is none.
+            IndexError: there is none.
         """
-        item = self._receiving.receive_nowait()
-        self.items.popleft()
-        self.size -= item[1].size
-        source = item[1].source
-        if source is not None and source in self._sources:
-            self._sources[source] -= 1
-            if not self._sources[source]:
-                del self._sources[source]
+        item = self.items.popleft()
+        self._forget(item)
         return item
 
     async def take(self) -> _Item:
         await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            item = self.take_nowait()
-        except trio.WouldBlock:
-            return await self._receiving.receive()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return item
+        while True:
+            self.move_due()
+            if self.items:
+                item = self.take_nowait()
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return item
+            found = await self._receivers.wait(self._later[0][0] if self._later else math.inf)
+            if found is not None:
+                return found
+
+    def _count(self, item: _Item) -> None:
+        self.size += item.waiting.size
+        if self.share is not None and item.waiting.source is not None:
+            self._sources[item.waiting.source] += 1
+
+    def _forget(self, item: _Item) -> None:
+        self.size -= item.waiting.size
+        source = item.waiting.source
+        if source is not None and source in self._sources:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]

@@ -12,12 +12,14 @@ from .cookies import SessionCookies
 from .decorators import channel_and_http_session, channel_session, http_session
 from .memory import MemorySessionStore
 from .ordering import enforce_ordering
+from .redis import RedisSessionStore
 from .service import Sessions
 from .sqlite import SqliteSessionStore
 from .store import SessionStore
 
 __all__ = [
     "MemorySessionStore",
+    "RedisSessionStore",
     "Session",
     "SessionCookies",
     "SessionStore",

@@ -140,6 +140,6 @@ class MemorySessionStore(SessionStore):
                 logger.warning(
                     "the store of sessions in memory is full (max_sessions=%d, max_bytes=%d): from now on, those that "
                     "were not used for the longest time are forgotten, and their users logged out. Give it larger "
-                    "bounds, or take SqliteSessionStore(path)",
+                    "bounds, or take SqliteSessionStore(path) or RedisSessionStore(url)",
                     self._max_sessions, self._max_bytes,
                 )  # fmt: skip

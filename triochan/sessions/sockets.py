@@ -2,13 +2,14 @@
 
 A connection whose handshake's cookie has a session is in a group of that session's, in every process of the layer.
 Whoever ends a session tells the group. That a session is over is told by nobody: a timer for each such connection asks
-the store when that may be so.
+the store when that may be so. It asks too when messages to the group may have been missed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,8 @@ OVER = "the session is over"
 _SOONEST_SECONDS = 0.01
 _RETRY_SECONDS = 30.0
 """Between two looks where the store did not answer."""
+_GAP_SECONDS = 5.0
+"""Within this time after a gap each socket's session is looked for: not all of them in the same moment."""
 
 
 def session_group(key: str) -> str:
@@ -79,6 +82,7 @@ def watch(endpoint: object, key: str, store: SessionStore, age: float, seconds: 
         if key not in watches:
             watches[key] = watcher = _Watch(weakref.ref(endpoint), key, store, age)
             endpoint.local.at_end(watcher.stop)
+            endpoint.local.at_gap(watcher.look_soon)
             watcher.wait(seconds)
 
 
@@ -115,6 +119,7 @@ class _Watch:
     _call_off: Callable[[], None] | None = None
 
     def wait(self, seconds: float) -> None:
+        self.stop()
         socket: _Socket | None = self.socket()
         if socket is not None:
             self._call_off = socket.after(max(seconds, _SOONEST_SECONDS), self._due)
@@ -123,6 +128,11 @@ class _Watch:
         call_off, self._call_off = self._call_off, None
         if call_off is not None:
             call_off()
+
+    def look_soon(self) -> None:
+        """That the session has ended may have been told while nobody heard it."""
+        if self._call_off is not None:
+            self.wait(random.uniform(0, _GAP_SECONDS))
 
     def _due(self) -> None:
         socket: _Socket | None = self.socket()

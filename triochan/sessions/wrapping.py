@@ -222,13 +222,13 @@ class _SavingChannel(Channel):
     def endpoint(self) -> Any:
         return getattr(self._channel, "endpoint", None)
 
-    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
+    async def send(self, content: dict[str, Any], /, *, delay: float = 0.0, immediately: bool = True) -> None:
         # The first piece of a response saves by itself, and has the cookie: see Sessions.from_cookie.
         if getattr(self.endpoint, "started", True):
             for session in self.sessions:
                 if session.modified:
                     await session.save()
-        await self._channel.send(content, immediately=immediately)
+        await self._channel.send(content, delay=delay, immediately=immediately)
 
 
 async def _open_channel_session(message: Message) -> None:

@@ -3,15 +3,16 @@
 It needs pytest and pytest-trio, and nothing else in triochan imports it. In a module of tests::
 
     from triochan.test.layers import SETTINGS, LayerContract
+    from triochan.test.named_channels import NamedChannelContract
 
-    class TestMyLayer(LayerContract):
+    class TestMyLayer(LayerContract, NamedChannelContract):
         @pytest.fixture
         async def layer(self):
             layer = MyLayer(SETTINGS)
             async with layer.running():
                 yield layer
 
-A layer whose messages come from elsewhere overrides :meth:`LayerContract.settled`; one whose time is not Trio's
+A layer whose messages come from elsewhere overrides :meth:`LayerTests.settled`; one whose time is not Trio's
 overrides the fixtures ``clock``, by None, and ``elapse``. With
 ``pytest.register_assert_rewrite("triochan.test.layers")`` in a ``conftest.py``, failing assertions show their values.
 """
@@ -27,6 +28,7 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from ..exceptions import ChannelFull, ConnectionClosed
 from ..layers import Channel, ChannelLayer, Group, current_layer
+from ..layers.tokens import RateLimit
 from ..running import Local
 from ..settings import Settings
 from ..wire.frames import encode
@@ -36,6 +38,10 @@ SETTINGS = Settings(
     channel_capacity={"small.*": 3, "*": 100},
     channel_bytes={"lean.*": 1000, "*": 2**24},
     channel_expiry={"brief.*": 5.0, "*.brief": 5.0, "*": 60.0},
+    channel_share=50,
+    channel_attempts=3,
+    channel_retry=2.0,
+    channel_dead_letters=5,
 )
 
 Elapse = Callable[[float], Awaitable[None]]
@@ -85,8 +91,8 @@ class FakeEndpoint:
         return list(self.outbox.frames)
 
 
-class LayerContract:
-    """Every test here holds for every layer."""
+class LayerTests:
+    """What tests of any layer need, beside its ``layer``."""
 
     async def settled(self, layer: ChannelLayer) -> None:
         """Let what was sent arrive; a layer in memory has nothing to wait for."""
@@ -103,36 +109,41 @@ class LayerContract:
 
         async def jump(seconds: float) -> None:
             assert clock is not None
+            await wait_all_tasks_blocked()
             clock.jump(seconds)
             await wait_all_tasks_blocked()
 
         return jump
+
+
+class LayerContract(LayerTests):
+    """Every test here holds for every layer."""
 
     # -- named channels
 
     async def test_what_is_sent_is_received(self, layer: ChannelLayer) -> None:
         content = {"text": "é", "number": 1, "nested": {"list": [1, None, True, 2.5]}}
         await Channel("jobs").send(content)
-        assert await layer.receive("jobs") == content
+        assert (await layer.receive("jobs")).content == content
 
     async def test_in_the_order_in_which_it_was_sent(self, layer: ChannelLayer) -> None:
         for number in range(20):
             await Channel("jobs").send({"number": number})
-        assert [(await layer.receive("jobs"))["number"] for _ in range(20)] == list(range(20))
+        assert [(await layer.receive("jobs")).content["number"] for _ in range(20)] == list(range(20))
 
     async def test_channels_do_not_mix(self, layer: ChannelLayer) -> None:
         await Channel("one").send({"to": "one"})
         await Channel("two").send({"to": "two"})
         await Channel("one.more").send({"to": "one.more"})
         for name in ("two", "one.more", "one"):
-            assert await layer.receive(name) == {"to": name}
+            assert (await layer.receive(name)).content == {"to": name}
 
     async def test_the_receiver_s_content_is_its_own(self, layer: ChannelLayer) -> None:
         content: dict[str, Any] = {"nested": {"list": [1]}}
         await Channel("jobs").send(content)
         content["nested"]["list"].append(2)
         content["later"] = True
-        received = await layer.receive("jobs")
+        received = (await layer.receive("jobs")).content
         assert received == {"nested": {"list": [1]}}
         received["nested"]["list"].append(3)
         assert content["nested"]["list"] == [1, 2]
@@ -141,7 +152,7 @@ class LayerContract:
         received: list[dict[str, Any]] = []
 
         async def receive() -> None:
-            received.append(await layer.receive("jobs"))
+            received.append((await layer.receive("jobs")).content)
 
         nursery.start_soon(receive)
         await self.settled(layer)
@@ -157,7 +168,7 @@ class LayerContract:
 
         async def receive(worker: int) -> None:
             while True:
-                received.append((worker, (await layer.receive("jobs"))["number"]))
+                received.append((worker, (await layer.receive("jobs")).content["number"]))
 
         for worker in range(3):
             nursery.start_soon(receive, worker)
@@ -185,7 +196,7 @@ class LayerContract:
         scope.cancel()
         await self.settled(layer)
         await Channel("jobs").send({"a": 1})
-        assert await layer.receive("jobs") == {"a": 1}
+        assert (await layer.receive("jobs")).content == {"a": 1}
 
     async def test_receiving_is_a_checkpoint(self, layer: ChannelLayer) -> None:
         await Channel("jobs").send({"a": 1})
@@ -199,15 +210,15 @@ class LayerContract:
             with pytest.raises(ChannelFull) as caught:
                 await Channel("small.jobs").send({"number": 3})
             assert (caught.value.channel, caught.value.capacity) == ("small.jobs", 3)
-        assert [(await layer.receive("small.jobs"))["number"] for _ in range(3)] == [0, 1, 2]
+        assert [(await layer.receive("small.jobs")).content["number"] for _ in range(3)] == [0, 1, 2]
         await Channel("small.jobs").send({"number": 4})
-        assert await layer.receive("small.jobs") == {"number": 4}
+        assert (await layer.receive("small.jobs")).content == {"number": 4}
 
     async def test_channels_are_full_each_for_itself(self, layer: ChannelLayer) -> None:
         for _ in range(3):
             await Channel("small.one").send({})
         await Channel("small.two").send({"a": 1})
-        assert await layer.receive("small.two") == {"a": 1}
+        assert (await layer.receive("small.two")).content == {"a": 1}
         for _ in range(100):
             await Channel("other").send({})
         with pytest.raises(ChannelFull, match="100 messages"):
@@ -219,14 +230,14 @@ class LayerContract:
         for _ in range(2):
             with pytest.raises(ChannelFull, match=r"1,000 bytes .* Settings\.channel_bytes"):
                 await Channel("lean.jobs").send({"number": 2})
-        assert (await layer.receive("lean.jobs"))["number"] == 0
+        assert (await layer.receive("lean.jobs")).content["number"] == 0
         await Channel("lean.jobs").send({"number": 2})
-        assert [(await layer.receive("lean.jobs"))["number"] for _ in range(2)] == [1, 2]
+        assert [(await layer.receive("lean.jobs")).content["number"] for _ in range(2)] == [1, 2]
 
     async def test_one_message_larger_than_that_goes_through(self, layer: ChannelLayer) -> None:
         for _ in range(3):
             await Channel("lean.jobs").send({"text": "x" * 5000})
-            assert await layer.receive("lean.jobs") == {"text": "x" * 5000}
+            assert (await layer.receive("lean.jobs")).content == {"text": "x" * 5000}
 
     async def test_a_message_expires(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
@@ -235,14 +246,14 @@ class LayerContract:
         await elapse(4)
         await Channel("brief.jobs").send({"number": 2})
         await elapse(2)
-        assert await layer.receive("brief.jobs") == {"number": 2}
+        assert (await layer.receive("brief.jobs")).content == {"number": 2}
 
     async def test_but_not_before_its_time(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
     ) -> None:
         await Channel("jobs").send({"number": 1})
         await elapse(59)
-        assert await layer.receive("jobs") == {"number": 1}
+        assert (await layer.receive("jobs")).content == {"number": 1}
 
     async def test_what_has_expired_takes_no_room(
         self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
@@ -258,12 +269,12 @@ class LayerContract:
             await Channel("small.brief").send({"number": number})
         with pytest.raises(ChannelFull):
             await Channel("small.brief").send({"number": 6})
-        assert [(await layer.receive("small.brief"))["number"] for _ in range(3)] == [2, 4, 5]
+        assert [(await layer.receive("small.brief")).content["number"] for _ in range(3)] == [2, 4, 5]
 
     async def test_a_channel_in_a_content_travels_by_its_name(self, layer: ChannelLayer) -> None:
         endpoint = FakeEndpoint(layer)
         await Channel("jobs").send({"reply_channel": endpoint.channel, "other": Channel("x")})
-        assert await layer.receive("jobs") == {"reply_channel": endpoint.channel.name, "other": "x"}
+        assert (await layer.receive("jobs")).content == {"reply_channel": endpoint.channel.name, "other": "x"}
         layer.detach(endpoint)
 
     @pytest.mark.parametrize("content", [None, "text", [1], b"x"])
@@ -354,8 +365,8 @@ class LayerContract:
         await Group("work").send({"number": 1}, exclude="jobs")
         await Group("work").send({"number": 2})
         await self.settled(layer)
-        assert await layer.receive("jobs") == {"number": 2}
-        assert await layer.receive("others") == {"number": 1}
+        assert (await layer.receive("jobs")).content == {"number": 2}
+        assert (await layer.receive("others")).content == {"number": 1}
         for name in ("jobs", "others"):
             await Group("work").discard(name)
 
@@ -418,8 +429,8 @@ class LayerContract:
         content = {"anything": {"nested": [1]}}
         await Group("room").send(content)
         content["anything"]["nested"].append(2)
-        assert await layer.receive("jobs") == {"anything": {"nested": [1]}}
-        assert await layer.receive("log") == {"anything": {"nested": [1]}}
+        assert (await layer.receive("jobs")).content == {"anything": {"nested": [1]}}
+        assert (await layer.receive("log")).content == {"anything": {"nested": [1]}}
         await Group("room").discard("jobs")
         assert await Group("room").members() == ["log"]
         await Group("room").discard("log")
@@ -432,7 +443,7 @@ class LayerContract:
         await self.settled(layer)
         assert socket.frames == [encode("a")]
         assert request.at_once == [{"text": "a"}]
-        assert await layer.receive("jobs") == {"text": "a"}
+        assert (await layer.receive("jobs")).content == {"text": "a"}
         await Group("room").discard("jobs")
         layer.detach(socket)
         layer.detach(request)
@@ -461,7 +472,7 @@ class LayerContract:
         await self.settled(layer)
         assert (member.frames, member.at_once) == ([], [])
         await Channel("jobs").send({"the": "first"})
-        assert await layer.receive("jobs") == {"the": "first"}
+        assert (await layer.receive("jobs")).content == {"the": "first"}
         await Group("room").discard("jobs")
         layer.detach(member)
 
@@ -473,7 +484,7 @@ class LayerContract:
             await Group("room").send({"text": str(number)})
         await self.settled(layer)
         assert len(member.frames) == 5
-        assert [(await layer.receive("small.jobs"))["text"] for _ in range(3)] == ["0", "1", "2"]
+        assert [(await layer.receive("small.jobs")).content["text"] for _ in range(3)] == ["0", "1", "2"]
         await Group("room").discard("small.jobs")
         layer.detach(member)
 
@@ -535,3 +546,49 @@ class LayerContract:
             async with layer.running():
                 pass
         assert current_layer() is layer
+
+    # -- counting
+
+    async def test_a_bucket_is_a_user_s_and_a_class_s(self, layer: ChannelLayer) -> None:
+        limit = RateLimit(2, 3600)
+        assert [await layer.take_token(str, 1, limit) for _ in range(4)] == [True, True, False, False]
+        assert [await layer.take_token(str, "1", limit) for _ in range(3)] == [True, True, False]
+        assert [await layer.take_token(int, 1, limit) for _ in range(3)] == [True, True, False]
+
+    async def test_an_empty_bucket_fills_evenly(
+        self, layer: ChannelLayer, clock: MockClock | None, elapse: Elapse
+    ) -> None:
+        limit = RateLimit(2, 0.4)
+
+        async def take_all() -> int:
+            taken = 0
+            while await layer.take_token(bytes, 1, limit):
+                taken += 1
+            return taken
+
+        assert await take_all() == 2
+        await elapse(0.25)
+        assert await take_all() == 1
+        await elapse(0.5)
+        assert await take_all() == 2
+
+    async def test_tokens_are_given_in_the_order_in_which_they_are_asked_for(
+        self, layer: ChannelLayer
+    ) -> None:
+        order: list[tuple[int, bool]] = []
+        limit = RateLimit(3, 3600)
+
+        async def take(index: int) -> None:
+            order.append((index, await layer.take_token(float, 1, limit)))
+
+        async with trio.open_nursery() as nursery:
+            for index in range(6):
+                begun = trio.Event()
+
+                async def take_after(index: int = index, begun: trio.Event = begun) -> None:
+                    begun.set()
+                    await take(index)
+
+                nursery.start_soon(take_after)
+                await begun.wait()
+        assert order == [(index, index < 3) for index in range(6)]

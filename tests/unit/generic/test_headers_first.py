@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from triochan import Group, Message, route_class
+from triochan import Channel, Group, Message, route_class
 from triochan.exceptions import ImproperlyConfigured
 from triochan.generic.headers_first import HeadersFirst
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketDemultiplexer
@@ -260,6 +260,6 @@ def test_a_time_that_is_none_is_found_at_definition(seconds: Any) -> None:
 
 
 async def test_it_needs_a_connection() -> None:
-    message = Message({"path": "/", "order": 1, "text": "{}"}, Group("a"))
+    message = Message({"path": "/", "order": 1, "text": "{}"}, Channel("a"))
     with pytest.raises(RuntimeError, match="live connections only"):
         await HeadersFirst(message).raw_receive(message)

@@ -11,10 +11,10 @@ from trio.testing import MockClock
 from triochan import Application, Message, Settings, route, route_class
 from triochan.auth import USER_ID, http_session_user, login
 from triochan.exceptions import ConnectionClosed, ImproperlyConfigured
-from triochan.generic import rate_limits
-from triochan.generic.rate_limits import RateLimit, parse_rate
+from triochan.generic.rate_limits import parse_rate
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer, WebsocketDemultiplexer
 from triochan.http import text
+from triochan.layers.tokens import RateLimit
 from triochan.test import Client, WSClient
 
 
@@ -214,15 +214,3 @@ async def test_a_users_sockets_count_together(autojump_clock: MockClock) -> None
         assert await until_refused() == 3
         await trio.sleep(60)
         assert await until_refused() == 3
-
-
-async def test_quiet_users_are_forgotten_first(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    monkeypatch.setattr(rate_limits, "MAX_USERS", 2)
-    buckets = rate_limits._Buckets()
-    once = RateLimit(1, 60)
-    assert [buckets.take(user, once) for user in "aba"] == [True, True, False]
-    assert buckets.take("c", once)  # b is forgotten: a was heard of later
-    assert not buckets.take("a", once)
-    assert buckets.take("b", once)

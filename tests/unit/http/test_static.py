@@ -34,7 +34,7 @@ class Replies(Channel):
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
 
-    async def send(self, content: dict[str, Any], /, *, immediately: bool = True) -> None:
+    async def send(self, content: dict[str, Any], /, *, delay: float = 0.0, immediately: bool = True) -> None:
         assert not self.complete
         reply = parse_http(content, started=bool(self.status))
         if reply.status is not None:

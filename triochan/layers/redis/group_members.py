@@ -118,6 +118,13 @@ class Groups:
             raise ValueError(refusal)
         return [name for each in members if (name := each.decode()) != exclude] if members else members
 
+    def send_text(self, group: str, text: str) -> bool:
+        """Send a text to this process's WebSockets in ``group``, and to nobody else; False: there are none."""
+        if not self._fan_out.takes_frames(group):
+            return False
+        self._fan_out.send_text(group, text)
+        return True
+
     def _deliver(self, group: str, data: bytes) -> None:
         """A message has come for the connections of this process. Never raises: others' messages come behind it."""
         try:
