@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
+from . import private_engine
 from .application import DEFAULT_SESSION_FILE, Application
 from .configuration import Configuration
 from .exceptions import ImproperlyConfigured, RoutingWarning, TriochanError
-from .layers import MemoryLayer
-from .loading import CannotServe, load, own_traceback, tls_context
+from .layers import MemoryLayer, layer_from_url
+from .loading import CannotServe, channels_of, load, own_traceback, tls_context
 from .logs import start_logging
-from .near_misses import SOCKET_CHANNELS
 from .proxies import Front
 from .route_table import Row, rows
-from .runtime import unheard_streams
+from .runtime import channels_taken, unheard_streams
 from .sessions import MemorySessionStore
 from .wire.binds import parse_binds
 
@@ -59,6 +59,7 @@ def check(configuration: Configuration) -> tuple[list[Finding], int]:
         _tried(findings, lambda: tls_context(configuration))
         _tried(findings, lambda: _front(configuration))
         _tried(findings, lambda: _host(configuration))
+        _tried(findings, lambda: _layer(configuration))
         findings += _folders(configuration)
     # Last: it may take the log away from us.
     options = configuration.options
@@ -145,13 +146,26 @@ def _host(configuration: Configuration) -> None:
             ) from None
 
 
+def _layer(configuration: Configuration) -> None:
+    """That what is needed for it is installed; whether the engine answers may be another matter where it will serve."""
+    options = configuration.options
+    if options.layer is not None:
+        layer_from_url(options.layer, configuration.settings)
+    elif configuration.needs_engine:
+        private_engine.program()
+
+
 def _of_application(
     application: Application, found: list[Row], configuration: Configuration
 ) -> Iterator[Finding]:
     if not found:
         yield Finding("warning", "there are no routes: every request gets 404, every handshake 403")
     layer = MemoryLayer(configuration.settings)
-    layer.serve(application.router.channels - SOCKET_CHANNELS.keys())
+    try:
+        layer.serve(channels_of(application, configuration))
+    except CannotServe as error:
+        yield Finding("error", str(error))
+        layer.serve(channels_taken(application.router))
     for unheard in unheard_streams(layer, application):
         yield Finding("warning", unheard)
     users = [row.consumer for row in found if any("user" in each for each in row.sessions)]

@@ -22,23 +22,30 @@ from functools import partial
 
 import attrs
 
-from . import __version__, checks, dead_letters, route_table
+from . import __version__, checks, dead_letters, reloading, route_table, supervisor
+from .children import Leash
 from .configuration import CannotConfigure, Configuration, configure
 from .exceptions import CannotListen, ImproperlyConfigured, TriochanError
-from .loading import CannotServe, load, print_traceback, tls_context
+from .layers import ChannelLayer, MemoryLayer, layer_from_url
+from .loading import CannotServe, channels_of, load, print_traceback, tls_context
 from .logs import progress_line, start_logging
 from .options import COMMANDS, make_parser
-from .reloading import CannotWatch, Leash, supervise
+from .reloading import CannotWatch
 from .server import run_process
+from .sessions import MemorySessionStore
 from .sessions.cookies import SECRET_VARIABLE
 from .settings import Settings
 from .standard_streams import flush_or_drop, hold_open
 from .terminal import columns, in_colors, is_terminal
 from .watchdog import GRACE
 from .wire.inherited import adopt, systemd_sockets
-from .wire.listeners import Address
+from .wire.listeners import Address, address_of, shares_its_port
 
 logger = logging.getLogger("triochan.configuration")
+_MEMORY_SESSIONS = (
+    "sessions are kept in each worker's own memory (MemorySessionStore): who comes to another worker is logged out. "
+    "Give the application a store that they share, such as SQLiteSessionStore"
+)
 _COLORS: Mapping[checks.Kind, str] = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 
 
@@ -47,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, leash: Leash | None = None) -> 
 
     Args:
         arguments: without the program's name; those of this process where None.
-        leash: of a server that ``--reload`` has started.
+        leash: of a server that ``--reload`` or ``--workers`` has started.
 
     Raises:
         SystemExit: as argparse does: 0 after ``--help`` and ``--version``, 2 for an option that is wrong.
@@ -65,7 +72,7 @@ def _run(arguments: list[str], leash: Leash | None) -> int:
     if command == "dead-letters":
         return dead_letters.main(parser, arguments, say)
     given = parser.parse_args(arguments)
-    announcement = _Announcement()
+    announcement = _Announcement(leash)
     try:
         configuration = configure(given, os.environ)
         if "show_config" in given:
@@ -84,6 +91,8 @@ def _run(arguments: list[str], leash: Leash | None) -> int:
         with _inherited(configuration) as sockets:
             if configuration.options.reload:
                 return _reload(configuration, arguments, sockets)
+            if configuration.options.workers is not None:
+                return _supervise(configuration, arguments, sockets, announcement)
             return _serve(configuration, sockets, announcement, None)
     except CannotConfigure as error:
         if error.usage:
@@ -153,7 +162,21 @@ def _reload(configuration: Configuration, arguments: list[str], sockets: list[so
     options = configuration.options
     # A configuration of the log may name what is the program's, which this process does not import.
     start_logging(level=options.log_level, form=options.log_format)
-    return supervise(options, arguments, sockets, configuration.binds)
+    return reloading.supervise(options, arguments, sockets, configuration.binds)
+
+
+def _supervise(
+    configuration: Configuration,
+    arguments: list[str],
+    sockets: list[socket.socket],
+    announcement: _Announcement,
+) -> int:
+    """Serve in several processes; the exit status."""
+    options = configuration.options
+    start_logging(level=options.log_level, form=options.log_format)
+    for warning in configuration.warnings:
+        logger.warning("%s", warning)
+    return supervisor.supervise(configuration, arguments, sockets, announcement.announce)
 
 
 def _serve(
@@ -169,19 +192,37 @@ def _serve(
     """
     options = configuration.options
     application = load(configuration)
-    start_logging(level=options.log_level, form=options.log_format, config=options.log_config)
-    for warning in configuration.warnings:
+    worker = None if leash is None else leash.brief.worker
+    start_logging(level=options.log_level, form=options.log_format, config=options.log_config, worker=worker)
+    for warning in configuration.warnings if worker is None else ():  # the parent has said them
         logger.warning("%s", warning)
-    announcement.routes = application.router.describe()
+    layer = None if options.layer is None else _layer(configuration)
+    if worker is not None:
+        uses = any(row.sessions for row in route_table.rows(application.router))
+        if uses and worker == 1 and isinstance(application.sessions.store, MemorySessionStore):
+            logger.warning("%s", _MEMORY_SESSIONS)
+    elif leash is None and (layer is None or isinstance(layer, MemoryLayer)):
+        _warn_of_shared_ports(sockets)
+    channels = channels_of(application, configuration)
+    announcement.what = (
+        _in_one_line(application.router.describe())
+        if options.listen
+        else f"the named channels {', '.join(sorted(channels))}"
+    )
+    opens = leash is None and options.listen
     settings = configuration.settings
     if leash is not None:
-        leash.wait()
+        leash.wait(settings.shutdown_timeout + 2 * GRACE)
     try:
         return run_process(
             application,
-            bind=configuration.binds if leash is None else (),
+            bind=configuration.binds if opens else (),
             sockets=sockets,
-            uds_mode=options.uds_mode if leash is None else None,
+            listen=options.listen,
+            layer=layer,
+            only_channels=options.only_channels or (),
+            exclude_channels=options.exclude_channels or (),
+            uds_mode=options.uds_mode if opens else None,
             ssl_context=None if options.ssl_certfile is None else partial(_certificate, configuration),
             trusted_proxies=options.forwarded_allow_ips,
             proxy_protocol=options.proxy_protocol,
@@ -189,10 +230,9 @@ def _serve(
             health_path=options.health_path,
             access_log=options.access_log,
             settings=settings,
-            progress=progress_line(),
-            shutdown_trigger=None
-            if leash is None
-            else partial(leash.gone, settings.shutdown_timeout + 2 * GRACE),
+            progress=progress_line() if worker is None else None,
+            shutdown_trigger=None if leash is None else leash.gone,
+            stand_in=None if worker is None or leash is None else leash.stand_in,
             task_status=announcement,
         )
     except Exception as error:
@@ -207,6 +247,22 @@ def _serve(
         return 3
 
 
+def _layer(configuration: Configuration) -> ChannelLayer:
+    options = configuration.options
+    return layer_from_url(options.layer, configuration.settings, start_timeout=options.layer_timeout)
+
+
+def _warn_of_shared_ports(sockets: Sequence[socket.socket]) -> None:
+    """Another process may serve there as well, and does not hear what a layer in memory carries."""
+    for sock in sockets:
+        if shares_its_port(sock):
+            logger.warning(
+                "%s may be shared with other processes (SO_REUSEPORT, ReusePort=yes in a unit), and the layer is in "
+                "memory: groups would reach the members in this process alone. --layer redis://... is one for all",
+                address_of(sock, "http"),
+            )
+
+
 def _certificate(configuration: Configuration) -> ssl.SSLContext:
     context = tls_context(configuration)
     assert context is not None
@@ -216,14 +272,23 @@ def _certificate(configuration: Configuration) -> ssl.SSLContext:
 class _Announcement:
     """Stands in for Trio's task status: says on stdout where the server listens, as soon as it does."""
 
-    def __init__(self) -> None:
-        self.routes: list[str] = []
+    def __init__(self, leash: Leash | None) -> None:
+        self.what = ""
         self.made = False
+        self._leash = leash
 
     def started(self, addresses: list[Address] | None = None, /) -> None:
+        where = f" on {', '.join(map(str, addresses))}" if addresses else ", without a socket,"
+        line = f"triochan {__version__}{where} serving {self.what}"
+        if self._leash is not None:
+            self._leash.serves(line)
+        if self._leash is None or self._leash.brief.worker is None:
+            self.announce(line)
         self.made = True
-        where = ", ".join(map(str, addresses or ()))
-        line = f"triochan {__version__} on {where} serving {_in_one_line(self.routes)}"
+
+    def announce(self, line: str) -> None:
+        """Of a parent of workers: what they say."""
+        self.made = True
         say(line)
 
 
@@ -256,4 +321,9 @@ def _inherited(configuration: Configuration) -> Iterator[list[socket.socket]]:
         for number in configuration.descriptors:
             if number not in known:
                 sockets.append(held.enter_context(adopt(number)))
+        if sockets and not configuration.options.listen:
+            raise CannotServe(
+                f"{configuration.where('listen')}: no socket is listened on, and the process was handed {len(sockets)} "
+                "(LISTEN_FDS, --fd); start it without them"
+            )
         yield sockets

@@ -12,11 +12,12 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import attrs
 
 from .exceptions import TriochanError
+from .layers.urls import MEMORY
 from .near_misses import closest
 from .options import OPTIONS, PREFIX, Option, checked
 from .settings import Settings
@@ -110,6 +111,12 @@ class Configuration:
         named = [parse_bind(each).descriptor for each in self.options.bind or ()]
         return list(dict.fromkeys([*(self.options.fd or ()), *(each for each in named if each is not None)]))
 
+    @property
+    def needs_engine(self) -> bool:
+        """There are several workers, and nothing is said of a layer that they share."""
+        options = self.options
+        return options.workers is not None and options.workers > 1 and options.layer is None
+
     def where(self, name: str) -> str:
         """How an option was given, for a message about its value."""
         given = self.given[name]
@@ -122,6 +129,8 @@ class Configuration:
             value = given.value
             if option.secret and value:
                 value = [_MASK] * len(value) if option.several else _MASK
+            elif option.conceal is not None and value:
+                value = option.conceal(value)
             shown = option.shown_default if not given.rank else option.spell(value)
             yield option.key, shown or "none", given.origin
 
@@ -151,6 +160,7 @@ def configure(given: argparse.Namespace, environ: Mapping[str, str]) -> Configur
     if errors:
         raise CannotConfigure(errors)
     gone = _settle(found)
+    _check_processes(found, warnings)
     return Configuration(
         {
             name: found.get(name) or Given(option.default, gone.get(name, "default"), 0)
@@ -230,7 +240,7 @@ def _of_file(config: Given, errors: list[str], warnings: list[str]) -> dict[str,
                 errors.append(f"{place} {error}")
             except ValueError as error:
                 errors.append(f"{place}: {error}")
-    secrets = [OPTIONS[name].key for name in found if OPTIONS[name].secret]
+    secrets = [OPTIONS[name].key for name, each in found.items() if OPTIONS[name].hides(each.value)]
     if secrets and mode & (stat.S_IRWXG | stat.S_IRWXO):
         warnings.append(
             f"{name} has a secret ({', '.join(secrets)}), and others than its owner may read it (mode "
@@ -344,6 +354,50 @@ def _settle(found: dict[str, Given]) -> dict[str, str]:
                 raise CannotConfigure([f"{mine.place} goes with {needed}; give it too"], usage=mine.rank == 3)
             gone[option.name] = f"default ({found.pop(option.name).place} goes with {needed})"
     return gone
+
+
+def _check_processes(found: Mapping[str, Given], warnings: list[str]) -> None:
+    """What of several processes does not go together.
+
+    Raises:
+        CannotConfigure: something does not; what to do is said.
+    """
+
+    def refuse(given: Given, why: str) -> NoReturn:
+        raise CannotConfigure([why], usage=given.rank == 3)
+
+    workers, layer, listen = found.get("workers"), found.get("layer"), found.get("listen")
+    reload = found.get("reload")
+    if workers is not None and reload is not None and reload.value:
+        refuse(
+            max(workers, reload, key=lambda each: each.rank),
+            f"{workers.place} does not go with {reload.place}, which is for development and starts one process anew; "
+            "give one or the other",
+        )
+    shared = layer is not None and layer.value != MEMORY
+    if workers is not None and workers.value > 1 and layer is not None and not shared:
+        warnings.append(
+            f"{layer.place} {MEMORY} with {workers.value} workers: each has a layer of its own, and a group send "
+            "reaches the members in its own process alone; a layer that they share is redis:// or unix://"
+        )
+    if listen is None or listen.value:
+        return
+    flag = {3: "--no-listen"}.get(listen.rank, f"{listen.place} = no")
+    for name in _ADDRESSES:
+        if name in found and found[name].rank >= listen.rank:
+            refuse(
+                listen,
+                f"{flag} opens no socket, and {found[name].place} says where to; give one or the other",
+            )
+    if not shared:
+        why = "a layer in memory is heard by no other process, so nothing would ever come"
+        refuse(
+            listen,
+            f"{flag} needs a layer that others send through, as in --layer redis://localhost:6379/0: {why}",
+        )
+
+
+_ADDRESSES = ("host", "port", "uds", "bind", "fd", "ssl_certfile")
 
 
 def _either(option: Option, found: Mapping[str, Given], rank: int) -> str:

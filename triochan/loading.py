@@ -18,6 +18,7 @@ from .configuration import Configuration
 from .exceptions import ImproperlyConfigured
 from .near_misses import closest
 from .routing import name_of
+from .runtime import channels_taken
 
 
 class CannotServe(Exception):
@@ -86,6 +87,20 @@ def load(configuration: Configuration) -> Application:
         raise CannotServe(f"{name!r} can't be served: {error}") from None
     except Exception as error:  # noqa: BLE001 - the user's route objects, or a module that the routing names
         raise CannotServe(f"{name!r} can't be served: it raised {type(error).__name__}", error) from None
+
+
+def channels_of(application: Application, configuration: Configuration) -> frozenset[str]:
+    """The named channels whose consumers run in this process, by ``--only-channels`` and ``--exclude-channels``.
+
+    Raises:
+        CannotServe: a glob matches none.
+    """
+    options = configuration.options
+    try:
+        return channels_taken(application.router, options.only_channels or (), options.exclude_channels or ())
+    except ImproperlyConfigured as error:
+        name, _, rest = str(error).partition(" ")
+        raise CannotServe(f"{configuration.where(name)} {rest}") from None
 
 
 def _made(name: str, factory: Any) -> Any:

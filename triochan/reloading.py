@@ -5,10 +5,7 @@ queues. It never imports the application.
 
 A new child imports the application first, and says so. Only then does the parent end the old one, and lets the new one
 serve when that has ended: two lifespans never run at once. A child that can't import it changes nothing.
-
-Parent and child share a pair of sockets. The child writes :data:`LOADED`; the parent answers :data:`GO`. When the
-parent's end is closed, by the parent or with it, the child shuts down; so there are no orphans, and a stop that comes
-beside Ctrl-C at the terminal, which both of them get, does not count as a second signal.
+:mod:`triochan.children` is how the two talk.
 """
 
 from __future__ import annotations
@@ -17,12 +14,8 @@ import argparse
 import contextlib
 import importlib
 import logging
-import os
 import signal
 import socket
-import sys
-import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from fnmatch import fnmatch
 from functools import partial
@@ -30,23 +23,20 @@ from pathlib import Path
 
 import trio
 
+from .children import Brief, Child, end_all
 from .server import HOST, PORT
 from .standard_streams import has_terminal
 from .watchdog import GRACE
 from .wire.binds import parse_binds, place
-from .wire.inherited import adopt
 from .wire.listeners import open_binds, take_over
 
 logger = logging.getLogger("triochan.reload")
 
-LOADED, GO = b"l", b"g"
 INCLUDES = ("*.py",)
 EXCLUDES = (".*", ".py[cod]", ".sw.*", "~*")
 """Both as uvicorn has them."""
 PATIENCE = 5.0
 """Seconds that an old server gets to shut down in order, before it is to do so at once."""
-_HURRY = 1.0
-"""Seconds between two more urgent words."""
 _LOAD_SECONDS = 60.0
 """How long a new one may import its application."""
 _NAMED = 3
@@ -91,72 +81,14 @@ class Filter:
         return None
 
 
-class _Child:
-    """A server in a process of its own."""
-
-    def __init__(self, process: trio.Process, line: socket.socket) -> None:
-        self._process = process
-        line.setblocking(False)
-        self._line = trio.socket.from_stdlib_socket(line)
-        self._patience = trio.CancelScope()
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status; None: it runs."""
-        return self._process.returncode
-
-    async def wait(self) -> int:
-        return await self._process.wait()
-
-    async def loaded(self) -> bool:
-        """Whether it has imported its application; False: it has ended, or takes too long."""
-        with trio.move_on_after(_LOAD_SECONDS):
-            try:
-                return await self._line.recv(1) == LOADED
-            except OSError:
-                return False
-        logger.error("the application was not imported in %g s", _LOAD_SECONDS)
-        return False
-
-    async def go(self) -> None:
-        with contextlib.suppress(OSError):  # it has ended; who waits for that sees it
-            await self._line.send(GO)
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    async def end(self, seconds: float) -> None:
-        """Let it shut down in order for that long, or until :meth:`hurry`; then at once; then kill it. Shielded."""
-        self._line.close()
-        with trio.CancelScope(shield=True):
-            with self._patience:
-                with trio.move_on_after(seconds):
-                    await self._process.wait()
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-                if self.status is not None:
-                    return
-                self.signal(number)
-                with trio.move_on_after(_HURRY):
-                    await self._process.wait()
-            await self._process.wait()
-
-    def hurry(self) -> None:
-        self._patience.cancel()
-
-    async def kill(self) -> None:
-        """Before it serves there is nothing to shut down."""
-        self._line.close()
-        self._process.kill()
-        await self._process.wait()
-
-
 class _Parent:
     """Keeps one server running, and replaces it when files change."""
 
-    def __init__(self, arguments: Sequence[str], listeners: Sequence[int]) -> None:
+    def __init__(self, title: str, arguments: Sequence[str], listeners: Sequence[int]) -> None:
+        self._title = title
         self._arguments = arguments
         self._listeners = listeners
-        self.current: _Child | None = None
+        self.current: Child | None = None
 
     async def run(self, changes: trio.MemoryReceiveChannel[list[str]]) -> None:
         """Start a server, and another one at each change; until cancelled. The one that serves then is left."""
@@ -169,20 +101,11 @@ class _Parent:
                 more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
                 logger.info("changed: %s%s; loading the application", ", ".join(changed[:_NAMED]), more)
 
-    async def _spawn(self) -> _Child:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            passed = [theirs.fileno(), *self._listeners]
-            numbers = ",".join(map(str, passed))
-            command = [sys.executable, "-m", "triochan.reload_child", numbers, *self._arguments]
-            try:
-                return _Child(await trio.lowlevel.open_process(command, pass_fds=passed), ours)
-            except BaseException:
-                ours.close()
-                raise
+    async def _spawn(self) -> Child:
+        return await Child.start(Brief(self._arguments, self._listeners), self._title)
 
     async def _load(
-        self, child: _Child, changes: trio.MemoryReceiveChannel[list[str]], watching: trio.Nursery
+        self, child: Child, changes: trio.MemoryReceiveChannel[list[str]], watching: trio.Nursery
     ) -> list[str]:
         """Let ``child`` take the place of the one that serves, if it can and nothing changes meanwhile: what did."""
         changed: list[str] = []
@@ -192,7 +115,10 @@ class _Parent:
 
                 async def look() -> None:
                     nonlocal loaded
-                    loaded = await child.loaded()
+                    with trio.move_on_after(_LOAD_SECONDS) as scope:
+                        loaded = await child.loaded()
+                    if scope.cancelled_caught:
+                        logger.error("the application was not imported in %g s", _LOAD_SECONDS)
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(look)
@@ -213,12 +139,13 @@ class _Parent:
             return []
         old, self.current = self.current, child
         if old is not None:
-            await old.end(PATIENCE)
-        await child.go()
+            with trio.CancelScope(shield=True):  # bounded by its own time-outs
+                await old.end(PATIENCE)
+        child.tell("go")
         watching.start_soon(self._watch, child)
         return []
 
-    async def _watch(self, child: _Child) -> None:
+    async def _watch(self, child: Child) -> None:
         status = await child.wait()
         if child is self.current:
             logger.error("the server has ended by itself, with status %d; waiting for a change", status)
@@ -255,7 +182,7 @@ async def _supervise(
         listeners += await open_binds(parse_binds(places), "http", uds_mode=options.uds_mode)
         for listener, _ in listeners:
             held.callback(listener.close)
-        parent = _Parent(arguments, [listener.fileno() for listener, _ in listeners])
+        parent = _Parent(options.app, arguments, [listener.fileno() for listener, _ in listeners])
         with trio.open_signal_receiver(*numbers) as received:
             async with trio.open_nursery() as nursery:
                 send, changes = trio.open_memory_channel[list[str]](0)
@@ -273,16 +200,7 @@ async def _supervise(
             child = parent.current
             if child is None:
                 return 0
-            async with trio.open_nursery() as nursery:
-
-                async def hurry() -> None:
-                    async for number in received:
-                        if number != signal.SIGHUP:
-                            child.hurry()
-
-                nursery.start_soon(hurry)
-                await child.end(options.shutdown_timeout + 2 * GRACE)
-                nursery.cancel_scope.cancel()
+            await end_all([child], options.shutdown_timeout + 2 * GRACE, received)
     return 0 if child.status == 0 else 1
 
 
@@ -316,46 +234,3 @@ def supervise(
             raise CannotWatch(f"--reload-dir {folder}: there is no such folder")
     resolved = [each.resolve() for each in folders]
     return trio.run(partial(_supervise, options, arguments, sockets, binds, resolved, awatch))
-
-
-# -- in the child
-
-
-class Leash:
-    """The child's end of the pair of sockets.
-
-    Args:
-        numbers: the descriptors of that end and of the listening sockets, with commas between them.
-    """
-
-    def __init__(self, numbers: str) -> None:
-        line, *listeners = map(int, numbers.split(","))
-        self._line = socket.socket(fileno=line)
-        self._line.set_inheritable(False)
-        self.sockets = [adopt(each) for each in listeners]
-        self._may_go = threading.Event()
-        self._running: tuple[trio.lowlevel.TrioToken, trio.Event, float] | None = None
-        threading.Thread(target=self._listen, name="triochan's leash", daemon=True).start()
-
-    def wait(self) -> None:
-        """The application is loaded: say so, and wait until it may be served."""
-        self._line.sendall(LOADED)
-        self._may_go.wait()
-
-    async def gone(self, seconds: float) -> None:
-        """Wait until the parent lets go. Then the process ends in ``seconds`` where it has not ended by itself."""
-        let_go = trio.Event()
-        self._running = trio.lowlevel.current_trio_token(), let_go, seconds
-        await let_go.wait()
-
-    def _listen(self) -> None:
-        if self._line.recv(1) == GO:
-            self._may_go.set()
-            self._line.recv(1)
-        running = self._running
-        if running is not None:
-            token, let_go, seconds = running
-            with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
-                token.run_sync_soon(let_go.set)
-            time.sleep(seconds)
-        os._exit(1)

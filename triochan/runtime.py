@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
@@ -17,14 +19,14 @@ import trio.lowlevel
 from .access import AccessLog
 from .answers import answered
 from .application import Application
-from .exceptions import NobodyListens
+from .exceptions import ImproperlyConfigured, NobodyListens
 from .handlers import Bound, begin_of
 from .http.responses import text
 from .layers import Channel, ChannelLayer, MemoryLayer, share_layer
 from .log_lines import say_refused
 from .message import Message, SendsReplies
 from .middleware import bind
-from .near_misses import SOCKET_CHANNELS
+from .near_misses import SOCKET_CHANNELS, closest
 from .proxies import Front
 from .readers import Readers
 from .replies import Refusal
@@ -111,6 +113,7 @@ class Runtime:
         draining: a shutdown is under way: nothing new is taken on.
         deadline: when whatever still runs is cancelled, on Trio's clock.
         cut_short: the shutdown has cancelled a handler.
+        channels: the named channels whose consumers run here.
     """
 
     def __init__(
@@ -120,7 +123,9 @@ class Runtime:
         layer: ChannelLayer,
         front: Front | None = None,
         access: AccessLog | None = None,
+        channels: frozenset[str] = frozenset(),
     ) -> None:
+        self.channels = channels
         self.access = access
         self.front = front if front is not None and front.looks else None
         self.application = application
@@ -158,19 +163,22 @@ class Runtime:
         front: Front | None = None,
         *,
         access_log: bool | None = False,
+        channels: frozenset[str] | None = None,
     ) -> AsyncIterator[Runtime]:
         """A runtime on ``layer``, or on the one that serves this Trio run already, or on a new one in memory.
 
         Args:
             access_log: write one; None: where standard error is a terminal.
+            channels: named ones whose consumers run here, see :func:`channels_taken`; None: all of the routing's.
         """
+        channels = channels_taken(application.router) if channels is None else channels
         access = AccessLog.of(is_terminal(sys.stderr) if access_log is None else access_log)
         async with (
             application.running(),
-            _serving_on(layer, application, settings) as shared,
+            _serving_on(layer, application, settings, channels) as shared,
             application.living(),
         ):
-            runtime = cls(application, settings, shared, front, access)
+            runtime = cls(application, settings, shared, front, access, channels)
             try:
                 yield runtime
             finally:
@@ -376,6 +384,50 @@ class Runtime:
         return policy
 
 
+def channels_taken(router: Router, only: Iterable[str] = (), exclude: Iterable[str] = ()) -> frozenset[str]:
+    """The named channels of a routing that a process takes from.
+
+    Args:
+        only: globs, of which one has to match; none: all do.
+        exclude: globs, of which none may match.
+
+    Raises:
+        ImproperlyConfigured: a glob matches no channel of the routing, or is no string.
+    """
+    named = frozenset(router.channels - SOCKET_CHANNELS.keys())
+
+    def matched(name: str, globs: Iterable[str]) -> frozenset[str]:
+        if isinstance(globs, str):
+            raise ImproperlyConfigured(f"{name} is a list of globs, not one string; write [{globs!r}]")
+        found: set[str] = set()
+        for glob in globs:
+            if not isinstance(glob, str):
+                raise ImproperlyConfigured(f"{name} is a list of globs, such as 'mail.*', not {glob!r}")
+            fitting = {channel for channel in named if fnmatchcase(channel, glob)}
+            if not fitting:
+                raise ImproperlyConfigured(f"{name} {glob}: {_no_such_channel(glob, named)}")
+            found |= fitting
+        return frozenset(found)
+
+    chosen = matched("only_channels", only) or named
+    return chosen - matched("exclude_channels", exclude)
+
+
+def _no_such_channel(glob: str, named: frozenset[str]) -> str:
+    if glob in SOCKET_CHANNELS:
+        return "what comes from sockets goes to their consumers in the process that has the socket"
+    if not named:
+        return "the routing has no named channels"
+    stem = re.split(r"[*?[]", glob)[0]
+    starts = {name[: at + 1] for name in named for at, letter in enumerate(name) if letter == "."}
+    meant = closest(stem, named if stem == glob else starts, likeness=0.6)
+    if meant is not None:
+        meant += glob.removeprefix(stem)
+    return "no named channel of the routing matches; " + (
+        f"did you mean {meant}?" if meant else f"it has {', '.join(sorted(named))}"
+    )
+
+
 def unheard_streams(layer: ChannelLayer, application: Application) -> Iterator[str]:
     """A line for each demultiplexer's stream that goes to a named channel on which nobody listens."""
     for consumer in application.router.consumers():
@@ -388,12 +440,11 @@ def unheard_streams(layer: ChannelLayer, application: Application) -> Iterator[s
 
 @asynccontextmanager
 async def _serving_on(
-    layer: ChannelLayer | None, application: Application, settings: Settings
+    layer: ChannelLayer | None, application: Application, settings: Settings, channels: frozenset[str]
 ) -> AsyncIterator[ChannelLayer]:
     """The layer, which knows by then what the application's consumers take from."""
     async with share_layer(layer, lambda: MemoryLayer(settings)) as shared:
-        router = application.router
-        shared.serve(router.channels - SOCKET_CHANNELS.keys(), router.durable_channels)
+        shared.serve(channels, application.router.durable_channels & channels)
         for unheard in unheard_streams(shared, application):
             logger.warning("%s", unheard)
         yield shared

@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import trio
 
@@ -25,7 +25,7 @@ from .http1.serving import serve_connection, serve_stream
 from .layers import ChannelLayer
 from .proxies import Front
 from .routing import Routing
-from .runtime import Runtime
+from .runtime import Runtime, channels_taken
 from .settings import Settings
 from .stalls import watched
 from .standard_streams import has_terminal, hold_open
@@ -73,6 +73,10 @@ class DrainProgress(Protocol):
         """The shutdown has ended."""
 
 
+StandIn: TypeAlias = Callable[[Callable[[socket.socket], Awaitable[None]]], Awaitable[None]]
+"""Runs until cancelled. It is given what accepts on a listening socket until cancelled, and closes it."""
+
+
 class _DrainLog:
     """Into the log, where nobody looks on."""
 
@@ -97,6 +101,7 @@ class Server:
         watchdog: ends the process where a shutdown does not; None: the process is somebody else's.
         proxy_protocol: each connection begins with a header of the PROXY protocol.
         progress: shows how far a shutdown has come; None: the log does.
+        stand_in: accepts elsewhere, too, for as long as the server accepts.
     """
 
     def __init__(
@@ -109,8 +114,10 @@ class Server:
         renew: Callable[[], ssl.SSLContext] | None = None,
         proxy_protocol: bool = False,
         progress: DrainProgress | None = None,
+        stand_in: StandIn | None = None,
     ) -> None:
         self.runtime = runtime
+        self._stand_in = stand_in
         self._progress: DrainProgress = progress or _DrainLog()
         self._cut: list[str] = []
         """Clients whose connections had not ended when the shutdown was cut short."""
@@ -164,6 +171,8 @@ class Server:
                     async with trio.open_nursery() as accepting:
                         for listener in self._listeners:
                             accepting.start_soon(self._accept, listener, connections)
+                        if self._stand_in is not None:
+                            accepting.start_soon(self._stand_in, partial(self._accept, nursery=connections))
                         task_status.started(self.addresses)
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
@@ -412,9 +421,12 @@ async def serve(
     uds_mode: int | None = None,
     bind: str | Iterable[str] = (),
     sockets: Iterable[socket.socket] = (),
+    listen: bool = True,
     ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
     settings: Settings | None = None,
     layer: ChannelLayer | None = None,
+    only_channels: Iterable[str] = (),
+    exclude_channels: Iterable[str] = (),
     signals: bool = False,
     shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
     watchdog: Watchdog | None = None,
@@ -424,6 +436,7 @@ async def serve(
     root_path: str = "",
     health_path: str | None = None,
     access_log: bool | None = None,
+    stand_in: StandIn | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Serve a routing until cancelled, then shut down in order: ``addresses = await nursery.start(serve, routing)``.
@@ -442,12 +455,17 @@ async def serve(
             Hypercorn's ``bind``.
         sockets: listen on these listening sockets, too, or alone; :func:`triochan.systemd_sockets` has those of
             systemd. They are the server's, which closes them; a socket's file is left.
+        listen: False: nowhere. The consumers of named channels run, and the lifespan, until the shutdown: a background
+            worker, for a layer that other processes send through.
         ssl_context: serve TLS with it, on Unix sockets too. A function makes it, at the start and, with ``signals``,
             again at each SIGHUP, in a thread then: for a certificate that is renewed while the server runs, such as
             ``partial(triochan.certificates.make_context, "cert.pem", "key.pem")``. What is raised at a SIGHUP is
             logged, and the old context stays.
         settings: limits and time-outs.
         layer: the channel layer; None: the one that serves this Trio run already, or a new one in memory.
+        only_channels: globs of named channels (``"thumbnails"``, ``"mail.*"``): the consumers of those that one
+            matches run here, and no others; none: all do.
+        exclude_channels: and of none that one of these matches.
         signals: stop at SIGINT and SIGTERM too, and return then; a second one cuts the shutdown short. SIGHUP stops as
             well where the process has a terminal, and has ``ssl_context`` made anew where it has none. A SIGHUP that is
             ignored when the server starts stays ignored.
@@ -468,27 +486,40 @@ async def serve(
         access_log: log a line for each request, and two for each WebSocket, to ``triochan.access`` at ``info``, as
             ``uvicorn --access-log`` does; None: where standard error is a terminal. Looked at here, once, as is whether
             that logger is enabled for it.
+        stand_in: is given a function that accepts on a listening socket until cancelled, and runs for as long as the
+            server accepts: for workers of several, who accept for one that is away.
         task_status: gets the list of :class:`triochan.Address` that are listened on.
 
     Returns:
         Whether all had ended of itself; False: the shutdown cut something off.
 
     Raises:
-        ImproperlyConfigured: the routing is wrong, or the host or port is none.
+        ImproperlyConfigured: the routing is wrong, the host or port is none, a glob matches no named channel, or there
+            is neither a place to listen nor a channel to take from.
         triochan.exceptions.CannotListen: an address can't be had (an OSError). Of several, none is listened on then.
     """
     application = Application.of(routing)
     renew = ssl_context if callable(ssl_context) else None
     context = ssl_context() if callable(ssl_context) else ssl_context
     scheme = "http" if ssl_context is None else "https"
+    channels = channels_taken(application.router, only_channels, exclude_channels)
+    if not listen and not channels:
+        raise ImproperlyConfigured(
+            "nothing is listened on, and there is no named channel to take from: nothing would ever run"
+        )
     front = Front(trusted=trusted_proxies, root_path=root_path, health_path=health_path)
     with contextlib.ExitStack() as held:
         listeners = take_over(sockets, scheme)
         for listener, _ in listeners:  # once the server accepts on them, it closes them when it stops
             held.callback(listener.close)
-        binds = _binds(bind, host, port, uds, alone=not listeners)
+        binds = _binds(bind, host, port, uds, listen=listen, alone=not listeners)
         async with Runtime.open(
-            application, settings or Settings(), layer, front, access_log=access_log
+            application,
+            settings or Settings(),
+            layer,
+            front,
+            access_log=access_log,
+            channels=channels,
         ) as runtime:
             for opened in await open_binds(binds, scheme, uds_mode=uds_mode):
                 held.callback(opened[0].close)
@@ -501,6 +532,7 @@ async def serve(
                 renew=renew,
                 proxy_protocol=proxy_protocol,
                 progress=progress,
+                stand_in=stand_in,
             )
             async with trio.open_nursery() as nursery:
                 addresses = await nursery.start(server.run)
@@ -523,11 +555,21 @@ async def _stop_after(server: Server, trigger: Callable[[], Awaitable[object]]) 
 
 
 def _binds(
-    bind: str | Iterable[str], host: str | None, port: int, uds: str | os.PathLike[str] | None, *, alone: bool
+    bind: str | Iterable[str],
+    host: str | None,
+    port: int,
+    uds: str | os.PathLike[str] | None,
+    *,
+    listen: bool,
+    alone: bool,
 ) -> list[Bind]:
     """Where to listen, beside sockets that exist already unless ``alone``."""
     binds = parse_binds(bind)
     short = uds is not None or (host, port) != (HOST, PORT)
+    if not listen:
+        if binds or short or not alone:
+            raise ImproperlyConfigured("listen=False goes with no bind=, sockets=, host=, port= and uds=")
+        return []
     if short and (binds or not alone):
         raise ImproperlyConfigured(
             "bind= and sockets= take the place of host=, port= and uds=; give those as one of bind="

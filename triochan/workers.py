@@ -20,14 +20,10 @@ _MAX_RETRY = 5.0
 """Seconds before a layer that does not answer is asked again: at first, doubled each time, and at most."""
 _GIVE_BACK_SECONDS = 2.0
 """How long a shutdown waits for the layer to take a message back whose handler it has cut off."""
-SOCKET_CHANNELS = frozenset(
-    {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
-)
-"""Channels whose messages go from the socket to the consumer, through the connection's own inbox."""
 
 
 class Workers:
-    """The consumers of every named channel in a routing.
+    """The consumers of the named channels that a server takes from.
 
     Args:
         runtime: the server's.
@@ -38,7 +34,7 @@ class Workers:
         self._waits: set[trio.CancelScope] = set()
         self._stopping = False
         self._ended = trio.Event()
-        self._names = sorted(runtime.router.channels - SOCKET_CHANNELS)
+        self._names = sorted(runtime.channels)
         self._durable = runtime.router.durable_channels
 
     async def run(self) -> None:

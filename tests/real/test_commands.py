@@ -182,6 +182,7 @@ def test_nothing_is_wrong(run: Callable[..., Ended]) -> None:
         (["hello:routing", "--forwarded-allow-ips", "x"], "error: a trusted proxy is an address"),
         (["hello:routing", "--ssl-certfile", "absent.pem"], "error: --ssl-certfile absent.pem: No such file"),
         (["hello:routing", "--ssl-certfile", "hello.py"], "error: hello.py holds no certificate"),
+        (["hello:routing", "--only-channels", "x"], "error: --only-channels x: the routing has no named channels"),
         (["hello:routing", "--uds", "run/x"], "error: --uds run/x: there is no folder run"),
         (["hello:routing", "--session-file", "db/x"], "error: --session-file db/x: there is no folder db"),
         (["hello:routing", "--log-config", "hello.py"], "error: --log-config hello.py: this is no INI file"),

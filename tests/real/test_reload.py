@@ -16,7 +16,7 @@ from threading import Thread
 
 import attrs
 import pytest
-from command_line import SECONDS, Served, folder, served
+from command_line import SECONDS, Served, folder, gone, served
 from websockets.sync.client import connect
 
 pytest.importorskip("watchfiles")
@@ -85,19 +85,6 @@ def begun(reloading: Reloading) -> None:
     """The next server has said where it serves."""
     assert reloading.server.process.stdout is not None
     assert reloading.server.process.stdout.readline() == reloading.server.line
-
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":  # who should collect it is not ours
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_what_is_changed_is_served_and_nobody_is_refused(reloading: Reloading, folder: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,20 @@ def served(folder: Path) -> Iterator[Callable[..., Served]]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+def gone(pid: int) -> bool:
+    """Wait for the end of a process that is not ours; False: it does not come."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # who should collect it is not ours
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def get(connection: http.client.HTTPConnection) -> bytes:

@@ -330,3 +330,79 @@ def test_where_to_listen() -> None:
 def test_a_password_is_masked() -> None:
     found = configured(TRIOCHAN_SSL_KEYFILE_PASSWORD="sesame", TRIOCHAN_SSL_CERTFILE="c")
     assert ("ssl-keyfile-password", "********") in [row[:2] for row in found.rows()]
+
+
+def test_the_password_of_a_layer_is_masked_and_the_rest_shown(folder: Path) -> None:
+    url = "redis://ann:sesame@localhost:6379/0"
+    found = configured(TRIOCHAN_LAYER=url)
+    assert found.options.layer == url
+    assert ("layer", "redis://ann:***@localhost:6379/0", "environment TRIOCHAN_LAYER") in list(found.rows())
+    path = folder / "my.toml"
+    for said, warns in ((url, True), ("redis://localhost", False)):
+        path.write_text(f"layer = '{said}'")
+        path.chmod(0o644)
+        assert bool(configured("--config", "my.toml").warnings) == warns
+
+
+REDIS = {"TRIOCHAN_LAYER": "redis://h"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "environ", "said", "usage"),
+    [
+        (["--workers", "2", "--reload"], None, {}, "--workers does not go with --reload", True),
+        (["--workers", "2"], "reload = true", {}, "--workers does not go with my.toml:reload", True),
+        (["--reload"], None, {"TRIOCHAN_WORKERS": "2"}, "TRIOCHAN_WORKERS does not go with --reload", True),
+        ([], "reload = true\nworkers = 2", {}, "my.toml:workers does not go with my.toml:reload", False),
+        (["--no-listen"], None, {}, "--no-listen needs a layer that others send through", True),
+        (["--no-listen", "--layer", "memory://"], None, {}, "--no-listen needs a layer that others", True),
+        (["--no-listen", "--workers", "2"], None, {}, "--no-listen needs a layer that others", True),
+        ([], "listen = false", {}, "my.toml:listen = no needs a layer", False),
+        (
+            ["--no-listen", "--port", "1"],
+            None,
+            REDIS,
+            "--no-listen opens no socket, and --port says where",
+            True,
+        ),
+        (["--no-listen", "--fd", "3"], None, REDIS, "--no-listen opens no socket, and --fd says where", True),
+        ([], "listen = false\nbind = '[::1]:1'", REDIS, "my.toml:bind says where to", False),
+    ],
+)
+def test_what_of_several_processes_does_not_go_together(
+    arguments: list[str], file: str | None, environ: dict[str, str], said: str, usage: bool
+) -> None:
+    with pytest.raises(CannotConfigure) as raised:
+        configured(*arguments, file=file, **environ)
+    assert said in str(raised.value)
+    assert raised.value.usage == usage
+
+
+def test_what_of_several_processes_goes_together() -> None:
+    assert not configured("--no-listen", file="port = 80", **REDIS).options.listen  # it goes before them
+    assert configured("--workers", "2", "--no-reload").options.workers == 2
+    assert configured("--workers", "2").needs_engine
+    for arguments in ([], ["--workers", "1"], ["--workers", "2", "--layer", "redis://h"]):
+        assert not configured(*arguments).needs_engine
+        assert not configured(*arguments).warnings
+    [warning] = configured("--workers", "2", "--layer", "memory://").warnings
+    assert warning.startswith("--layer memory:// with 2 workers: each has a layer of its own")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("WORKERS", "0", "takes a number of processes from 1 to 9999"),
+        ("WORKERS", "²", "takes a number of processes from 1 to 9999"),
+        ("LAYER", "localhost", "takes a URL such as redis://localhost:6379/0"),
+        ("LAYER", "redis://", "takes a URL such as redis://localhost:6379/0"),
+        ("LAYER", "redsi://:hush@h", "not 'redsi://:***@h'; did you mean redis://?"),
+        ("LAYER", "memoryy://", "did you mean memory://?"),
+        ("LAYER_TIMEOUT", "0", "takes a number of seconds above 0"),
+        ("LAYER_TIMEOUT", "inf", "takes a number of seconds above 0"),
+    ],
+)
+def test_variables_of_several_processes_that_are_wrong(variable: str, text: str, said: str) -> None:
+    [error] = errors(**{f"TRIOCHAN_{variable}": text})
+    assert said in error
+    assert "hush" not in error

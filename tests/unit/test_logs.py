@@ -29,11 +29,13 @@ def bare() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     depth = sys.get_coroutine_origin_tracking_depth()
+    factory = logging.getLogRecordFactory()
     root.handlers[:] = []
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        logging.setLogRecordFactory(factory)
         sys.set_coroutine_origin_tracking_depth(depth)
         root.handlers[:] = handlers
         root.setLevel(level)
@@ -319,3 +321,15 @@ def test_a_terminal_that_has_gone_is_no_error() -> None:
     stream.close()
     line.show(1, 1, 1)
     line.end()
+
+
+@bare()
+def test_a_worker_of_several_has_its_number_in_each_line() -> None:
+    stream = io.StringIO()
+    start_logging(stream=stream, worker=2)
+    logger.warning("text")
+    start_logging(form="json", stream=stream, worker=2)
+    logger.warning("json")
+    text, line = stream.getvalue().splitlines()
+    assert text.endswith(" WARNING  worker 2 somebody: text")
+    assert json.loads(line)["worker"] == 2

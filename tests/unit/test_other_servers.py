@@ -27,11 +27,8 @@ def test_no_option_of_triochan_s_own_is_explained_away() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            ["--workers", "4"],
-            "--workers of uvicorn, hypercorn and gunicorn is not here: a server is one process; ",
-        ),
-        (["-w4"], "-w of hypercorn and gunicorn is not here: "),
+        (["-w4"], "-w of hypercorn and gunicorn is --workers here"),
+        (["--preload"], "--preload of gunicorn is --workers: each worker is a fresh process "),
         (["--certfile=x"], "--certfile of hypercorn and gunicorn is --ssl-certfile here"),
         (["--unix-socket", "x"], "--unix-socket of daphne is --uds here"),
         (
@@ -48,7 +45,7 @@ def test_no_option_of_triochan_s_own_is_explained_away() -> None:
         (["--limit-concurrency", "3"], "--limit-concurrency of uvicorn is --max-connections here"),
         (["-u", "x"], "-u of daphne, hypercorn and gunicorn is --uds ("),
         (["-e", "ssl:443"], "-e of daphne is "),
-        (["--prot", "1", "--workers", "4"], "did you mean --port?"),
+        (["--prot", "1", "--keyfile", "4"], "did you mean --port?"),
     ],
 )
 def test_who_comes_from_there_is_told_the_name_here(

@@ -1,16 +1,12 @@
-"""``--reload``: which files matter, and how a child is let go."""
+"""``--reload``: which files matter."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import trio
 
-from triochan.reloading import GO, LOADED, Filter, Leash
+from triochan.reloading import Filter
 
 
 @pytest.mark.parametrize(
@@ -37,34 +33,3 @@ from triochan.reloading import GO, LOADED, Filter, Leash
 def test_what_matters(path: str, includes: list[str], excludes: list[str], matters: bool) -> None:
     watched = Filter([Path("/app"), Path("/home/.hidden")], includes, excludes)
     assert watched(None, path) == matters
-
-
-async def test_a_server_that_has_ended_by_itself_is_let_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its parent lets go while the process writes its last words."""
-    ours, theirs = socket.socketpair()
-    ended: list[object] = []
-    waited = threading.Event()
-
-    def end(status: int) -> None:
-        ended.append(status)
-        waited.set()
-
-    monkeypatch.setattr("triochan.reloading.time", SimpleNamespace(sleep=ended.append))
-    monkeypatch.setattr("triochan.reloading.os", SimpleNamespace(_exit=end))
-    leash = Leash(str(theirs.detach()))
-
-    def run() -> None:
-        async def serve() -> None:
-            with trio.move_on_after(0):
-                await leash.gone(9)
-
-        trio.run(serve)
-
-    await trio.to_thread.run_sync(run)
-    ours.sendall(GO)
-    leash.wait()
-    assert ours.recv(1) == LOADED
-    ours.close()
-    assert await trio.to_thread.run_sync(waited.wait, 5)
-    assert ended == [9, 1]  # it has waited before it ended the process
-    leash._line.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -12,24 +13,28 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from triochan import Application, Channel, Group, Message, Settings, include, route, route_class
+from triochan import Application, Channel, Group, Message, Settings, include, route, route_class, serve
 from triochan.decorators import durable
 from triochan.exceptions import ChannelFull, ImproperlyConfigured, LayerUnavailable, NobodyListens
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import Delivery, MemoryLayer
-from triochan.runtime import Runtime
+from triochan.runtime import Runtime, channels_taken
 from triochan.test.layers import FakeEndpoint
 from triochan.workers import Workers
 
 
 @asynccontextmanager
 async def working(
-    routing: Any, settings: Settings | None = None, layer: MemoryLayer | None = None
+    routing: Any,
+    settings: Settings | None = None,
+    layer: MemoryLayer | None = None,
+    channels: frozenset[str] | None = None,
 ) -> AsyncIterator[Runtime]:
     """The workers of a server that runs no listeners."""
     settings = settings or Settings()
-    async with Runtime.open(Application(routing), settings, layer or MemoryLayer(settings)) as runtime:
+    layer = layer or MemoryLayer(settings)
+    async with Runtime.open(Application(routing), settings, layer, channels=channels) as runtime:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Workers(runtime).run)
             yield runtime
@@ -797,3 +802,88 @@ class TestDurable:
     def test_it_decorates_a_consumer(self, what: Any) -> None:
         with pytest.raises(TypeError, match="durable goes on a consumer"):
             durable(what)
+
+
+class TestChannelsThatAProcessTakes:
+    @pytest.mark.parametrize(
+        ("only", "exclude", "taken"),
+        [
+            ([], [], {"mail.send", "mail.bounce", "thumbnails"}),
+            (["mail.*"], [], {"mail.send", "mail.bounce"}),
+            (["mail.*"], ["*.bounce"], {"mail.send"}),
+            (["mail.send", "thumb*"], [], {"mail.send", "thumbnails"}),
+            ([], ["mail.*"], {"thumbnails"}),
+            ([], ["*"], set()),
+        ],
+    )
+    def test_are_chosen_by_globs(self, only: list[str], exclude: list[str], taken: set[str]) -> None:
+        assert channels_taken(several().router, only, exclude) == taken
+
+    @pytest.mark.parametrize(
+        ("only", "exclude", "said"),
+        [
+            (
+                ["male.*"],
+                [],
+                "only_channels male.*: no named channel of the routing matches; did you mean mail",
+            ),
+            (
+                [],
+                ["x"],
+                "exclude_channels x: no named channel of the routing matches; it has mail.bounce, mail.send",
+            ),
+            (["http.request"], [], "what comes from sockets goes to their consumers"),
+            (["MAIL.*"], [], "no named channel"),  # channels are told apart by case
+            ("mail.*", [], "only_channels is a list of globs, not one string"),
+            ([], [3], "exclude_channels is a list of globs, such as 'mail.*', not 3"),
+        ],
+    )
+    def test_a_glob_that_matches_none(self, only: Any, exclude: Any, said: str) -> None:
+        with pytest.raises(ImproperlyConfigured) as raised:
+            channels_taken(several().router, only, exclude)
+        assert said in str(raised.value)
+
+    def test_a_routing_that_has_none(self) -> None:
+        with pytest.raises(ImproperlyConfigured, match="only_channels x: the routing has no named channels"):
+            channels_taken(Application([]).router, ["x"])
+
+    async def test_the_others_are_left_and_the_layer_knows(self) -> None:
+        seen: list[str] = []
+        layer = MemoryLayer()
+        async with working(several(seen).router.routing, layer=layer, channels=frozenset({"thumbnails"})):
+            await Channel("thumbnails").send({})
+            with pytest.raises(NobodyListens):
+                await Channel("mail.send").send({})
+        assert seen == ["thumbnails"]
+
+    async def test_a_server_without_sockets_takes_from_them(self) -> None:
+        seen: list[str] = []
+        async with trio.open_nursery() as nursery:
+            serving = partial(serve, several(seen), listen=False, only_channels=["thumb*"])
+            assert await nursery.start(serving) == []
+            await Channel("thumbnails").send({})
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert seen == ["thumbnails"]
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"exclude_channels": ["*"]}, "there is no named channel to take from: nothing would ever run"),
+            ({"port": 1}, "listen=False goes with no bind="),
+            ({"bind": "127.0.0.1:0"}, "listen=False goes with no bind="),
+        ],
+    )
+    async def test_what_does_not_go_without_sockets(self, options: Any, said: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match=said):
+            await serve(several(), listen=False, **options)
+
+
+def several(seen: list[str] | None = None) -> Application:
+    async def consume(message: Message) -> None:
+        assert seen is not None
+        seen.append(message.channel.name)
+
+    return Application(
+        [route(each, consume) for each in ("mail.send", "mail.bounce", "thumbnails", "http.request")]
+    )

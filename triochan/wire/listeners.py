@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,48 @@ def _open(family: int, kind: int, protocol: int, address: Any, both: bool) -> so
         listener.close()
         raise
     return listener
+
+
+def twins(listener: socket.socket, count: int) -> list[socket.socket]:
+    """More sockets on the address of one that listens, each with a queue of its own, among which the system spreads new
+    connections evenly (SO_REUSEPORT).
+
+    Without that option ``listener`` has taken the address, so that nobody else is on it: from now on other programs of
+    the same user's could be, with that option.
+
+    Args:
+        listener: of TCP.
+        count: how many.
+
+    Returns:
+        None of them where the system has no such thing.
+    """
+    made: list[socket.socket] = []
+    if sys.platform != "linux":  # elsewhere the last one gets all
+        return made
+    with contextlib.ExitStack() as unwind:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for _ in range(count):
+            twin = socket.socket(listener.family, listener.type, listener.proto)
+            made.append(unwind.enter_context(twin))
+            twin.setblocking(False)
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if twin.family == socket.AF_INET6:
+                only = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+                twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            twin.bind(listener.getsockname())
+            twin.listen(BACKLOG)
+        unwind.pop_all()
+    return made
+
+
+def shares_its_port(sock: socket.socket) -> bool:
+    """Another process may listen on the same port (SO_REUSEPORT), as ``ReusePort=yes`` in a unit has it."""
+    option: int | None = getattr(socket, "SO_REUSEPORT", None)
+    if option is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return bool(sock.getsockopt(socket.SOL_SOCKET, option))
 
 
 class _UnixListener(socket.socket):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +20,7 @@ from raw_clients import descriptors
 from trio.testing import wait_all_tasks_blocked
 
 from triochan.exceptions import ImproperlyConfigured
-from triochan.wire.listeners import Address, open_listeners, start_tls
+from triochan.wire.listeners import Address, open_listeners, shares_its_port, start_tls, twins
 
 
 @pytest.mark.parametrize(
@@ -535,3 +536,37 @@ async def test_tls_that_is_cut_short_closes_the_socket(
             nursery.cancel_scope.cancel()
         assert theirs.recv(100) == b""
     assert descriptors() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the last socket gets all")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+async def test_twins_share_a_port_and_nobody_else_has_it(host: str) -> None:
+    [(first, address)] = await open_listeners(host, 0, None, "http")
+    assert not shares_its_port(first)
+    others = twins(first, 3)
+    assert all(map(shares_its_port, [first, *others]))
+    with pytest.raises(OSError, match="in use"):
+        await open_listeners(host, address.port, None, "http")
+    clients = [socket.create_connection(("::1" if ":" in host else host, address.port)) for _ in range(60)]
+    if host == "::":
+        clients.append(socket.create_connection(("127.0.0.1", address.port)))
+    accepted = []
+    for each in (first, *others):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                accepted.append((each, each.accept()[0]))
+    assert len(accepted) == len(clients)
+    assert {each for each, _ in accepted} == {first, *others}
+    for sock in [*clients, first, *others, *(client for _, client in accepted)]:
+        sock.close()
+
+
+async def test_where_the_system_has_no_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    [(first, _)] = await open_listeners("127.0.0.1", 0, None, "http")
+    with first:
+        assert twins(first, 3) == []
+        assert not shares_its_port(first)
+    monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
+    with socket.socket() as sock:
+        assert not shares_its_port(sock)

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from ...exceptions import ImproperlyConfigured, LayerUnavailable
+from ..engine_urls import SCHEMES, without_password
 from .subscriptions import Subscriptions, read_pushes, read_refusals
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("triochan.layers")
 T = TypeVar("T")
 
-SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
 NOT_INSTALLED = "Redis and Valkey need coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
@@ -90,7 +90,7 @@ class Engine:
         start_timeout: float = START_SECONDS,
     ) -> None:
         self._url = _checked(url)
-        self.place = _place(url)
+        self.place = without_password(url)
         self.prefix = prefix
         self.timeout = timeout
         self.subscriptions = Subscriptions()
@@ -371,20 +371,11 @@ def _checked(url: str) -> str:
     if scheme not in SCHEMES or not rest:
         raise ImproperlyConfigured(
             f"the URL of an engine begins with one of {', '.join(each + '://' for each in SCHEMES)}, "
-            f"such as redis://localhost:6379/0, not {_place(url)!r}"
+            f"such as redis://localhost:6379/0, not {without_password(url)!r}"
         )
     if importlib.util.find_spec("coredis") is None:
         raise ImproperlyConfigured(NOT_INSTALLED)
     return f"{_AS_COREDIS_HAS_THEM.get(scheme, scheme)}://{rest}"
-
-
-def _place(url: str) -> str:
-    """``url`` without its password, for errors and the log."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
 
 
 def _database(url: str) -> str:
