@@ -8,7 +8,7 @@ from statistics import median
 from xml.sax.saxutils import escape
 
 from benchmarks.report import Outcome, number
-from benchmarks.scenarios import BEFORE, ITSELF, TITLES
+from benchmarks.scenarios import ITSELF, TITLES
 
 WIDTH = 1180
 COLUMNS = 2
@@ -113,10 +113,10 @@ def _panel(outcome: Outcome, left: float, top: float, width: float) -> list[str]
 
 
 def _label(outcome: Outcome, name: str) -> str:
-    loads = outcome.scenario.itself_titles
-    if loads is None or name == BEFORE:
-        return TITLES[name]
-    return f"{TITLES[outcome.subject]}, {loads[name == ITSELF]}"
+    loads, titles = outcome.scenario.itself_titles, outcome.scenario.titles
+    if loads is None or name not in (outcome.subject, ITSELF):
+        return titles[name]
+    return f"{titles[outcome.subject]}, {loads[name == ITSELF]}"
 
 
 def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:

@@ -248,6 +248,6 @@ class TestFailures:
         )
         made = Outcome(STORM)
         conductor = runner._Conductor(STORM, settings, {}, made)
-        conductor.failed(name, processes.ChildFailed(server, "it lacks something", missing), server)
+        conductor.failed(name, processes.ChildFailed(server, "it lacks something", missing), [server])
         assert (made.left_out if left_out else made.errors) == {name: "it lacks something"}
         assert made.is_out(name)
