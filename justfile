@@ -45,7 +45,7 @@ audit *options:
 
 # The modules that need no Trio and no socket to be tested whole.
 pure := "triochan/access.py,triochan/content.py,triochan/exceptions.py,triochan/headers.py,triochan/http1/parser.py," + \
-    "triochan/http1/writer.py,triochan/log_lines.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/other_servers.py,triochan/porting.py," + \
+    "triochan/http1/writer.py,triochan/layers/redis/codec.py,triochan/log_lines.py,triochan/message.py,triochan/near_misses.py,triochan/origins.py,triochan/other_servers.py,triochan/porting.py," + \
     "triochan/proxies.py,triochan/replies.py,triochan/routing.py,triochan/session.py," + \
     "triochan/settings.py,triochan/typed/*,triochan/websocket/life.py," + \
     "triochan/wire/binds.py,triochan/wire/control.py,triochan/wire/deflate.py,triochan/wire/frames.py,triochan/wire/handshake.py,triochan/wire/proxy_protocol.py"

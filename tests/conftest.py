@@ -22,7 +22,7 @@ settings.load_profile("any machine")
 
 # Suites and helpers whose failing assertions are to show their values, as those of test modules do.
 pytest.register_assert_rewrite(
-    "browsers", "layers", "raw_clients", "recorder", "served", "session_stores", "ways_out"
+    "browsers", "raw_clients", "recorder", "served", "session_stores", "triochan.test.layers", "ways_out"
 )
 
 

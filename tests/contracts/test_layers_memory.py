@@ -10,12 +10,12 @@ from contextlib import nullcontext
 
 import pytest
 import trio
-from layers import SETTINGS, FakeEndpoint, LayerContract
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from triochan import Channel, Group, Settings
 from triochan.exceptions import ChannelFull
 from triochan.layers import MemoryLayer, running_layer
+from triochan.test.layers import SETTINGS, FakeEndpoint, LayerContract
 
 
 class TestMemoryLayer(LayerContract):
@@ -27,6 +27,15 @@ class TestMemoryLayer(LayerContract):
         # Whatever a test did, nothing of it may stay.
         assert not layer._endpoints
         assert not layer.groups._groups.keys() - {Channel("jobs"), Channel("log")}
+
+    async def test_connections_and_named_channels_stand_in_one_order(self, layer: MemoryLayer) -> None:
+        first, second = FakeEndpoint(layer), FakeEndpoint(layer)
+        for each in (second.channel, "jobs", first.channel):
+            await Group("room").add(each)
+        assert await Group("room").members() == [second.channel.name, "jobs", first.channel.name]
+        await Group("room").discard("jobs")
+        layer.detach(first)
+        layer.detach(second)
 
     async def test_sending_never_waits(self, layer: MemoryLayer) -> None:
         member = FakeEndpoint(layer)

@@ -179,8 +179,8 @@ MEMORY = {
             "of one connection {channel_share}",
             "`ChannelFull` for who sends, an error frame for whose stream it is",
             (
-                "contracts/layers.py::test_a_full_channel_says_so_and_loses_nothing",
-                "contracts/layers.py::test_a_channel_full_of_bytes_says_so_and_loses_nothing",
+                "../triochan/test/layers.py::test_a_full_channel_says_so_and_loses_nothing",
+                "../triochan/test/layers.py::test_a_channel_full_of_bytes_says_so_and_loses_nothing",
                 "unit/generic/test_multiplexing.py::test_what_waits_for_a_stream_s_channel_is_bounded_in_bytes",
             ),
         ),

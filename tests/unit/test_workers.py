@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 import trio
-from layers import FakeEndpoint
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triochan import Application, Channel, Group, Message, Settings, include, route, route_class
@@ -18,6 +17,7 @@ from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import MemoryLayer
 from triochan.runtime import Runtime
+from triochan.test.layers import FakeEndpoint
 from triochan.workers import Workers
 
 

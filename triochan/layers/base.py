@@ -176,7 +176,7 @@ class Channel(_OnLayer):
 
 
 class ReplyChannel(Channel):
-    """A channel to one connection of this process; sends reach it without a look-up."""
+    """A channel to one connection of this process; sends reach it without a look-up, and without an engine."""
 
     __slots__ = ("_kind", "_name", "endpoint")
 
@@ -269,7 +269,8 @@ class Group(_OnLayer):
             await self.layer.group_send(self.name, content, _channel_name(exclude))
 
     async def members(self) -> list[str]:
-        """The names of the channels in the group, in the order in which they joined."""
+        """The names of the channels in the group, in the order in which they joined. A distributed layer asks all
+        processes, and names the connections of each in turn, named channels last."""
         return await self.layer.group_members(self.name)
 
     def __repr__(self) -> str:
@@ -302,10 +303,27 @@ class Departed:
 
 
 class ChannelLayer(ABC):
-    """What carries messages between channels. Contents are dicts of plain data.
+    """What carries messages between channels; this is the contract, :mod:`triochan.test.layers` is the same as tests.
 
-    Connections of this process are attached to it and addressed by their reply channels; what else a layer
-    does, through memory or an engine, is its own. ``tests/contracts/layers.py`` is the contract as tests.
+    For a layer of your own, override the abstract methods, and :meth:`connected` where it has tasks or an engine. What
+    programs call are :class:`Channel` and :class:`Group`, which check names and contents first.
+
+    - A content is a dict of plain data. Whoever receives it gets one of its own, in which a :class:`Channel` at the top
+      is its name.
+    - A **named channel** keeps what is sent to it, in that order, for one receiver each: ``channel_capacity`` messages,
+      or ``channel_bytes``; then ChannelFull is raised, and nothing is lost of what is in it. What has waited for
+      ``channel_expiry`` is received no more, and takes no room. A receiver that is cancelled takes nothing along.
+    - A **reply channel** reaches the one connection that it names; ConnectionClosed is raised where there is none. What
+      one task sends arrives in its order. A layer of many processes carries it to the process whose connection it is.
+    - A **group send** returns when the layer has the message. It waits for no member, and fails for none: a member that
+      is slow, full or gone has its overflow policy, or is counted. All members see one sender's messages in its order;
+      one that is excluded is not sent it. Content that no WebSocket could take raises ValueError, and reaches nobody,
+      where there is one in the group.
+    - A **membership** holds from the return of :meth:`group_add`; twice is once. A connection's ends with it at once,
+      however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
+      nothing, and that is no error.
+    - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
+      not; whoever was to join is not a member. Connections stay as they are.
     """
 
     ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull
@@ -395,16 +413,24 @@ class ChannelLayer(ABC):
         return 0
 
     @abstractmethod
-    async def group_add(self, group: str, channel: str) -> None: ...
+    async def group_add(self, group: str, channel: str) -> None:
+        """Put a channel into a group; what is sent from the return on reaches it. In it already: nothing happens.
+
+        Raises:
+            LayerUnavailable: the engine does not answer; the channel is not in the group.
+        """
 
     @abstractmethod
-    async def group_discard(self, group: str, channel: str) -> None: ...
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; not in it: nothing happens."""
 
     @abstractmethod
-    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None: ...
+    async def group_send(self, group: str, content: dict[str, Any], exclude: str | None = None) -> None:
+        """Send to all members but the one of the name ``exclude``; see :meth:`Group.send`."""
 
     @abstractmethod
-    async def group_members(self, group: str) -> list[str]: ...
+    async def group_members(self, group: str) -> list[str]:
+        """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
 
     # -- life
 
@@ -423,9 +449,26 @@ class ChannelLayer(ABC):
             raise RuntimeError(SECOND_LAYER)
         serving.layer = self
         try:
-            yield
+            async with self.connected():
+                yield
         finally:
             serving.layer = None
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Have what the layer needs, such as its own tasks and an engine, for as long as the block lasts.
+
+        :meth:`running` does it; a layer that a program holds by hand, beside the one that serves, is used within it.
+
+        Raises:
+            LayerUnavailable: a distributed layer's engine is not there.
+        """
+        yield
+
+
+def with_names(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` with channels written as their names, as they travel."""
+    return {key: value.name if isinstance(value, Channel) else value for key, value in content.items()}
 
 
 def _check_content(content: object) -> None:

@@ -14,6 +14,7 @@ from .groups import GroupRegistry
 Member = Endpoint | Channel
 """A connection of this process, or a named channel."""
 
+CANT_DECIDE = "a group send can't accept or refuse a handshake; send to the reply channel"
 _NOBODY: list[Channel] = []
 
 
@@ -46,6 +47,14 @@ class FanOut:
             self._fans.pop(group, None)
         return left
 
+    def has(self, group: str, member: Member) -> bool:
+        """``member`` is in ``group``."""
+        return self._groups.has(group, member)
+
+    def takes_frames(self, group: str) -> bool:
+        """A WebSocket of this process is in ``group``."""
+        return any(member.outbox is not None for member in self._groups.snapshot(group))
+
     def names(self, group: str) -> list[str]:
         """The members' channels, in the order in which they joined."""
         return [
@@ -73,7 +82,7 @@ class FanOut:
         if fan.members:
             reply = parse_websocket(content)
             if reply.accept is not None:
-                raise ValueError("a group send can't accept or refuse a handshake; send to the reply channel")
+                raise ValueError(CANT_DECIDE)
             if reply.data is not None:
                 broadcast(reply.data, fan.outboxes)
             if reply.close is not None:

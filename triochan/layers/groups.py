@@ -46,6 +46,10 @@ class GroupRegistry(Generic[M]):
             del self._members[group]
         return not members
 
+    def has(self, group: str, member: M) -> bool:
+        """``member`` is in ``group``."""
+        return member in self._members.get(group, ())
+
     def members(self, group: str) -> list[M]:
         """The members of ``group`` now, in the order in which they joined."""
         return list(self._members.get(group, ()))

@@ -13,7 +13,7 @@ import trio
 from ..exceptions import ChannelFull, NobodyListens
 from ..near_misses import closest
 from ..settings import CHANNEL_BYTES, Settings, by_glob
-from .base import Channel, ChannelLayer, Endpoint
+from .base import Channel, ChannelLayer, Endpoint, with_names
 from .contents import Waiting
 from .fan_out import FanOut, Member
 from .groups import GroupRegistry
@@ -62,7 +62,7 @@ class MemoryLayer(ChannelLayer):
 
     async def _put(self, channel: str, content: dict[str, Any]) -> None:
         """No checkpoint: a full channel is an answer, not a wait."""
-        self._put_nowait(channel, Waiting.of(_with_names(content)))
+        self._put_nowait(channel, Waiting.of(with_names(content)))
 
     def serve(self, channels: Iterable[str]) -> None:
         if self._served is None:
@@ -129,7 +129,7 @@ class MemoryLayer(ChannelLayer):
         waiting: Waiting | None = None
         for channel in self._fan_out.deliver(group, content, excluded):
             if waiting is None:
-                waiting = Waiting.of(_with_names(content))
+                waiting = Waiting.of(with_names(content))
             try:
                 self._put_nowait(channel.name, waiting)
             except ChannelFull as error:
@@ -223,8 +223,3 @@ class _NamedChannel:
             return await self._receiving.receive()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return item
-
-
-def _with_names(content: dict[str, Any]) -> dict[str, Any]:
-    """``content`` with channels written as their names, as they travel."""
-    return {key: value.name if isinstance(value, Channel) else value for key, value in content.items()}

@@ -1,20 +1,24 @@
-"""The engine: one Redis or Valkey server, asked through coredis, with every answer bounded in time."""
+"""The engine: one Redis or Valkey server, asked through coredis. Every answer is bounded in time; when the engine is
+away, that is survived."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
+import attrs
 import trio
 
 from ...exceptions import ImproperlyConfigured, LayerUnavailable
+from .subscriptions import Subscriptions, read_pushes, read_refusals
 
 if TYPE_CHECKING:
     import coredis
-    from coredis.commands.script import Script
+    from coredis.connection import BaseConnection
 
 logger = logging.getLogger("triochan.layers")
 T = TypeVar("T")
@@ -25,12 +29,37 @@ ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
 """How long a start waits for an engine that is not there yet."""
-_AGAIN = 0.25
-"""Seconds before a start asks an engine again that is not there."""
+_AGAIN = 0.05
+"""Seconds before an engine is asked again that is not there; twice as long each time."""
+_AGAIN_AT_MOST = 2.0
+
+
+class Script:
+    """A Lua script, on whichever client the engine has: ``await engine.ask(script(keys, arguments))``.
+
+    An engine that has forgotten it is told anew.
+    """
+
+    def __init__(self, engine: Engine, source: str) -> None:
+        from coredis.commands.script import Script as AsCoredisHasIt
+
+        self._engine = engine
+        self._script = AsCoredisHasIt[bytes](script=source)
+
+    def __call__(self, keys: list[str], arguments: list[str | bytes | int | float]) -> Awaitable[Any]:
+        """Its answer.
+
+        Raises:
+            LayerUnavailable: the engine is away.
+        """
+        return self._script(keys, arguments, client=self._engine.client)
 
 
 class Engine:
     """One Redis or Valkey server.
+
+    A link to it is a client for commands, and a connection that is subscribed to :attr:`subscriptions`. When either
+    fails, both are made anew, with growing pauses; until then :meth:`ask` raises at once.
 
     Args:
         url: ``redis://[user:password@]host[:port][/db]``, the same with ``rediss`` for TLS, ``valkey`` or ``valkeys``,
@@ -40,13 +69,13 @@ class Engine:
         start_timeout: seconds that :meth:`running` waits for an engine that is not there yet.
 
     Attributes:
-        client: commands go through it, by :meth:`ask`; none that blocks, no pipeline but a transaction.
+        place: the URL, without its password.
+        subscriptions: what this process hears.
+        gaps: how often the link was lost and made anew: what was published meanwhile was missed.
 
     Raises:
         ImproperlyConfigured: ``url`` is none, or coredis is not installed.
     """
-
-    client: coredis.Redis[bytes]
 
     def __init__(
         self,
@@ -60,21 +89,46 @@ class Engine:
         self.place = _place(url)
         self.prefix = prefix
         self.timeout = timeout
+        self.subscriptions = Subscriptions()
+        self.gaps = 0
+        self._topics = f"{prefix}@{_database(url)}"
         self._start_timeout = start_timeout
+        self._link: _Link | None = None
+        self._lost: float | None = None
+        self._why: Exception | None = None
 
     def key(self, *parts: str) -> str:
-        """A key, or the name of a channel, of this layer's."""
+        """A key of this layer's."""
         return ":".join((self.prefix, *parts))
 
-    def script(self, source: str) -> Script[bytes]:
-        """A Lua script: ``await engine.ask(script(keys, arguments))``. An engine that has forgotten it is told anew."""
-        return self.client.register_script(source)
+    def topic(self, *parts: str) -> str:
+        """A publish/subscribe channel of this layer's; an engine's databases share these, so the database is named."""
+        return ":".join((self._topics, *parts))
+
+    @property
+    def client(self) -> coredis.Redis[bytes]:
+        """Commands go through it, by :meth:`ask`; none that blocks, no pipeline but a transaction. Another one after
+        each break, so it is not to be kept.
+
+        Raises:
+            LayerUnavailable: the engine is away.
+        """
+        if self._link is None:
+            raise self.away()
+        return self._link.client
+
+    def script(self, source: str) -> Script:
+        """A Lua script."""
+        return Script(self, source)
 
     def new_client(self) -> coredis.Redis[bytes]:
         """A client of the caller's own, to be entered in the task that is above all that use it."""
         import coredis  # takes 0.3 s: by who needs it
         from coredis.retry import NoRetryPolicy
 
+        its_log = logging.getLogger("coredis")
+        if its_log.level == logging.NOTSET:  # else the program wants to see it
+            its_log.setLevel(logging.CRITICAL)  # each attempt's traceback; what is lost is told here, once
         return coredis.Redis.from_url(
             self._url,
             decode_components=True,
@@ -88,45 +142,123 @@ class Engine:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Have :attr:`client` for as long as the block lasts.
+    async def running(
+        self, restored: Callable[[float], None] = lambda _: None
+    ) -> AsyncIterator[trio.Nursery]:
+        """Be linked to the engine for as long as the block lasts; what is started in the nursery ends with it.
+
+        Args:
+            restored: called when a link that was lost is there again, with the seconds between.
 
         Raises:
             LayerUnavailable: no engine has answered within ``start_timeout``.
         """
         raised: BaseException | None = None
         try:
-            async with self.new_client() as self.client:
+            async with trio.open_nursery() as nursery:
                 try:
-                    await self._begin()
-                    yield
+                    await self._begin(nursery, restored)
+                    yield nursery
+                    nursery.cancel_scope.cancel()
                 except BaseException as error:
                     raised = error
                     raise
         except BaseExceptionGroup as group:
             if raised is not None and group.exceptions == (raised,):
-                raise raised from raised.__cause__  # the client's nursery wraps what the block raises
+                raise raised from raised.__cause__  # the nursery wraps what the block raises
             raise
         finally:
             del raised
 
-    async def _begin(self) -> None:
-        deadline = trio.current_time() + self._start_timeout
-        told = False
+    async def _begin(self, nursery: trio.Nursery, restored: Callable[[float], None]) -> None:
+        begun = trio.Event()
+        nursery.start_soon(self._keep_linked, begun, restored)
+        with trio.move_on_after(self._start_timeout):
+            await begun.wait()
+        if not begun.is_set():
+            why = "it does not answer" if self._why is None else f"{type(self._why).__name__}: {self._why}"
+            raise LayerUnavailable(f"no engine at {self.place} within {self._start_timeout:g} s: {why}")
+
+    async def _keep_linked(self, begun: trio.Event, restored: Callable[[float], None]) -> None:
+        """Have a link, and a new one whenever it is lost. What coredis raises ends the link, never this."""
+        pause = _AGAIN
+        self._lost, self._why = None, None
+
+        def linked() -> None:
+            nonlocal pause
+            pause = _AGAIN
+            lost, self._lost, self._why = self._lost, None, None
+            if lost is not None and begun.is_set():
+                self.gaps += 1
+                missed = trio.current_time() - lost
+                logger.warning(
+                    "the engine at %s is back after %.1f s; what was sent to groups meanwhile was missed (gap %d)",
+                    self.place,
+                    missed,
+                    self.gaps,
+                )
+                restored(missed)
+            begun.set()
+
         while True:
+            error = await self._have_link(linked)
+            self._link = None
+            self.subscriptions.detach()
+            self._why = error
+            if self._lost is None:
+                self._lost = trio.current_time()
+                if begun.is_set():
+                    logger.warning("%s; trying again until it is back", self.unavailable(error))
+                else:
+                    logger.warning("%s; waiting up to %g s", self.unavailable(error), self._start_timeout)
+            await trio.sleep(pause * random.uniform(0.5, 1))  # not all processes at once
+            pause = min(2 * pause, _AGAIN_AT_MOST)
+
+    async def _have_link(self, linked: Callable[[], None]) -> Exception:
+        """Have one link for as long as it holds; why it ended."""
+        link: _Link | None = None
+        try:
+            async with self.new_client() as client, self.new_client() as listening:
+                link = _Link(client)
+                with link.scope:
+                    async with (
+                        listening.connection_pool.acquire() as connection,
+                        trio.open_nursery() as nursery,
+                    ):
+                        nursery.start_soon(read_pushes, connection, self.subscriptions.take)
+                        nursery.start_soon(read_refusals, connection)
+                        nursery.start_soon(self._keep_alive, connection)
+                        self.subscriptions.attach(connection)
+                        with trio.fail_after(self.timeout):
+                            await client.ping()
+                            await self.subscriptions.restored()
+                        self._link = link
+                        linked()
+        except Exception as error:  # noqa: BLE001 - whatever it is: the link is made anew
+            return _cause(error)
+        except BaseExceptionGroup as group:
+            mine, others = group.split(Exception)
+            if mine is None or others is None:
+                raise
+            raise others from None  # noqa: ASYNC104 - a cancellation goes on
+        assert link is not None
+        assert link.broken is not None
+        return link.broken
+
+    async def _keep_alive(self, connection: BaseConnection) -> None:
+        """Find out whether an engine that has gone silent is there.
+
+        Raises:
+            TimeoutError: it is not.
+        """
+        while True:
+            await trio.sleep(self.timeout)
+            received = self.subscriptions.received
             try:
-                await self.ask(self.client.ping())
-            except LayerUnavailable as error:
-                if trio.current_time() >= deadline:
-                    raise LayerUnavailable(
-                        f"no engine at {self.place} within {self._start_timeout:g} s: {error}"
-                    ) from None
-                if not told:
-                    told = True
-                    logger.warning("%s; waiting for it, up to %g s", error, self._start_timeout)
-                await trio.sleep(_AGAIN)
-            else:
-                return
+                await connection.create_request(b"PING", timeout=self.timeout)
+            except TimeoutError:
+                if self.subscriptions.received == received:  # else its answer stands behind much else
+                    raise
 
     async def ask(self, request: Awaitable[T]) -> T:
         """The engine's answer.
@@ -134,24 +266,73 @@ class Engine:
         Raises:
             LayerUnavailable: there is none within the time, or it is an error.
         """
+        from coredis.exceptions import ConnectionError as Lost
         from coredis.exceptions import RedisError
 
+        link = self._link
         try:
             with trio.fail_after(self.timeout):
                 return await request
-        except (RedisError, OSError, TimeoutError, trio.TooSlowError) as error:
+        except (Lost, OSError, TimeoutError, trio.TooSlowError) as error:
+            # A client that has been broken off in the middle of something may have lost a place in its pool for good.
+            if link is not None:
+                link.break_off(error)
+            raise self.unavailable(error) from error
+        except RedisError as error:
             raise self.unavailable(error) from error
         except BaseExceptionGroup as group:
-            rest = group.split((RedisError, OSError, TimeoutError, trio.TooSlowError))[1]
-            if rest is not None:
+            if group.split(Exception)[1] is not None:
                 raise
-            raise self.unavailable(group.exceptions[0]) from group
+            cause = _cause(group)
+            if link is not None:
+                link.break_off(cause)
+            raise self.unavailable(cause) from group
+        except RuntimeError as error:
+            if link is None or link is self._link:
+                raise
+            raise self.unavailable(error) from error  # the client was left while it was being asked
+
+    async def confirmed(self, topic: str) -> None:
+        """Wait until a subscription is confirmed, or is dropped; no checkpoint where it is.
+
+        Raises:
+            LayerUnavailable: it is not within the time.
+        """
+        with trio.move_on_after(self.timeout) as scope:
+            await self.subscriptions.confirmed(topic)
+        if scope.cancelled_caught:
+            raise self.away()
+
+    def away(self) -> LayerUnavailable:
+        """What the program is told while there is no link."""
+        return self.unavailable(self._why or TimeoutError())
 
     def unavailable(self, error: BaseException) -> LayerUnavailable:
         """What the program is told of ``error``."""
         if isinstance(error, (trio.TooSlowError, TimeoutError)):
             return LayerUnavailable(f"the engine at {self.place} did not answer within {self.timeout:g} s")
         return LayerUnavailable(f"the engine at {self.place}: {type(error).__name__}: {error}")
+
+
+@attrs.define(eq=False)
+class _Link:
+    client: coredis.Redis[bytes]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    broken: Exception | None = None
+
+    def break_off(self, error: Exception) -> None:
+        """It is of no use any more; again is no error."""
+        if self.broken is None:
+            self.broken = error
+            self.scope.cancel()
+
+
+def _cause(error: BaseException) -> Exception:
+    """The first of a group's errors that says something."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error
 
 
 def _checked(url: str) -> str:
@@ -181,3 +362,12 @@ def _place(url: str) -> str:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
+
+
+def _database(url: str) -> str:
+    """The number of the database that ``url`` names."""
+    parts = urlsplit(url)
+    asked = parse_qs(parts.query).get("db")
+    if asked:
+        return asked[0]
+    return "0" if parts.scheme == "unix" else parts.path.strip("/") or "0"
