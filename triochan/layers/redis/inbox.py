@@ -78,7 +78,10 @@ class Inbox:
 
     async def _publish(self, topic: str, *said: Any) -> int:
         """How many processes have it."""
-        return await self._engine.ask(self._engine.client.publish(topic, msgpack.packb(said)))
+        publish = self._engine.commands.create_request(b"PUBLISH", topic, msgpack.packb(said))
+        heard = await self._engine.ask(publish)
+        assert isinstance(heard, int)
+        return heard
 
     # -- saying
 
