@@ -71,12 +71,17 @@ class EngineProcess:
             time.sleep(0.01)
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            return bool(self.command("PING"))
+        return False
+
+    def command(self, line: str) -> bytes:
+        """What it answers to a command, up to 64 KiB of it."""
+        with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(1.0)
             sock.connect(self.path)
-            sock.sendall(b"PING\r\n")
-            return bool(sock.recv(64))
-        return False
+            sock.sendall(line.encode() + b"\r\n")
+            return sock.recv(65536)
 
     def kill(self) -> None:
         """As ``kill -9``; again is no error."""

@@ -221,7 +221,6 @@ class Engine:
 
         while True:
             error = await self._have_link(linked)
-            self._link = None
             self.subscriptions.detach()
             self._why = error
             if self._lost is None:
@@ -239,21 +238,11 @@ class Engine:
         try:
             async with self.new_client() as client, self.new_client() as listening:
                 link = _Link(client)
-                with link.scope:
-                    async with (
-                        client.connection_pool.acquire() as link.commands,
-                        listening.connection_pool.acquire() as connection,
-                        trio.open_nursery() as nursery,
-                    ):
-                        take_pushes(connection, self.subscriptions.take)
-                        nursery.start_soon(read_refusals, connection)
-                        nursery.start_soon(self._keep_alive, connection)
-                        self.subscriptions.attach(connection)
-                        with trio.fail_after(self.timeout):
-                            await client.ping()
-                            await self.subscriptions.restored()
-                        self._link = link
-                        linked()
+                try:
+                    with link.scope:
+                        await self._hold(link, listening, linked)
+                finally:
+                    self._link = None  # nobody may come to a client that is being left
         except Exception as error:  # noqa: BLE001 - whatever it is: the link is made anew
             return _cause(error)
         except BaseExceptionGroup as group:
@@ -264,6 +253,23 @@ class Engine:
         assert link is not None
         assert link.broken is not None
         return link.broken
+
+    async def _hold(self, link: _Link, listening: coredis.Redis[bytes], linked: Callable[[], None]) -> None:
+        """Hear what is subscribed to, and let :meth:`ask` use the link, until either fails."""
+        async with (
+            link.client.connection_pool.acquire() as link.commands,
+            listening.connection_pool.acquire() as connection,
+            trio.open_nursery() as nursery,
+        ):
+            take_pushes(connection, self.subscriptions.take, link.break_off)
+            nursery.start_soon(read_refusals, connection)
+            nursery.start_soon(self._keep_alive, connection)
+            self.subscriptions.attach(connection)
+            with trio.fail_after(self.timeout):
+                await link.client.ping()
+                await self.subscriptions.restored()
+            self._link = link
+            linked()
 
     async def _keep_alive(self, connection: BaseConnection) -> None:
         """Find out whether an engine that has gone silent is there.
@@ -286,31 +292,32 @@ class Engine:
         Raises:
             LayerUnavailable: there is none within the time, or it is an error.
         """
+        import anyio
         from coredis.exceptions import ConnectionError as Lost
-        from coredis.exceptions import RedisError
 
         link = self._link
         try:
             with trio.fail_after(self.timeout):
                 return await request
-        except (Lost, OSError, TimeoutError, trio.TooSlowError) as error:
+        except LayerUnavailable:
+            raise
+        except Exception as error:
+            cause = _cause(error)
             # A client that has been broken off in the middle of something may have lost a place in its pool for good.
-            if link is not None:
-                link.break_off(error)
-            raise self.unavailable(error) from error
-        except RedisError as error:
-            raise self.unavailable(error) from error
-        except BaseExceptionGroup as group:
-            if group.split(Exception)[1] is not None:
-                raise
-            cause = _cause(group)
-            if link is not None:
+            if link is not None and isinstance(
+                cause,
+                (
+                    Lost,
+                    OSError,
+                    TimeoutError,
+                    trio.TooSlowError,
+                    anyio.BrokenResourceError,
+                    anyio.ClosedResourceError,
+                ),  # fmt: skip,
+            ):
                 link.break_off(cause)
-            raise self.unavailable(cause) from group
-        except RuntimeError as error:
-            if link is None or link is self._link:
-                raise
-            raise self.unavailable(error) from error  # the client was left while it was being asked
+            # Else it is what the engine refuses; or what has ended a task of coredis' own, which hands it on as it is.
+            raise self.unavailable(cause) from error
 
     async def confirmed(self, topic: str) -> None:
         """Wait until a subscription is confirmed, or is dropped; no checkpoint where it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
@@ -124,11 +124,12 @@ class Subscriptions:
 
     def _send(self, command: bytes, names: list[bytes]) -> None:
         if self._connection is not None:
+            import anyio
             from coredis.exceptions import ConnectionError as Lost
 
             try:
                 self._connection.send_command(command, *names)
-            except Lost:
+            except (Lost, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # who reads from it finds that too, and all is subscribed to anew
 
 
@@ -138,17 +139,31 @@ class _Taker:
     In its place is a buffer without a bound, which a task of its own would have to be woken for.
     """
 
-    def __init__(self, take: Callable[[list[Any]], None], buffer: Any) -> None:
-        self.send_nowait = take
+    def __init__(
+        self, take: Callable[[list[Any]], None], failed: Callable[[Exception], None], buffer: Any
+    ) -> None:
+        self._take = take
+        self._failed = failed
         self.statistics = buffer.statistics
 
+    def send_nowait(self, push: list[Any]) -> None:
+        try:
+            self._take(push)
+        except Exception as error:  # noqa: BLE001 - it is not the connection's
+            self._failed(error)
 
-def take_pushes(connection: BaseConnection, take: Callable[[list[Any]], None]) -> None:
+
+def take_pushes(
+    connection: BaseConnection, take: Callable[[list[Any]], None], failed: Callable[[Exception], None]
+) -> None:
     """Have ``take`` called with what the engine pushes: what one read has brought in one step, without a checkpoint.
 
     So nothing piles up, and what several messages send to one socket leaves it in one write.
+
+    Args:
+        failed: is told what ``take`` raises.
     """
-    taker: Any = _Taker(take, connection._push_message_buffer_in)
+    taker: Any = _Taker(take, failed, connection._push_message_buffer_in)
     connection._push_message_buffer_in = taker
     # Bounds what is read and waits to be taken, by a turn of the loop for each read. Here nothing waits.
     connection._processing_budget = cast(Any, nullcontext())
@@ -156,6 +171,7 @@ def take_pushes(connection: BaseConnection, take: Callable[[list[Any]], None]) -
 
 async def read_refusals(connection: BaseConnection) -> None:
     """Raise what the engine answers to a command whose answers are pushes: an error, such as a missing permission."""
-    async for answer in connection.streamed_messages:
-        if isinstance(answer, BaseException):
-            raise answer
+    async with aclosing(connection.streamed_messages) as answers:
+        async for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
