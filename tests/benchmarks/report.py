@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.profiling import Profile
-from benchmarks.scenarios import BEFORE, OPPONENTS, SUBJECT, TITLES, WORK, Scenario
+from benchmarks.scenarios import BEFORE, ITSELF, OPPONENTS, SUBJECT, TITLES, WORK, Scenario
 
 MISSED = "✗"
 UNSATURATED = "°"
@@ -385,6 +385,7 @@ def full_report(outcomes: Sequence[Outcome]) -> str:
             engine_table(measured),
         ]
     parts += _subscribers(measured)
+    parts += _twice(measured)
     parts += _profiles(measured)
     failed = [(one.scenario, name, text) for one in measured for name, text in one.errors.items()]
     lacking = [(one.scenario, name, text) for one in measured for name, text in one.left_out.items()]
@@ -434,6 +435,31 @@ def _subscribers(measured: Sequence[Outcome]) -> list[str]:
                 f"Subscribers of a group with members in {needed} of {load.processes} processes: {said}.",
             ]
     return parts
+
+
+def _twice(measured: Sequence[Outcome]) -> list[str]:
+    parts = []
+    for outcome in measured:
+        repeated = {
+            name: sum(found.values())
+            for name in (outcome.subject, *outcome.opponents)
+            if (found := outcome.figures(name, "twice")) and any(found.values())
+        }
+        if repeated:
+            said = ", ".join(
+                f"{name_in(outcome, name)} {twice:,} of {sum(outcome.figures(name, 'count').values()):,}"
+                for name, twice in repeated.items()
+            )
+            parts += ["", f"Done more than once, and counted once ({outcome.scenario.title}): {said}."]
+    return parts
+
+
+def name_in(outcome: Outcome, name: str) -> str:
+    """A contestant's, with its load where that is what is compared."""
+    loads, titles = outcome.scenario.itself_titles, outcome.scenario.titles
+    if loads is None or name not in (outcome.subject, ITSELF):
+        return titles[name]
+    return f"{titles[outcome.subject]}, {loads[name == ITSELF]}"
 
 
 def _profiles(measured: Sequence[Outcome]) -> list[str]:

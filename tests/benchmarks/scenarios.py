@@ -101,6 +101,9 @@ WORK: dict[Measure, str] = {
 ANSWER = {"user": 4711, "name": "Ada", "room": "lobby", "online": True}
 """The content of the servers' JSON answer to a GET."""
 
+JOB_NUMBER = 7
+"""Characters of a job's number, with which it begins, and by which it is reported as done."""
+
 
 @dataclass(frozen=True)
 class Load:

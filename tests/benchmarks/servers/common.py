@@ -12,6 +12,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.scenarios import JOB_NUMBER
+
 HOST = "127.0.0.1"
 BACKLOG = 2048
 PING_INTERVAL = 20.0
@@ -87,9 +89,7 @@ def report(port: int, sources: Path | None = None) -> None:
 
 
 class Done:
-    """Tells the load generator which jobs are done, by their numbers: the first NUMBER characters of each."""
-
-    NUMBER = 6
+    """Tells the load generator which jobs are done, by their numbers."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -100,7 +100,7 @@ class Done:
         if not self._connected:  # the load generator is there when there are jobs
             self._sock.connect(self._path)
             self._connected = True
-        self._sock.sendall(job[: self.NUMBER].encode())
+        self._sock.sendall(job[:JOB_NUMBER].encode())
 
 
 def listening_socket() -> socket.socket:
