@@ -48,6 +48,7 @@ async def main() -> None:
     async def work(message: triochan.Message) -> None:
         done.report(message["text"])
 
+    work.durable = options.durable  # type: ignore[attr-defined]  # what @durable would say
     routing = [triochan.route("jobs", work)] if options.done else sockets
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(
