@@ -19,6 +19,7 @@ import trio
 import trio_websocket
 from raw_clients import BINARY, CLOSE, PING, PONG, TEXT, RawClient, close_frame, frame, handshake, no_leak
 from socket_client import make_contexts
+from starvation import unless_starved
 
 import triochan
 from triochan import Application, Message, Settings, route, route_class
@@ -199,6 +200,7 @@ WAYS = ["TCP", "TLS", "TCP without epoll", "TLS without epoll", "the door", "the
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
+@unless_starved(TIMEOUT / 4)
 async def test_pongs_that_lie_unread_count(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [
         kind
@@ -322,6 +324,7 @@ async def wait_with_a_full_inbox(place: Place) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS[:4])
+@unless_starved(TIMEOUT / 4)
 async def test_what_a_client_did_in_time_counts(
     way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

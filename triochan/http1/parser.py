@@ -343,14 +343,14 @@ class RequestParser:
 
     # -- heads
 
-    def _part_of_head(self) -> Refusal | None:
+    def _part_of_head(self) -> Request | Refusal | None:
         """No head ends in what came: wait for more, unless none can come of it."""
         buffer, start = self._buffer, self._position
         size = len(buffer) - start
         if not size:
             return None
         if buffer.startswith(b"\r\n", start):
-            return self._empty_line() or self._part_of_head()
+            return self._empty_line() or self.next()  # a head may end within its limit now
         if size >= self._max_head_size:
             return self._too_large(bytes(buffer[start : start + self._max_head_size]))
         beginning = buffer.startswith(b"\r", start) or _BEGINNING.match(buffer, start, start + 64)

@@ -125,6 +125,17 @@ class TestPlainRequests:
     def test_no_more_than_a_few_empty_lines(self, data: bytes) -> None:
         assert refused(data).status == 400
 
+    @pytest.mark.parametrize("lines", range(5))
+    @pytest.mark.parametrize("over", range(-5, 3))
+    def test_a_head_of_the_limit_behind_empty_lines(self, lines: int, over: int) -> None:
+        head = get(b"A: " + b"x" * (128 + over - len(get(b"A: "))))
+        assert len(head) == 128 + over
+        stream = b"\r\n" * lines + head
+        for step in (len(stream), 1, 2, 3, 10):
+            reading = read(stream, range(0, len(stream), step), max_head_size=128)
+            assert len(reading.requests) == (over <= 0)
+            assert (reading.refusal is None) == (over <= 0)
+
     def test_the_same_header_twice(self) -> None:
         request = one(get(b"A: b", b"a: c"))
         assert request.headers[1:] == [(b"a", b"b"), (b"a", b"c")]

@@ -1,0 +1,122 @@
+"""Uploads that other processes work on: progress comes back to the window that asked, and a worker may be killed.
+
+Run it, and open http://127.0.0.1:8000/:
+
+    python -m triochan --app-dir examples workers:routing --workers 3
+
+Each process serves pages and takes jobs; docs/workers.md has the two kinds apart, on as many machines as one likes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from triochan import Channel, Message, route, route_class
+from triochan.exceptions import ChannelFull, ConnectionClosed
+from triochan.generic import BaseConsumer
+from triochan.generic.websockets import JsonWebsocketConsumer
+from triochan.http import client_route, html, static_files
+
+FOLDER = Path(__file__).parent
+STEPS = 20
+SECONDS = float(
+    os.environ.get("WORKERS_SECONDS", "10")
+)  # that a job takes, so that there is something to be seen
+ME = os.getpid()
+MY_END = f"end.{ME}"  # a channel that this process alone takes from
+
+
+@attrs.frozen
+class Upload:
+    type: Literal["upload"]
+    job: str  # the window's own name for it
+    text: str
+
+
+@attrs.frozen
+class Kill:
+    type: Literal["kill"]
+    worker: int
+
+
+@attrs.frozen
+class Hello:
+    serving: int  # the process that the window's socket is in
+
+
+@attrs.frozen
+class Refused:
+    job: str
+    reason: str
+
+
+class Window(JsonWebsocketConsumer[Upload | Kill, Hello | Refused]):
+    strict_ordering = True
+    rate_limit = "20/s"
+
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        await self.send(Hello(ME))
+
+    async def receive(self, content: Upload | Kill, **kwargs: Any) -> None:
+        if isinstance(content, Kill):
+            await Channel(f"end.{content.worker}").send({})
+            return
+        job = {"job": content.job, "text": content.text, "reply_channel": self.message.reply_channel}
+        try:
+            await Channel("jobs").send(job)
+        except ChannelFull:
+            await self.send(Refused(content.job, "so many jobs wait already; try again in a while"))
+
+
+class Work(BaseConsumer):
+    """Counts words, slowly. A job whose worker dies is another one's: it is done when ``work`` has returned."""
+
+    method_mapping = {"jobs": "work"}
+    durable = True
+
+    async def work(self, message: Message, **kwargs: Any) -> None:
+        words = re.findall(r"\w+", message["text"].lower())
+        counts: Counter[str] = Counter()
+        for step in range(STEPS):
+            await self.tell(done=step / STEPS)
+            await trio.sleep(SECONDS / STEPS)
+            counts.update(words[step::STEPS])
+        most = [[word, count] for word, count in counts.most_common(5)]
+        await self.tell(done=1, words=len(words), most=most)
+
+    async def tell(self, **progress: Any) -> None:
+        """Tell the window that asked, whichever process has its socket."""
+        reply = self.message.reply_channel
+        assert reply is not None
+        told = {"job": self.message["job"], "worker": ME, **progress}
+        try:
+            await reply.send({"text": json.dumps(told)})
+        except ConnectionClosed:
+            pass  # it is closed by now, and the job is done all the same
+
+
+async def die(message: Message) -> None:
+    os.kill(ME, signal.SIGKILL)
+
+
+async def page(message: Message) -> dict[str, Any]:
+    return html((FOLDER / "page" / "index.html").read_text("utf-8"))
+
+
+routing = [
+    route_class(Window, path="^/jobs/$"),
+    route_class(Work),
+    route(MY_END, die),
+    client_route(),
+    static_files("/static/", FOLDER / "page"),
+    route("http.request", page, path="^/$"),
+]
