@@ -22,6 +22,8 @@ Consumer: TypeAlias = Callable[..., Any]
 Routed: TypeAlias = Callable[..., Awaitable[object]] | type[object]
 """A consumer as it is given to a route: an ``async def`` of a message, or a consumer class."""
 Match: TypeAlias = tuple[Consumer, dict[str, Any]]
+LAYER_GAP = "websocket.layer_gap"
+"""The channel of the message that a consumer class's ``layer_gap`` gets, where it has one."""
 Routing: TypeAlias = "str | Mapping[str, Routed | str] | Iterable[Routable]"
 
 
@@ -414,6 +416,8 @@ def check_consumer(consumer: Any, place: str) -> None:
             _check_async(method, f"{place}: {name_of(consumer)}.{method_name}")
         for method_name in getattr(consumer, "handler_names", ()):
             _check_async(getattr(consumer, method_name), f"{place}: {name_of(consumer)}.{method_name}")
+        if hasattr(consumer, "layer_gap"):
+            _check_async(consumer.layer_gap, f"{place}: {name_of(consumer)}.layer_gap")
         handlers = getattr(consumer, "handler_names", None) or mapping.values()
         near_misses.check_class(consumer, handlers, place)
         check_definition = getattr(consumer, "check_definition", None)

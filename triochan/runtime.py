@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import attrs
 import trio
+import trio.lowlevel
 
 from .access import AccessLog
 from .answers import answered
@@ -27,20 +28,22 @@ from .near_misses import SOCKET_CHANNELS
 from .proxies import Front
 from .readers import Readers
 from .replies import Refusal
-from .routing import Consumer, Match, Router, Routing, name_of
+from .routing import LAYER_GAP, Consumer, Match, Router, Routing, name_of
 from .running import run_local
 from .settings import Overflow, Settings
 from .terminal import is_terminal
 from .timers import Timers
 from .wire.outbox import Flush
 
-CONNECT, RECEIVE, DISCONNECT, REQUEST = map(
-    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request")
+CONNECT, RECEIVE, DISCONNECT, REQUEST, GAP = map(
+    Channel, ("websocket.connect", "websocket.receive", "websocket.disconnect", "http.request", LAYER_GAP)
 )
 logger = logging.getLogger("triochan.server")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 """What a request that no consumer takes is tried with instead."""
+_GAPS_AT_ONCE = 100
+"""Sockets whose consumers are told of a gap in one step."""
 _MATCHES = 1024
 """Paths whose consumers are remembered."""
 
@@ -54,6 +57,13 @@ class Drainable(Protocol):
 
     def drain(self) -> None:
         """Take nothing new, answer what was received, and end."""
+
+
+class Told(Drainable, Protocol):
+    """A WebSocket, as far as the layer's gaps need it."""
+
+    def layer_gap(self, seconds: float) -> None:
+        """Messages to its groups may have been missed for so long."""
 
 
 class Policy(NamedTuple):
@@ -121,7 +131,7 @@ class Runtime:
         self.timers = Timers()
         self.readers = Readers(self.flush)
         self.sockets = 0
-        self.websockets: dict[Drainable, None] = {}
+        self.websockets: dict[Told, None] = {}
         self.http: set[Drainable] = set()
         self.guests: dict[trio.CancelScope, None] = {}
         self._guest_left = trio.lowlevel.ParkingLot()
@@ -176,7 +186,10 @@ class Runtime:
                 await services.start(self.readers.run)
                 services.start_soon(self.timers.run)
                 services.start_soon(self.flush.run)
-                yield services
+                with self.layer.telling_of_gaps(
+                    lambda seconds: services.start_soon(self._tell_of_gap, seconds)
+                ):
+                    yield services
                 services.cancel_scope.cancel()
         finally:
             runtimes.remove(self)
@@ -227,6 +240,13 @@ class Runtime:
             if index:
                 await trio.sleep(settings.drain_spread / len(websockets))
             connection.drain()
+
+    async def _tell_of_gap(self, seconds: float) -> None:
+        """The layer may have missed messages, and hears again: tell the open sockets' consumers that ask for it."""
+        for index, connection in enumerate(list(self.websockets)):
+            if index % _GAPS_AT_ONCE == _GAPS_AT_ONCE - 1:
+                await trio.lowlevel.checkpoint()  # others have their turn
+            connection.layer_gap(seconds)
 
     def match(self, connect: Message) -> Matches:
         """Find the consumers of a connection, by its path alone where the routing looks at nothing else.

@@ -16,7 +16,7 @@ from .. import auth, sessions
 from ..exceptions import ImproperlyConfigured
 from ..handlers import Begin, awaited, enclosed, share_of_time
 from ..message import LiveConnection, Message, SendsReplies
-from ..routing import name_of, route_class
+from ..routing import LAYER_GAP, name_of, route_class
 
 Handler = Callable[..., Awaitable[object]]
 
@@ -199,9 +199,14 @@ class BaseConsumer:
             if not isinstance(value, bool):  # a "no" would be taken for a yes
                 raise ImproperlyConfigured(f"{name_of(cls)}.{name} is True or False, not {value!r:.100}")
 
+    @classmethod
+    def method_on(cls, channel: str) -> str | None:
+        """The name of the method for what comes on ``channel``."""
+        return "layer_gap" if channel == LAYER_GAP else cls.method_mapping.get(channel)
+
     def get_handler(self, message: Message, **kwargs: Any) -> Handler:
         """The method for the message's channel, in its decorators; the place to add more of them."""
-        name = self.method_mapping.get(message.channel.name)
+        name = self.method_on(message.channel.name)
         if name is None:
             raise ImproperlyConfigured(
                 f"{name_of(type(self))} was routed to on {message.channel.name!r}, and its method_mapping has "

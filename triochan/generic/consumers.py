@@ -45,6 +45,11 @@ class WebsocketConsumer(BaseConsumer):
             attributes.
         cancel_on_disconnect: cancel running handlers when the peer is gone, instead of letting them finish.
         path: the URL's path.
+
+    A class may define ``async def layer_gap(self, message, **kwargs)``. It is called for each of its open sockets when
+    a layer had lost its engine, and hears the groups again: what was sent to them within the last
+    ``message["seconds"]`` may have been missed. So it is the place to send the client the present state. It runs beside
+    the socket's other handlers; what it raises is logged, and closes the socket with 1011.
     """
 
     method_mapping: ClassVar[Mapping[str, str]] = {

@@ -159,7 +159,16 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         for name in (*DECORATING, *_ORDERING):
             if not getattr(cls, name) and any(getattr(each, name, False) for each in cls.consumers.values()):
                 setattr(cls, name, True)
+        if not hasattr(cls, "layer_gap") and any(
+            hasattr(each, "layer_gap") for each in cls.consumers.values()
+        ):
+            cls.layer_gap = cls._tell_streams_of_a_gap  # type: ignore[attr-defined]
         super().__init_subclass__(**kwargs)
+
+    async def _tell_streams_of_a_gap(self, message: Message, **kwargs: Any) -> None:
+        for stream, consumer in self.consumers.items():
+            if hasattr(consumer, "layer_gap"):
+                await self._forward(stream, _message_for_stream(message, dict(message.own)), kwargs)
 
     async def raw_connect(self, message: Message, **kwargs: Any) -> None:
         await super().raw_connect(message, **kwargs)
@@ -275,8 +284,8 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
             await consumer(message, **kwargs)
             return
         consumer = cast(type[BaseConsumer], consumer)
-        method = consumer.method_mapping.get(message.channel.name)
-        if method is None:
+        method = consumer.method_on(message.channel.name)
+        if method is None or (method == "layer_gap" and not hasattr(consumer, method)):
             return
         instance = consumer(message, **kwargs)
         if isinstance(instance, WebsocketConsumer):

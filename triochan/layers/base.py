@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -336,6 +336,7 @@ class ChannelLayer(ABC):
         self._prefix = secrets.token_hex(6)
         self._serial = itertools.count(1)
         self._endpoints: dict[str, Endpoint] = {}
+        self._told_of_gaps: dict[object, Callable[[float], None]] = {}
 
     # -- the connections of this process
 
@@ -431,6 +432,24 @@ class ChannelLayer(ABC):
     @abstractmethod
     async def group_members(self, group: str) -> list[str]:
         """The members' names: connections in the order in which they joined, and named channels in that of theirs."""
+
+    # -- gaps
+
+    @contextmanager
+    def telling_of_gaps(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """For as long as the block lasts, call ``tell`` when messages to groups may have been missed, and are heard
+        again, with the seconds between: each server does, for its consumers' ``layer_gap``. It must not wait."""
+        mark = object()
+        self._told_of_gaps[mark] = tell
+        try:
+            yield
+        finally:
+            del self._told_of_gaps[mark]
+
+    def _missed(self, seconds: float) -> None:
+        """Told by the layer itself."""
+        for tell in list(self._told_of_gaps.values()):
+            tell(seconds)
 
     # -- life
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVarTuple
 import trio
 
 from ..connection_task import ConnectionTask
-from ..exceptions import ConnectionClosed
+from ..exceptions import ConnectionClosed, LayerUnavailable
 from ..handlers import Barrier, Bound, Held, call, enclosed, forget, only, parted, report
 from ..layers import Local, ReplyChannel
 from ..log_lines import say
 from ..message import Message
 from ..replies import check_close, parse_websocket
 from ..routing import Consumer, name_of
-from ..runtime import CONNECT, DISCONNECT, RECEIVE, Matches
+from ..runtime import CONNECT, DISCONNECT, GAP, RECEIVE, Matches
 from ..timers import Timer
 from ..wire.frames import close_frame, encode, ping_frame
 from ..wire.handshake import Upgrade
@@ -43,6 +43,7 @@ logger = logging.getLogger("triochan.connection")
 
 Ts = TypeVarTuple("Ts")
 
+A_TASK = "a task of the connection"
 LINGER_SECONDS = 2.0
 """How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
@@ -365,6 +366,18 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
+        if what != A_TASK and only(error, LayerUnavailable):
+            # The layer has told the log, once; a line and a connection for each message would be no help.
+            say(
+                logger,
+                logging.DEBUG,
+                "%s broke off in %s on %r: %s",
+                name_of(consumer),
+                what,
+                self.path,
+                error,
+            )
+            return
         report(logger, "%s raised in %s on %r", name_of(consumer), what, self.path, error=error)
         if self.life.accepted:
             self._perform(self.life.step(Event.CLOSE, 1011, "internal error"))
@@ -428,6 +441,22 @@ class Connection:
                 if self._ping is not None:
                     self._ping.cancel()
                 self._look_at_taking()
+
+    def layer_gap(self, seconds: float) -> None:
+        """Messages to its groups may have been missed: its consumer's ``layer_gap`` runs, where it has one."""
+        if not self.life.talking:
+            return
+        bound = self.inbound.bound
+        if bound is None:
+            bound = self.match(Message({"path": self.path}, RECEIVE))
+        if bound is not None and isinstance(bound.consumer, type) and hasattr(bound.consumer, "layer_gap"):
+            self.start_soon(self._run_layer_gap, bound.consumer, bound.kwargs, seconds)
+
+    async def _run_layer_gap(self, consumer: Consumer, kwargs: dict[str, Any], seconds: float) -> None:
+        begin = self._runtime.bind((consumer, kwargs), GAP).begin
+        message = Message({"path": self.path, "seconds": seconds}, GAP, self.channel, self)
+        assert begin is not None
+        await call(begin, message, kwargs, self._runtime.settings.handler_timeout)
 
     def _look_at_taking(self) -> None:
         self._pinged = self.outbox.sent
@@ -616,7 +645,7 @@ class Connection:
         async def begin() -> None:
             await async_fn(*args)
 
-        with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
+        with Barrier(partial(self.crashed, async_fn, A_TASK)):
             await enclosed(begin(), context)
 
     @property

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed, DenyConnection, HttpError
+from ..exceptions import ConnectionClosed, DenyConnection, HttpError, LayerUnavailable
 from ..handlers import Bound, Held, begin, first_of, forget, only, parted
 from ..headers import Headers, check_headers
 from ..layers import ReplyChannel
@@ -219,6 +219,9 @@ class Opening:
         ):
             why = f"{name_of(consumer)} raised HttpError {told(answer.text)}"
             self.deny(answer.status, answer.text.encode(), check_headers(answer.headers), why=why)
+        elif error is not None and life.state is State.CONNECTING and only(error, LayerUnavailable):
+            logger.warning("%s on %r could not connect: %s; 503", name_of(consumer), owner.path, error)
+            self.deny(503, b"Service Unavailable", _LATER)
         elif too_slow and life.state is State.CONNECTING:
             logger.error(
                 "%s on %r did not accept within %g s; 503",

@@ -4,7 +4,9 @@ away, that is survived."""
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ T = TypeVar("T")
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _AS_COREDIS_HAS_THEM = {"valkey": "redis", "valkeys": "rediss"}
+NOT_INSTALLED = "a layer through Redis or Valkey needs coredis and msgpack: pip install 'triochan[redis]'"
 ANSWER_SECONDS = 3.0
 """How long an engine may take to answer a command."""
 START_SECONDS = 10.0
@@ -33,6 +36,7 @@ START_SECONDS = 10.0
 _AGAIN = 0.05
 """Seconds before an engine is asked again that is not there; twice as long each time."""
 _AGAIN_AT_MOST = 2.0
+_REFUSAL_SECONDS = 60.0
 
 
 class Script:
@@ -103,6 +107,7 @@ class Engine:
         self._link: _Link | None = None
         self._lost: float | None = None
         self._why: Exception | None = None
+        self._refusals: dict[type[Exception], float] = {}
 
     def key(self, *parts: str) -> str:
         """A key of this layer's."""
@@ -292,9 +297,6 @@ class Engine:
         Raises:
             LayerUnavailable: there is none within the time, or it is an error.
         """
-        import anyio
-        from coredis.exceptions import ConnectionError as Lost
-
         link = self._link
         try:
             with trio.fail_after(self.timeout):
@@ -304,20 +306,18 @@ class Engine:
         except Exception as error:
             cause = _cause(error)
             # A client that has been broken off in the middle of something may have lost a place in its pool for good.
-            if link is not None and isinstance(
-                cause,
-                (
-                    Lost,
-                    OSError,
-                    TimeoutError,
-                    trio.TooSlowError,
-                    anyio.BrokenResourceError,
-                    anyio.ClosedResourceError,
-                ),  # fmt: skip,
-            ):
+            if link is not None and _is_lost(cause):
                 link.break_off(cause)
-            # Else it is what the engine refuses; or what has ended a task of coredis' own, which hands it on as it is.
+            else:  # what the engine refuses; or what has ended a task of coredis' own, which hands it on as it is
+                self._tell_refusal(cause)
             raise self.unavailable(cause) from error
+
+    def _tell_refusal(self, error: Exception) -> None:
+        """Log it, once a minute at most for each kind: whoever has asked is told each time."""
+        now = trio.current_time()
+        if now >= self._refusals.get(type(error), -math.inf) + _REFUSAL_SECONDS:
+            self._refusals[type(error)] = now
+            logger.warning("%s", self.unavailable(error))
 
     async def confirmed(self, topic: str) -> None:
         """Wait until a subscription is confirmed, or is dropped; no checkpoint where it is.
@@ -363,6 +363,18 @@ def _cause(error: BaseException) -> Exception:
     return error
 
 
+def _is_lost(error: Exception) -> bool:
+    """It says that the connection is of no use, not what the engine thinks of a command."""
+    import anyio
+    from coredis.exceptions import AuthenticationError
+    from coredis.exceptions import ConnectionError as Lost
+
+    kinds = (
+        Lost, AuthenticationError, OSError, trio.TooSlowError, anyio.BrokenResourceError, anyio.ClosedResourceError,
+    )  # fmt: skip
+    return isinstance(error, kinds)
+
+
 def _checked(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
@@ -370,16 +382,8 @@ def _checked(url: str) -> str:
             f"the URL of an engine begins with one of {', '.join(each + '://' for each in SCHEMES)}, "
             f"such as redis://localhost:6379/0, not {_place(url)!r}"
         )
-    try:
-        import importlib.util
-
-        found = importlib.util.find_spec("coredis") and importlib.util.find_spec("msgpack")
-    except ImportError:
-        found = None
-    if not found:
-        raise ImproperlyConfigured(
-            "a layer through Redis or Valkey needs coredis: pip install 'triochan[redis]'"
-        )
+    if importlib.util.find_spec("coredis") is None:
+        raise ImproperlyConfigured(NOT_INSTALLED)
     return f"{_AS_COREDIS_HAS_THEM.get(scheme, scheme)}://{rest}"
 
 

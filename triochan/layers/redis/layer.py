@@ -71,7 +71,7 @@ class RedisLayer(ChannelLayer):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        async with self.engine.running() as nursery:
+        async with self.engine.running(self._missed) as nursery:
             await self._inbox.open(nursery)
             yield
 
