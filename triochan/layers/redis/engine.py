@@ -59,7 +59,7 @@ class Script:
         """
         from coredis.exceptions import NoScriptError
 
-        request = self._engine.commands.create_request
+        request = self._engine.request
         try:
             return await request(b"EVALSHA", self._digest, len(keys), *keys, *arguments)
         except NoScriptError:
@@ -129,17 +129,18 @@ class Engine:
             raise self.away()
         return self._link.client
 
-    @property
-    def commands(self) -> BaseConnection:
-        """The connection that many may ask at once; only what an answer comes for at once, and what changes nothing in
-        the connection.
+    async def request(self, command: bytes, *arguments: str | bytes | int | float) -> Any:
+        """What the engine answers to a command, within the time; for :meth:`ask`.
+
+        Many may be under way at once: all go through one connection. So none that blocks, and none that changes
+        anything in the connection.
 
         Raises:
             LayerUnavailable: the engine is away.
         """
         if self._link is None:
             raise self.away()
-        return self._link.commands
+        return await self._link.commands.create_request(command, *arguments)
 
     def script(self, source: str) -> Script:
         """A Lua script."""

@@ -78,9 +78,7 @@ class Inbox:
 
     async def _publish(self, topic: str, *said: Any) -> int:
         """How many processes have it."""
-        publish = self._engine.commands.create_request(b"PUBLISH", topic, msgpack.packb(said))
-        heard = await self._engine.ask(publish)
-        assert isinstance(heard, int)
+        heard: int = await self._engine.ask(self._engine.request(b"PUBLISH", topic, msgpack.packb(said)))
         return heard
 
     # -- saying
