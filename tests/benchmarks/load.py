@@ -336,6 +336,8 @@ def jobs(target: Target, seconds: float) -> dict[str, float]:
     for member in range(len(senders)):
         send(member)
     while waiting:
+        if perf_counter() > end + TIMEOUT:
+            raise ProtocolError(f"{len(waiting)} jobs are not done; {twice} of others are done again")
         for mark in reports.read():
             if mark not in waiting:
                 if int(mark) >= target.sent + number:

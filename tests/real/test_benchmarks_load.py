@@ -327,6 +327,19 @@ class TestAcrossProcesses:
         finally:
             reports.close()
 
+    def test_who_awaits_no_reply_answers_pings(self) -> None:
+        client = wire.Client.__new__(wire.Client)  # without a socket
+        client._tail = client.reply = b""
+        sent: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            sent.append(data)
+            return len(data)
+
+        client.send_now = send  # type: ignore[assignment]
+        assert client.take(server_frame(b"?", wire.PING)) == 0
+        assert sent == [wire.client_frame(wire.PONG, b"?")]
+
     def test_a_server_that_is_gone_ends_the_round(self) -> None:
         client = wire.Client.__new__(wire.Client)  # without a socket
         client._tail = b""

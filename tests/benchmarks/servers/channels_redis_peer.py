@@ -18,7 +18,8 @@ from django.urls import path
 from benchmarks.servers import asgi, common
 
 options = common.start()
-hosts = {"hosts": [options.engine], "prefix": options.prefix}
+# Without a time-out: redis-py's of 5 s would end a worker that waits for its next job, for as long.
+hosts = {"hosts": [{"address": options.engine, "socket_timeout": None}], "prefix": options.prefix}
 settings.configure(
     CHANNEL_LAYERS={
         "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": hosts},
