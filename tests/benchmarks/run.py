@@ -52,7 +52,7 @@ servers:
 {chr(10).join(f"  {name:<16}{TITLES[name]}" for name in SERVERS)}
 
 examples:
-  run.py                                         all of it, about twenty minutes
+  run.py                                         all of it, about twenty-five minutes
   run.py --scenario echo,group --rounds 5        two scenarios, in about a minute
   run.py --scenario group --peers picows         against one peer
   run.py --base HEAD~1 --peers none              the working tree against the commit before, no peers
