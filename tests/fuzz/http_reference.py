@@ -182,7 +182,7 @@ def read_response(request: Request, data: bytes) -> tuple[bytes, bool]:
     if request.method == "HEAD":
         assert body == b""
         body = request.body
-    elif not framed:
+    if not framed:  # to HEAD as well: it is answered as GET would be (RFC 9110 section 9.3.2)
         assert request.http_version == b"1.0"
         assert not keep_alive
         keep_alive = request.keep_alive

@@ -202,6 +202,42 @@ async def test_slow_is_not_away(process: EngineProcess) -> None:
         assert (they.one.gaps, they.two.gaps) == (0, 0)
 
 
+async def test_many_subscriptions_are_restored(process: EngineProcess) -> None:
+    async with Processes.on(process) as they:
+        for index in range(20_000):
+            they.one.engine.subscriptions.want(f"topic-{index}", lambda data: None)
+        # What takes longer than an answer may, and goes on, is waited for.
+        they.one.engine.timeout = 0.1
+        process.restart()
+        await they.are_well()
+        assert process.command("PUBSUB NUMSUB topic-0 topic-19999").count(b":1") == 2
+        for index in range(20_000):
+            they.one.engine.subscriptions.drop(f"topic-{index}")
+
+
+@pytest.mark.parametrize("url", ["unix://:s%40cret@{path}", "redis://:s%40cret@127.0.0.1:{port}/1"])
+async def test_a_password(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    with engine("--requirepass", "s@cret", port=port) as process:
+        url = url.format(path=process.path, port=port)
+        layer = RedisLayer(url)
+        for _ in range(2):  # and the same object again
+            async with layer.running():
+                member = FakeEndpoint(layer)
+                await Group("room").add(member.channel)
+                await Group("room").send({"text": "a"})
+                assert await Group("room").members() == [member.channel.name]
+                assert member.frames == [encode("a")]
+                layer.detach(member)
+        wrong = RedisLayer(url.replace("s%40cret", "wr0ng"), start_timeout=0.2)
+        with pytest.raises(LayerUnavailable, match="Authentication") as caught:
+            async with wrong.running():
+                pass
+        assert "cret" not in str(caught.value)
+        assert "wr0ng" not in str(caught.value)
+
+
 async def test_no_engine_at_the_start(tmp_path: object, caplog: pytest.LogCaptureFixture) -> None:
     layer = RedisLayer(f"unix://{tmp_path}/none.sock", start_timeout=0.3)
     with (
@@ -295,6 +331,17 @@ async def test_a_fault_within_its_tasks_ends_the_link_and_no_more(
         monkeypatch.undo()
         await they.are_well()
         assert "ZeroDivisionError: in what is heard; trying again" in caplog.text
+
+
+async def test_the_end_does_not_wait_for_an_engine_that_hangs(process: EngineProcess) -> None:
+    layer = RedisLayer(process.url)
+    async with layer.running():
+        member = FakeEndpoint(layer)
+        await Group("room").add(member.channel)
+        process.pause()
+        layer.detach(member)
+        ending = time.monotonic()
+    assert time.monotonic() - ending < 0.5
 
 
 async def test_a_fault_while_it_ends_is_no_failure_of_the_server_s(process: EngineProcess) -> None:

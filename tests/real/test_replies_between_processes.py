@@ -10,7 +10,7 @@ import pytest
 import trio
 from engines import EngineProcess, engine
 
-from triochan import Group, Message, route, route_class
+from triochan import Group, Message, Settings, route, route_class
 from triochan.exceptions import ConnectionClosed
 from triochan.generic.websockets import (
     JsonWebsocketConsumer,
@@ -73,11 +73,16 @@ ROUTING = [
 
 
 @asynccontextmanager
-async def serving(process: EngineProcess) -> AsyncIterator[tuple[Client, RedisLayer]]:
+async def serving(
+    process: EngineProcess, settings: Settings | None = None
+) -> AsyncIterator[tuple[Client, RedisLayer]]:
     """A server, and the layer of another process."""
     names.clear()
     worker = RedisLayer(process.url)
-    async with worker.connected(), Client(ROUTING, layer=RedisLayer(process.url)) as client:
+    async with (
+        worker.connected(),
+        Client(ROUTING, layer=RedisLayer(process.url), settings=settings) as client,
+    ):
         yield client, worker
 
 
@@ -96,8 +101,12 @@ async def test_a_socket_is_answered(running_engine: EngineProcess) -> None:
                 await channel.send({"text": str(number)})
             assert [await websocket.receive() for _ in range(20)] == [str(number) for number in range(20)]
             await Group("room", worker).add(channel)
-            await Group("room", worker).send({"bytes": b"to all"})
-            assert await websocket.receive() == b"to all"
+            # What one task sends arrives in its order, whichever way it goes.
+            for number in range(20):
+                await channel.send({"text": str(number)})
+                await Group("room", worker).send({"bytes": str(number).encode()})
+            got = [await websocket.receive() for _ in range(40)]
+            assert got == [each for number in range(20) for each in (str(number), str(number).encode())]
             await channel.send({"text": "last", "close": 4001, "reason": "done"})
             assert await websocket.receive() == "last"
             assert (await websocket.wait_closed()).code == 4001
@@ -151,3 +160,17 @@ async def test_a_request_that_waits_is_answered(running_engine: EngineProcess) -
         nursery.start_soon(respond)
         response = await client.get("/page")
         assert (response.status, response.header("x-by"), response.text) == (201, "another", "12")
+
+
+async def test_a_socket_that_reads_later_gets_all_of_it_in_order(running_engine: EngineProcess) -> None:
+    settings = Settings(outbox_limit=200_000)
+    async with serving(running_engine, settings) as (client, worker), client.websocket("/asks/") as websocket:
+        channel = worker.reply_channel(await the_name())
+        for number in range(40):
+            await channel.send({"text": f"{number} " + "x" * 100_000})
+        await trio.sleep(0.1)  # they wait for it
+        got = [await websocket.receive() for _ in range(40)]
+        assert [int(str(each).partition(" ")[0]) for each in got] == list(range(40))
+        assert client.runtime.layer.lost_replies == 0  # type: ignore[attr-defined]
+        await channel.send({"close": True})
+        assert (await websocket.wait_closed()).code == 1000

@@ -244,6 +244,9 @@ class Exchange:
         if self._owner.full:
             await self._owner.room()
 
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        return False  # before_response may wait, and the client for room
+
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         if not (self._closed or self.complete):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ from ..message import SendsReplies, check_name
 from ..porting import ABSENT_CHANNELS, LAYER_ATTRIBUTES, attribute_lookup
 from ..running import Local, run_local
 from ..wire.outbox import Outbox
+
+logger = logging.getLogger("triochan.layers")
 
 DELAYED = "immediately=False: sends are not put off until the consumer has ended; leave it out, and send last"
 RESERVED: Mapping[str, str] = {
@@ -84,6 +87,9 @@ class Endpoint(Hashable, Protocol):
 
     async def deliver(self, content: dict[str, Any], /) -> None:
         """Act on one reply (:mod:`triochan.replies`): ValueError for a wrong one, ConnectionClosed when gone."""
+
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait; False: something may have to, and nothing was done."""
 
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group: never waits, and a member that is gone is no error."""
@@ -323,7 +329,7 @@ class ChannelLayer(ABC):
       however it ends, without a wait; a named channel's by :meth:`group_discard`. A connection that is gone joins
       nothing, and that is no error.
     - Where an engine does not answer, LayerUnavailable is raised in bounded time: a message may have been sent then or
-      not; whoever was to join is not a member. Connections stay as they are.
+      not; whoever was to join is not a member. The layer tells the log, once. Connections stay as they are.
     """
 
     ChannelFull: ClassVar[type[ChannelFull]] = ChannelFull
@@ -449,7 +455,10 @@ class ChannelLayer(ABC):
     def _missed(self, seconds: float) -> None:
         """Told by the layer itself."""
         for tell in list(self._told_of_gaps.values()):
-            tell(seconds)
+            try:
+                tell(seconds)
+            except Exception:  # who is told must not break what the layer does
+                logger.exception("what is told of a gap raised")
 
     # -- life
 

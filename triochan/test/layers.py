@@ -77,6 +77,9 @@ class FakeEndpoint:
             raise ValueError("wrong")
         self.delivered.append(content)
 
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        return False
+
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         self.at_once.append(content)
 

@@ -43,7 +43,6 @@ logger = logging.getLogger("triochan.connection")
 
 Ts = TypeVarTuple("Ts")
 
-A_TASK = "a task of the connection"
 LINGER_SECONDS = 2.0
 """How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
@@ -285,6 +284,17 @@ class Connection:
         if reply.close is not None:
             self.close(reply.close, reply.reason)
 
+    def try_deliver(self, content: dict[str, Any], /) -> bool:
+        """The same where nothing has to wait."""
+        reply = parse_websocket(content)
+        if self.life.state is not State.OPEN or reply.accept is not None:
+            return False
+        if reply.data is not None and not self.send_nowait(reply.data):
+            return False
+        if reply.close is not None:
+            self.close(reply.close, reply.reason)
+        return True
+
     def deliver_nowait(self, content: dict[str, Any], /) -> None:
         """The same for a member of a group."""
         reply = parse_websocket(content)
@@ -366,7 +376,7 @@ class Connection:
     broken = lost
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
-        if what != A_TASK and only(error, LayerUnavailable):
+        if what in ("connect", "receive") and only(error, LayerUnavailable):
             # The layer has told the log, once; a line and a connection for each message would be no help.
             say(
                 logger,
@@ -645,7 +655,7 @@ class Connection:
         async def begin() -> None:
             await async_fn(*args)
 
-        with Barrier(partial(self.crashed, async_fn, A_TASK)):
+        with Barrier(partial(self.crashed, async_fn, "a task of the connection")):
             await enclosed(begin(), context)
 
     @property

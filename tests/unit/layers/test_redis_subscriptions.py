@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from triochan.layers.redis.subscriptions import Subscriptions
+from triochan.layers.redis.subscriptions import Subscriptions, read_pushes
 
 pytest.importorskip("coredis")
 
@@ -141,6 +142,44 @@ async def test_very_many_are_subscribed_to_in_several_commands() -> None:
         subscriptions.want(f"room-{index}", nothing)
     subscriptions.attach(Counting())
     assert sent == [500, 500, 200]
+
+
+async def test_all_that_has_come_is_taken_in_one_step(nursery: trio.Nursery) -> None:
+    """So the flush at the turn's end joins what they send to one socket."""
+    anyio = pytest.importorskip("anyio")
+    send, receive = anyio.create_memory_object_stream(100)
+    connection: Any = SimpleNamespace(_push_message_buffer_out=receive, _last_error=None)
+    steps = 0
+    taken: list[tuple[int, int]] = []
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal steps
+            steps += 1
+
+    def take(push: list[Any]) -> None:
+        taken.append((steps, push[0]))
+
+    trio.lowlevel.add_instrument(Steps())
+    for round in range(2):
+        for number in range(5):
+            send.send_nowait([round * 5 + number])
+        if not round:
+            nursery.start_soon(read_until_lost, connection, take)
+        await wait_all_tasks_blocked()
+    assert [number for _, number in taken] == list(range(10))
+    assert len({step for step, _ in taken[1:5]}) == 1
+    assert len({step for step, _ in taken[5:]}) == 1
+    send.close()
+    await wait_all_tasks_blocked()
+    receive.close()
+
+
+async def read_until_lost(connection: Any, take: Any) -> None:
+    from coredis.exceptions import ConnectionError as Lost
+
+    with pytest.raises(Lost, match="the connection was lost"):
+        await read_pushes(connection, take)
 
 
 @given(st.lists(st.sampled_from(["want a", "want b", "drop a", "drop b", "step", "break"]), max_size=40))

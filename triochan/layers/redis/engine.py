@@ -273,9 +273,23 @@ class Engine:
             self.subscriptions.attach(connection)
             with trio.fail_after(self.timeout):
                 await link.client.ping()
-                await self.subscriptions.restored()
+            await self._restored()
             self._link = link
             linked()
+
+    async def _restored(self) -> None:
+        """Wait until all subscriptions are confirmed, for as long as it goes on: there may be a hundred thousand.
+
+        Raises:
+            TooSlowError: it does not.
+        """
+        while True:
+            received = self.subscriptions.received
+            with trio.move_on_after(self.timeout):
+                await self.subscriptions.restored()
+                return
+            if self.subscriptions.received == received:
+                raise trio.TooSlowError
 
     async def _keep_alive(self, connection: BaseConnection) -> None:
         """Find out whether an engine that has gone silent is there.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -156,11 +157,18 @@ class Inbox:
             logger.exception("what another process sent is not understood, and dropped: %.200r", data)
 
     def _take_reply(self, channel: str, data: bytes) -> None:
-        if channel not in self._endpoints:
+        endpoint = self._endpoints.get(channel)
+        if endpoint is None:
             self.lost += 1
             return
         waiting = self._waiting.get(channel)
         if waiting is None:
+            # At once where it can be: so a message to a group does not overtake a reply that was sent before it.
+            done = True
+            with self._counting(channel):
+                done = endpoint.try_deliver(decode(data))
+            if done:
+                return
             waiting = self._waiting[channel] = _Waiting()
             self._nursery.start_soon(self._deliver, channel, waiting)
         if waiting.size >= WAITING_BYTES:
@@ -181,19 +189,25 @@ class Inbox:
                 data = waiting.take()
                 if endpoint is None:
                     self.lost += 1
-                    continue
-                try:
-                    await endpoint.deliver(decode(data))
-                except ConnectionClosed:
-                    self.lost += 1
-                except ValueError as error:
-                    self.lost += 1
-                    logger.warning("a reply to %s from another process was refused: %s", channel, error)
-                except Exception:
-                    self.lost += 1
-                    logger.exception("a reply to %s from another process was not delivered", channel)
+                else:
+                    with self._counting(channel):
+                        await endpoint.deliver(decode(data))
         finally:
             del self._waiting[channel]
+
+    @contextmanager
+    def _counting(self, channel: str) -> Iterator[None]:
+        """A reply that its connection does not take is counted, and what is wrong with it told to the log."""
+        try:
+            yield
+        except ConnectionClosed:
+            self.lost += 1
+        except ValueError as error:
+            self.lost += 1
+            logger.warning("a reply to %s from another process was refused: %s", channel, error)
+        except Exception:
+            self.lost += 1
+            logger.exception("a reply to %s from another process was not delivered", channel)
 
     async def _answer(self, process: str, serial: int, question: str, *arguments: str) -> None:
         answer = error = None

@@ -146,9 +146,10 @@ class RedisLayer(ChannelLayer):
             LayerUnavailable: the engine does not answer.
         """
         answers = await self._inbox.ask_all("members", group)
-        here = await self._groups.local_names(group)
-        others = [names for names in answers if names != here]
-        return [*here, *(name for names in others for name in names), *await self._groups.named(group)]
+        named = await self._groups.named(group)
+        # This process's own are read now: it may have gone on since it was asked.
+        others = [name for names in answers for name in names if process_of(name) != self._prefix]
+        return [*await self._groups.local_names(group), *others, *named]
 
     def _left(self, endpoint: Endpoint) -> None:
         self._groups.leave_all(endpoint)
