@@ -69,7 +69,7 @@ format:
     {{venv}}/bin/ruff format .
     {{venv}}/bin/ruff check --fix .
 
-# measure triochan beside its peers (about twenty minutes; --help says more)
+# measure triochan beside its peers (about twenty-five minutes; --help says more)
 bench *options:
     {{python}} tests/benchmarks/run.py {{options}}
 

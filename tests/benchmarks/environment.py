@@ -108,8 +108,9 @@ def prepare(say: Callable[[str], None], base: Base | None = None) -> Path:
 
 def _dependencies(sources: Path) -> list[str]:
     with (sources / "pyproject.toml").open("rb") as file:
-        dependencies: list[str] = tomllib.load(file)["project"]["dependencies"]
-    return dependencies
+        project = tomllib.load(file)["project"]
+    extras: list[str] = project.get("optional-dependencies", {}).get("valkey", [])
+    return [*project["dependencies"], *extras]
 
 
 @contextmanager

@@ -18,11 +18,12 @@ import socket
 import ssl
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks import feed
+from benchmarks.scenarios import JOB_NUMBER
 from benchmarks.wire import (
     CLOSE,
     COMPRESSED,
@@ -48,17 +49,32 @@ FEED = 128
 """Different messages to a compressed group. Together they are more than any compressor's window."""
 SAMPLED = 64
 """Every so many-th member of a compressed group reads all that it gets."""
+PACE = 5
+"""Messages a second to a group that is nearly quiet."""
 CLOSE_FRAME = client_frame(CLOSE, (1000).to_bytes(2, "big"))
 
 
 class Target:
-    """One server and the sockets to it: `members` carry the load, the crowd is only there."""
+    """One server and the sockets to it: `members` carry the load, the crowd is only there.
+
+    Args:
+        port: of the server, or of that one of its processes that takes what is sent.
+        spread: ports of the other processes, which share the members.
+    """
 
     def __init__(
-        self, port: int, path: str, payload: str, certificate: str | None = None, compressed: bool = False
+        self,
+        port: int,
+        path: str,
+        payload: str,
+        certificate: str | None = None,
+        compressed: bool = False,
+        spread: Sequence[int] = (),
     ) -> None:
         self.client = CompressedClient if compressed else Client
         self.port = port
+        self.ports = tuple(spread) or (port,)
+        self.spread = bool(spread)
         self.path = path
         self.payload = payload
         self.message = client_frame(TEXT, payload.encode())
@@ -67,17 +83,19 @@ class Target:
         self.epoll = select.epoll()
         self.clients: dict[int, Client] = {}
         self.members: list[Client] = []
+        self.sender: Client
+        """Whoever sends what all members get: the first of them, or, where they are spread, a socket of its own."""
         self.feed: list[bytes] = []
         self.sent = 0
-        """Messages of the feed so far; the next one is the sender's next."""
+        """Messages of the feed, or jobs, so far; the next one is the sender's next."""
+        self.reports: Reports | None = None
+        """Where jobs are reported, where there are any."""
 
     def connect(self, path: str, count: int) -> list[Client]:
         opened: list[Client] = []
         while len(opened) < count:
-            batch = [
-                self.client(self.port, path, self.tls)
-                for _ in range(min(HANDSHAKES_AT_ONCE, count - len(opened)))
-            ]
+            numbers = range(len(opened), min(len(opened) + HANDSHAKES_AT_ONCE, count))
+            batch = [self.client(self.ports[number % len(self.ports)], path, self.tls) for number in numbers]
             for client in batch:
                 client.finish_handshake()
                 client.reply = self.reply
@@ -85,15 +103,21 @@ class Target:
             opened += batch
         return opened
 
+    def connect_alone(self, path: str, port: int) -> Client:
+        """One socket besides the members, to that process."""
+        client = self.client(port, path, self.tls)
+        client.finish_handshake()
+        self.add(client)
+        return client
+
     def add(self, client: Client) -> None:
         self.clients[client.sock.fileno()] = client
         self.epoll.register(client.sock, select.EPOLLIN)
 
     def learn_reply(self, replies: int) -> None:
         """Send one message, check what comes back, and expect exactly these bytes from now on."""
-        first = self.members[0]
-        first.send(self.message)
-        payload, self.reply = first.frame()
+        self.sender.send(self.message)
+        payload, self.reply = self.members[0].frame()
         same = payload.decode() == self.payload or (
             self.path == "/json" and json.loads(payload) == json.loads(self.payload)
         )
@@ -121,6 +145,12 @@ class Target:
         self.sent = 0
         compressed_deliveries(self, 0.0, 1)
 
+    def take(self, client: Client, data: bytes) -> int:
+        """How many replies are complete with what was read; nothing, but with TLS, is a connection's end."""
+        if not data and self.tls is None:
+            raise ProtocolError("the server closed a connection")
+        return client.take(data)
+
     def answer_pings(self) -> None:
         for fd, _ in self.epoll.poll(0):
             client = self.clients[fd]
@@ -128,15 +158,22 @@ class Target:
                 raise ProtocolError("a message came that nobody had asked for")
 
     def close(self) -> None:
+        if self.reports is not None:
+            self.reports.close()
         self.epoll.close()
         for client in self.clients.values():
             client.sock.close()
 
 
 class Clock:
-    """Measures a round of the load generator; started by being made."""
+    """Measures a round of the load generator; started by being made.
 
-    def __init__(self) -> None:
+    Args:
+        polite: what spins lets others have the core: an engine is on it too.
+    """
+
+    def __init__(self, polite: bool = False) -> None:
+        self.polite = polite
         self.ready = _ready()
         self.cpu = process_time()
         self.spun = 0.0
@@ -146,6 +183,8 @@ class Clock:
         """As `poll`, without ever sleeping; processor time spent in here does not count."""
         since, spun_since = perf_counter(), process_time()
         while not (events := epoll.poll(0)):
+            if self.polite:
+                os.sched_yield()
             if perf_counter() - since > TIMEOUT:
                 raise ProtocolError(f"nothing came from the server for {TIMEOUT:.0f} s")
         self.spun += process_time() - spun_since
@@ -203,7 +242,7 @@ def messages(target: Target, seconds: float, in_flight: int) -> dict[str, float]
             data = receive[fd](READ_SIZE)
             got = len(data) // size
             if client.has_tail() or data != replies[got] or not got:
-                got = client.take(data)
+                got = target.take(client, data)
             if got:
                 count += got
                 if perf_counter() < end:
@@ -221,13 +260,13 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
     """
     epoll, clients = target.epoll, target.clients
     receive = {fd: client.sock.recv for fd, client in clients.items()}
-    sender, message, group = target.members[0], target.message, len(target.members)
+    sender, message, group = target.sender, target.message, len(target.members)
     size = len(target.reply)
     replies = [target.reply * n for n in range(in_flight + 2)]
     sent = in_flight
     count = 0
     refill = group  # with that many deliveries the oldest message is through, and the next may go
-    clock = Clock()
+    clock = Clock(polite=target.spread)
     end = clock.started + seconds
     sender.send(message * in_flight)
     while count < sent * group:
@@ -237,7 +276,7 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
             client = clients[fd]
             # A member that lags behind the others may have more waiting than the window holds.
             if client.has_tail() or not 0 < got < len(replies) or data != replies[got]:
-                got = client.take(data)
+                got = target.take(client, data)
             count += got
         if count >= refill and perf_counter() < end:
             through = (count - refill) // group + 1
@@ -245,6 +284,110 @@ def deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, floa
             sent += through
             sender.send(message * through)
     return clock.figures(count)
+
+
+def paced(target: Target, seconds: float) -> dict[str, float]:
+    """A group that is nearly quiet: PACE messages a second, and for each delivery the ms since it was sent."""
+    epoll, clients = target.epoll, target.clients
+    receive = {fd: client.sock.recv for fd, client in clients.items()}
+    sender, message, group, reply = target.sender, target.message, len(target.members), target.reply
+    waits: list[float] = []
+    clock = Clock(polite=True)
+    for number in range(max(1, round(seconds * PACE))):
+        due = clock.started + number / PACE
+        while (left := due - perf_counter()) > 0:
+            for fd, _ in epoll.poll(left):
+                if clients[fd].take(clients[fd].recv(READ_SIZE)):
+                    raise ProtocolError("a message came that nobody had asked for")
+        sent_at = perf_counter()
+        sender.send(message)
+        count = 0
+        while count < group:
+            for fd, _ in epoll.poll(0) or clock.spin(epoll):
+                data = receive[fd](READ_SIZE)
+                got = 1 if data == reply and not clients[fd].has_tail() else target.take(clients[fd], data)
+                waits += [perf_counter() - sent_at] * got
+                count += got
+    return clock.figures(len(waits)) | {
+        "median_ms": statistics.median(waits) * 1e3,
+        "p99_ms": sorted(waits)[len(waits) * 99 // 100] * 1e3,
+    }
+
+
+def jobs(target: Target, seconds: float) -> dict[str, float]:
+    """Every member keeps one job on its way: it sends the next one when a worker has reported that one.
+
+    The clock stops as in `messages`. A job that is done once more counts once, and is told.
+    """
+    senders, reports = target.members, target.reports
+    assert reports is not None
+    waiting: dict[bytes, int] = {}
+    count = number = twice = 0
+
+    def send(member: int) -> None:
+        nonlocal number
+        mark = f"{target.sent + number:0{JOB_NUMBER}}"
+        number += 1
+        waiting[mark.encode()] = member
+        senders[member].send(client_frame(TEXT, (mark + target.payload[JOB_NUMBER:]).encode()))
+
+    clock = Clock()
+    end = clock.started + seconds
+    for member in range(len(senders)):
+        send(member)
+    while waiting:
+        if perf_counter() > end + TIMEOUT:
+            raise ProtocolError(f"{len(waiting)} jobs are not done; {twice} of others are done again")
+        for mark in reports.read():
+            if mark not in waiting:
+                if int(mark) >= target.sent + number:
+                    raise ProtocolError(f"job {mark!r} is done, and was never sent")
+                twice += 1
+                continue
+            member = waiting.pop(mark)
+            count += 1
+            if perf_counter() < end:
+                send(member)
+    target.sent += number
+    return clock.figures(count) | {"twice": twice}
+
+
+class Reports:
+    """Where workers say which jobs are done: a Unix socket that they connect to."""
+
+    def __init__(self, path: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._tails: dict[socket.socket, bytes] = {}
+        self.epoll = select.epoll()
+        self.epoll.register(self._listener, select.EPOLLIN)
+        self._socks: dict[int, socket.socket] = {}
+
+    def read(self) -> list[bytes]:
+        """Wait for reports: the marks of jobs."""
+        found: list[bytes] = []
+        for fd, _ in poll(self.epoll):
+            if fd == self._listener.fileno():
+                sock, _ = self._listener.accept()
+                self._socks[sock.fileno()] = sock
+                self._tails[sock] = b""
+                self.epoll.register(sock, select.EPOLLIN)
+                continue
+            sock = self._socks[fd]
+            data = sock.recv(READ_SIZE)
+            if not data:
+                raise ProtocolError("a worker has ended")
+            data = self._tails[sock] + data
+            whole = len(data) // JOB_NUMBER * JOB_NUMBER
+            found += [data[at : at + JOB_NUMBER] for at in range(0, whole, JOB_NUMBER)]
+            self._tails[sock] = data[whole:]
+        return found
+
+    def close(self) -> None:
+        for sock in (self._listener, *self._tails):
+            sock.close()
+        self.epoll.close()
 
 
 def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dict[str, float]:
@@ -277,11 +420,11 @@ def compressed_deliveries(target: Target, seconds: float, in_flight: int) -> dic
             received += len(data)
             client = clients[fd]
             if fd in sampled or client.has_tail():
-                got = client.take(data)
+                got = target.take(client, data)
             else:
                 found = known.get(data)
                 if found is None:
-                    found = client.take(data)
+                    found = target.take(client, data)
                     if not client.has_tail():
                         if len(known) > 4 * FEED:
                             known.clear()
@@ -407,7 +550,7 @@ def latency(target: Target, seconds: float) -> dict[str, float]:
             for fd, _ in poll(epoll):
                 if fd == own:
                     data = receive(READ_SIZE)
-                    back = 1 if data == reply else member.take(data)
+                    back = 1 if data == reply else target.take(member, data)
                 else:
                     clients[fd].take(clients[fd].recv(READ_SIZE))
         trips.append(perf_counter() - sent_at)
@@ -502,14 +645,26 @@ class Generator:
         group: bool,
         certificate: str | None,
         compressed: bool,
+        spread: Sequence[int] = (),
+        bystander: int = 0,
+        reports: str = "",
     ) -> dict[str, Any]:
-        """`members` sockets to one server; none for plain HTTP, whose clients come with each round."""
+        """`members` sockets to one server; none for plain HTTP, whose clients come with each round.
+
+        `spread` are further processes of the server, which share the members, `bystander` the port of one without
+        any; `reports` is where workers report jobs.
+        """
         if target in self.targets:  # an earlier server of the same name, ended by now
             self.targets.pop(target).close()
-        opened = self.targets[target] = Target(port, path, payload, certificate, compressed)
+        opened = self.targets[target] = Target(port, path, payload, certificate, compressed, spread)
+        if reports:
+            opened.reports = Reports(reports)
         opened.members = opened.connect(path, members)
-        if not members:
+        if not members or reports:
             return {"tls": None}
+        opened.sender = opened.connect_alone("/send", port) if spread else opened.members[0]
+        if bystander:
+            opened.connect_alone("/other", bystander)
         # A member may join its group a moment after its handshake; peers differ in that.
         select.select([], [], [], 0.2)
         if compressed:
@@ -538,6 +693,9 @@ class Generator:
             "storm": storm,
             "requests": requests,
             "latency": latency,
+            "paced": paced,
+            "jobs": jobs,
+            "bystander": deliveries,
         }
         return measures[what](self._find(target), **arguments)
 

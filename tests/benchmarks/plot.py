@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from xml.sax.saxutils import escape
 
-from benchmarks.report import Outcome, number
-from benchmarks.scenarios import BEFORE, ITSELF, TITLES
+from benchmarks.report import Outcome, name_in, number
+from benchmarks.scenarios import TITLES
 
 WIDTH = 1180
 COLUMNS = 2
@@ -92,7 +92,7 @@ def _panel(outcome: Outcome, left: float, top: float, width: float) -> list[str]
         values = outcome.values(name).values()
         length = max(median(values) / most * room, 1)
         parts.append(
-            _text(left + LABELS - 10, middle + 4.5, _label(outcome, name), "ours" if ours else "", "end")
+            _text(left + LABELS - 10, middle + 4.5, name_in(outcome, name), "ours" if ours else "", "end")
         )
         parts.append(
             f'<rect x="{left + LABELS:.1f}" y="{y:.1f}" width="{length:.1f}" height="{BAR}" rx="2" '
@@ -110,13 +110,6 @@ def _panel(outcome: Outcome, left: float, top: float, width: float) -> list[str]
         at = left + LABELS + max(length, max(values) / most * room) + 10
         parts.append(_text(at, middle + 4.5, text, "ours" if ours else ""))
     return parts
-
-
-def _label(outcome: Outcome, name: str) -> str:
-    loads = outcome.scenario.itself_titles
-    if loads is None or name == BEFORE:
-        return TITLES[name]
-    return f"{TITLES[outcome.subject]}, {loads[name == ITSELF]}"
 
 
 def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:

@@ -22,6 +22,7 @@ START_TIMEOUT = 30.0
 END_TIMEOUT = 5.0
 
 
+_HARNESS = ROOT / "tests", ROOT / "tests" / "support"
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -54,6 +55,26 @@ class Spent:
             self.system - before.system,
         )
 
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.ran + other.ran,
+            self.ready + other.ready,
+            self.user + other.user,
+            self.system + other.system,
+        )
+
+
+NOTHING_SPENT = Spent(0.0, 0.0, 0.0, 0.0)
+
+
+def spent_by(pid: int) -> Spent:
+    process = Path(f"/proc/{pid}")
+    ran, ready, _ = (process / "schedstat").read_text().split()
+    # After the name, which may hold anything, come the fields from the third on (proc(5)).
+    fields = (process / "task" / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    user, system = int(fields[11]) * _TICK, int(fields[12]) * _TICK
+    return Spent(int(ran) / 1e9, int(ready) / 1e9, user, system)
+
 
 class Child:
     """A Python module as a process that answers in lines of JSON; a context manager that ends it."""
@@ -72,7 +93,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=sources,  # which `-m` puts before everything else
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(sources), str(ROOT / "tests")])},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (sources, *_HARNESS)))},
                 start_new_session=True,
             )
         self._buffer = b""
@@ -159,21 +180,15 @@ class Server(Child):
             raise ChildFailed(self, f"{self.name} runs {answer['sources']}, not {self._sources}")
 
     def spent(self) -> Spent:
-        process = Path(f"/proc/{self.process.pid}")
-        ran, ready, _ = (process / "schedstat").read_text().split()
-        # After the name, which may hold anything, come the fields from the third on (proc(5)).
-        fields = (process / "task" / process.name / "stat").read_text().rpartition(")")[2].split()
-        user, system = int(fields[11]) * _TICK, int(fields[12]) * _TICK
-        return Spent(int(ran) / 1e9, int(ready) / 1e9, user, system)
+        return spent_by(self.process.pid)
 
     def resident_kib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-class LoadGenerator(Child):
-    def __init__(self, python: Path, core: int) -> None:
-        super().__init__(python, "benchmarks.load", [str(core)], "load-generator")
+class Told(Child):
+    """A child that is told what to do, line by line."""
 
     def do(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
         try:
@@ -185,3 +200,29 @@ class LoadGenerator(Child):
         if "error" in answer:
             raise ChildFailed(self, answer["error"], answer.get("missing", False))
         return answer
+
+
+class LoadGenerator(Told):
+    def __init__(self, python: Path, core: int) -> None:
+        super().__init__(python, "benchmarks.load", [str(core)], "load-generator")
+
+
+class Engine(Told):
+    """The Redis or Valkey server between the processes of each contestant; all of them share one."""
+
+    def __init__(self, python: Path, core: int) -> None:
+        super().__init__(python, "benchmarks.engine", [str(core)], "engine")
+        self.url = ""
+        self._pid = 0
+
+    def started(self) -> None:
+        answer = self.read(START_TIMEOUT)
+        self.url, self._pid = answer["url"], answer["pid"]
+
+    def spent(self) -> Spent:
+        return spent_by(self._pid)
+
+    def subscribers(self, prefix: str) -> int:
+        """How many connections hear the group that a contestant sends to; `prefix` is in its names."""
+        count: int = self.do("subscribers", prefix=prefix)["count"]
+        return count

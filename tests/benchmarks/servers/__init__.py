@@ -9,6 +9,15 @@
 | `/checkpoint` | comes back when the handler has let the loop take a turn |
 | `/sleep` | comes back when the handler has slept for 10 ms |
 
+Those with an engine between several processes of theirs (`*_across`, `*_redis_peer`) have in its stead:
+
+| path | a message sent to it |
+|---|---|
+| `/group` | (members of the group; they send nothing) |
+| `/send` | goes as it is to everybody connected to `/group`, to whichever process |
+| `/job` | goes as a job to one of the worker processes, which say when it is done |
+| `/other` | (members of another group) |
+
 A GET of `/answer` is answered by `scenarios.ANSWER` as JSON. A server has those paths that its scenarios need.
 
 Each is written the way its own documentation recommends, for one process, with compression off unless it is

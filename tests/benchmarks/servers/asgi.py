@@ -16,8 +16,9 @@ class _Reporting(uvicorn.Server):
             common.report(sockets[0].getsockname()[1])
 
 
-def serve(application: Any) -> None:
-    options = common.start()
+def serve(application: Any, options: common.Options | None = None) -> None:
+    """`options` are those of an application that has started for itself."""
+    options = options or common.start()
     certificate = options.certificate
     config = uvicorn.Config(
         application,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from triochan.layers.redis.engine import Engine
-from triochan.layers.redis.subscriptions import Subscriptions, read_pushes
+from triochan.layers.redis.subscriptions import Subscriptions, take_pushes
 
 pytest.importorskip("coredis")
 
@@ -145,42 +144,42 @@ async def test_very_many_are_subscribed_to_in_several_commands() -> None:
     assert sent == [500, 500, 200]
 
 
-async def test_all_that_has_come_is_taken_in_one_step(nursery: trio.Nursery) -> None:
-    """So the flush at the turn's end joins what they send to one socket."""
-    anyio = pytest.importorskip("anyio")
-    send, receive = anyio.create_memory_object_stream(100)
-    connection: Any = SimpleNamespace(_push_message_buffer_out=receive, _last_error=None)
-    steps = 0
-    taken: list[tuple[int, int]] = []
+def pushed(number: int) -> bytes:
+    return b">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\n%d\r\n" % number
 
-    class Steps(trio.abc.Instrument):
-        def before_task_step(self, task: trio.lowlevel.Task) -> None:
-            nonlocal steps
-            steps += 1
+
+async def test_all_that_one_read_has_brought_is_taken_in_its_step() -> None:
+    from coredis.connection import UnixDomainSocketConnection, UnixDomainSocketLocation
+
+    connection = UnixDomainSocketConnection(UnixDomainSocketLocation("/nowhere"))
+    taken: list[int] = []
+    failures: list[Exception] = []
 
     def take(push: list[Any]) -> None:
-        taken.append((steps, push[0]))
+        taken.append(int(push[2]))
+        if taken[-1] == 2:
+            raise ZeroDivisionError
 
-    trio.lowlevel.add_instrument(Steps())
-    for round in range(2):
-        for number in range(5):
-            send.send_nowait([round * 5 + number])
-        if not round:
-            nursery.start_soon(read_until_lost, connection, take)
-        await wait_all_tasks_blocked()
-    assert [number for _, number in taken] == list(range(10))
-    assert len({step for step, _ in taken[1:5]}) == 1
-    assert len({step for step, _ in taken[5:]}) == 1
-    send.close()
-    await wait_all_tasks_blocked()
-    receive.close()
-
-
-async def read_until_lost(connection: Any, take: Any) -> None:
-    from coredis.exceptions import ConnectionError as Lost
-
-    with pytest.raises(Lost, match="the connection was lost"):
-        await read_pushes(connection, take)
+    take_pushes(connection, take, failures.append)
+    with assert_no_checkpoints():
+        connection._data_received(pushed(1) + pushed(2) + pushed(3) + pushed(4)[:20])
+        assert taken == [1, 2, 3]
+        connection._data_received(pushed(4)[20:])
+        assert taken == [1, 2, 3, 4]
+        async with connection._processing_budget:
+            pass
+    assert [type(error) for error in failures] == [ZeroDivisionError]
+    assert connection._push_message_buffer_out.statistics().current_buffer_used == 0
+    # As coredis does when it gives the connection back to its pool.
+    assert connection._push_message_buffer_in.statistics().current_buffer_used == 0
+    for stream in (  # else coredis says that they are unclosed
+        connection._push_message_buffer_out,
+        connection._streamed_message_buffer_in,
+        connection._streamed_message_buffer_out,
+        connection._write_buffer_in,
+        connection._write_buffer_out,
+    ):
+        stream.close()
 
 
 async def test_very_many_are_waited_for_as_long_as_it_goes_on(

@@ -79,7 +79,8 @@ class Inbox:
 
     async def _publish(self, topic: str, *said: Any) -> int:
         """How many processes have it."""
-        return await self._engine.ask(self._engine.client.publish(topic, msgpack.packb(said)))
+        heard: int = await self._engine.ask(self._engine.request(b"PUBLISH", topic, msgpack.packb(said)))
+        return heard
 
     # -- saying
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
 import trio
@@ -133,30 +133,40 @@ class Subscriptions:
                 pass  # who reads from it finds that too, and all is subscribed to anew
 
 
-async def read_pushes(connection: BaseConnection, take: Callable[[list[Any]], None]) -> None:
-    """Take what the engine pushes, until the connection is lost: all that has come in one step, without a checkpoint.
+class _Taker:
+    """Stands where a connection of coredis' puts pushes, and hands each on in the step that has read it.
 
-    So nothing piles up in the connection's buffer, which has no bound, and what several messages send to one socket
-    leaves it in one write.
-
-    Raises:
-        coredis.exceptions.ConnectionError: it is lost.
+    In its place is a buffer without a bound, which a task of its own would have to be woken for.
     """
-    import anyio
-    from coredis.exceptions import ConnectionError as Lost
 
-    # Its generator of messages has a checkpoint for each.
-    pushes = connection._push_message_buffer_out
-    try:
-        while True:
-            take(await pushes.receive())
-            try:
-                while True:
-                    take(pushes.receive_nowait())
-            except anyio.WouldBlock:
-                pass
-    except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-        raise Lost("the connection was lost") from connection._last_error
+    def __init__(
+        self, take: Callable[[list[Any]], None], failed: Callable[[Exception], None], buffer: Any
+    ) -> None:
+        self._take = take
+        self._failed = failed
+        self.statistics = buffer.statistics
+
+    def send_nowait(self, push: list[Any]) -> None:
+        try:
+            self._take(push)
+        except Exception as error:  # noqa: BLE001 - it is not the connection's
+            self._failed(error)
+
+
+def take_pushes(
+    connection: BaseConnection, take: Callable[[list[Any]], None], failed: Callable[[Exception], None]
+) -> None:
+    """Have ``take`` called with what the engine pushes: what one read has brought in one step, without a checkpoint.
+
+    So nothing piles up, and what several messages send to one socket leaves it in one write.
+
+    Args:
+        failed: is told what ``take`` raises.
+    """
+    taker: Any = _Taker(take, failed, connection._push_message_buffer_in)
+    connection._push_message_buffer_in = taker
+    # Bounds what is read and waits to be taken, by a turn of the loop for each read. Here nothing waits.
+    connection._processing_budget = cast(Any, nullcontext())
 
 
 async def read_refusals(connection: BaseConnection) -> None:
