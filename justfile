@@ -73,6 +73,10 @@ format:
 bench *options:
     {{python}} tests/benchmarks/run.py {{options}}
 
+# many sockets in one room over several workers (a minute; --help says more)
+scaling *options:
+    {{python}} tests/benchmarks/scaling.py {{options}}
+
 # the WebSocket protocol, by Autobahn|Testsuite's fuzzing client (needs a Python 2.7; --help says more)
 autobahn *options:
     {{python}} tests/autobahn/run.py {{options}}
