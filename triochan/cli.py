@@ -44,7 +44,7 @@ from .wire.listeners import Address, address_of, shares_its_port
 logger = logging.getLogger("triochan.configuration")
 _MEMORY_SESSIONS = (
     "sessions are kept in each worker's own memory (MemorySessionStore): who comes to another worker is logged out. "
-    "Give the application a store that they share, such as SQLiteSessionStore"
+    "Give the application a store that they share, such as SqliteSessionStore"
 )
 _COLORS: Mapping[checks.Kind, str] = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 

@@ -25,6 +25,8 @@ from engines import engine, valkey_server
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from triochan import sessions
+
 __all__ = ["folder", "served"]
 """Fixtures."""
 
@@ -257,6 +259,8 @@ def test_sessions_in_each_worker_s_own_memory_are_told_of_once(
     told = [line for line in at.seen if "MemorySessionStore" in line]
     assert len(told) == 1
     assert " worker 1 triochan.configuration: sessions are kept in each worker's own memory" in told[0]
+    [other] = re.findall(r"such as (\w+)", told[0])
+    assert hasattr(sessions, other)
     assert at.end() == 0
 
 
