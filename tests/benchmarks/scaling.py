@@ -135,6 +135,13 @@ def resident(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def peak(pid: int) -> float:
+    """MiB that it had at most since its start."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [line] = [each for each in lines if each.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
 def processor(pid: int) -> float:
     """Seconds of processor time of all its threads; 0 where it has ended."""
     try:
@@ -496,7 +503,7 @@ class Run:
             "self.track",
             f"{title}, {count:,} who come at once: connected after {connected:.2f} s, "
             f"told all after {last - began:.2f} s; {state['bytes'] / 2**20:.1f} MiB to them; {_said(spent)}; "
-            f"workers {max(map(resident, self.server.workers())):.0f} MiB at most",
+            f"a worker had {max(map(peak, self.server.workers())):.0f} MiB at most, ever",
             connected=connected,
             told=last - began,
             bytes=state["bytes"],
