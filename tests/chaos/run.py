@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import ssl
 import subprocess
 import sys
@@ -56,6 +57,7 @@ from raw_clients import (
 )
 
 from chaos.clients import OFFER, Client, Closed, closed, deflated
+from chaos.cluster import Cluster
 from chaos.costs import Costs
 from triochan.content import decode_json
 from triochan.wire.listeners import Address
@@ -973,9 +975,24 @@ def main() -> int:
         default=0.2,
         help="seconds of processor that each kind of input is measured for",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="serve by so many, on an engine that is killed every --period seconds: see cluster.py; --costs and drains "
+        "are for one",
+    )
+    parser.add_argument("--period", type=float, default=10, help="seconds between two outages of the engine")
     options = parser.parse_args()
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)
-    chaos = Chaos(options.seconds, options.seed, options.troublemakers, options.costs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends its processes then, too
+    chaos: Chaos | Cluster
+    if options.processes == 1:
+        chaos = Chaos(options.seconds, options.seed, options.troublemakers, options.costs)
+    else:
+        chaos = Cluster(
+            options.seconds, options.seed, options.troublemakers // 5, options.processes, options.period
+        )
     started = time.monotonic()
 
     async def bounded() -> None:
