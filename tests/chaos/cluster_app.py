@@ -16,7 +16,7 @@ import trio
 import triochan.http
 from triochan import Channel, Group, Message, route, route_class
 from triochan.decorators import durable
-from triochan.exceptions import ChannelFull, LayerUnavailable
+from triochan.exceptions import ChannelFull, ConnectionClosed, LayerUnavailable
 from triochan.generic.websockets import JsonWebsocketConsumer
 from triochan.layers import current_layer
 from triochan.layers.redis import RedisLayer
@@ -62,7 +62,7 @@ class Room(JsonWebsocketConsumer[dict[str, Any], dict[str, Any]]):
                 await self.group_send(room, {"from": name, "number": content["number"]})
             case "job" | "once" | "ask":
                 job = {"job": content["job"], "reply_channel": self.message.reply_channel}
-                await Channel(f"chaos.{content['do']}").send(job)
+                await Channel(f"chaos.{content['do']}").send(job, delay=content.get("delay", 0))
             case "list":
                 return [name for name, metas in (await self.presence(room).list()).items() for _ in metas]
             case "members":
@@ -93,7 +93,10 @@ async def do_once(message: Message) -> None:
 
 
 async def answer(message: Message) -> None:
-    await message.reply_channel.send({"text": f'{{"answer": "{message["job"]}"}}'})
+    try:
+        await message.reply_channel.send({"text": f'{{"answer": "{message["job"]}"}}'})
+    except (LayerUnavailable, ConnectionClosed):
+        note("unanswered", message["job"])
 
 
 async def census(message: Message) -> None:

@@ -984,6 +984,10 @@ def main() -> int:
     )
     parser.add_argument("--period", type=float, default=10, help="seconds between two outages of the engine")
     options = parser.parse_args()
+    if options.processes < 1:
+        parser.error(f"--processes: at least 1, not {options.processes}")
+    if options.period < 1:
+        parser.error(f"--period: at least 1 second, not {options.period:g}")
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends its processes then, too
     chaos: Chaos | Cluster
