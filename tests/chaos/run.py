@@ -968,7 +968,12 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=int.from_bytes(os.urandom(3), "big"), help="what is tried"
     )
-    parser.add_argument("--troublemakers", type=int, default=100, help="clients that misbehave, at any time")
+    parser.add_argument(
+        "--troublemakers",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="clients that misbehave, at any time (default: 100; with several processes 20)",
+    )
     parser.add_argument(
         "--costs",
         type=float,
@@ -991,12 +996,11 @@ def main() -> int:
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends its processes then, too
     chaos: Chaos | Cluster
+    troublemakers = getattr(options, "troublemakers", 100 if options.processes == 1 else 20)
     if options.processes == 1:
-        chaos = Chaos(options.seconds, options.seed, options.troublemakers, options.costs)
+        chaos = Chaos(options.seconds, options.seed, troublemakers, options.costs)
     else:
-        chaos = Cluster(
-            options.seconds, options.seed, options.troublemakers // 5, options.processes, options.period
-        )
+        chaos = Cluster(options.seconds, options.seed, troublemakers, options.processes, options.period)
     started = time.monotonic()
 
     async def bounded() -> None:
