@@ -575,7 +575,6 @@ class Cluster:
             # After each kind there is a calm at some time.
             kind = kinds[turn // 3 % 3] if calm or turn == 1 else self.chance.choice(kinds)
             began = self.now()
-            window = self.period if not calm else max(self.period, min(RIGHT + 3, 2 * self.period))
             seconds = self.chance.uniform(0.1, 0.3) * self.period
             kill_at = self.chance.uniform(0, 0.6) * self.period if turn % 3 == 2 else None
             async with trio.open_nursery() as nursery:
@@ -583,8 +582,9 @@ class Cluster:
                     nursery.start_soon(self.kill_process, kill_at)
                 await self.outage(engine, kind, seconds)
             gone = round(self.now() - began, 1)
+            until = self.disturbed + RIGHT + 3 if calm else began + self.period
             enough = self.now() + self.linked + 2  # for something to be checked
-            await trio.sleep_until(max(enough, min(began + window, end)) - ARRIVAL)
+            await trio.sleep_until(max(enough, min(until, end)) - ARRIVAL)
             self.check_gaps(kind)
             await self.check_window()
             print(
