@@ -315,10 +315,11 @@ class Cluster:
         return any(self.now() < when + 8 for when in self.killed.values())
 
     async def say(self, guest: Guest) -> None:
-        guest.number += 1
-        number, began = guest.number, self.now()
-        answer = await self.ask(guest, "say", number=number)
-        if "value" in answer:
+        began, many = self.now(), self.chance.choice([1, 1, 1, 2, 5])
+        numbers = list(range(guest.number + 1, guest.number + 1 + many))
+        guest.number += many
+        answer = await self.ask(guest, "say", numbers=numbers)
+        for number in answer.get("value", ()):
             self.counts["group sends acknowledged"] += 1
             self.sent[guest.room].append(Sent(guest.name, guest.process, number, began, self.now()))
 
@@ -412,7 +413,7 @@ class Cluster:
                 self.counts["troublemakers"] += 1
                 try:
                     for _ in range(chance.randrange(10)):
-                        say = {"id": 1, "do": "say", "number": 1, "filler": "x" * chance.choice([0, 5000])}
+                        say = {"id": 1, "do": "say", "numbers": [1], "filler": "x" * chance.choice([0, 5000])}
                         await client.send(frame(1, json.dumps(say)))
                     await trio.sleep(chance.choice([0, 0.1, 1, 8]))
                 finally:

@@ -59,7 +59,7 @@ class Room(JsonWebsocketConsumer[dict[str, Any], dict[str, Any]]):
     async def _do(self, content: dict[str, Any], room: str, name: str) -> Any:
         match content["do"]:
             case "say":
-                await self.group_send(room, {"from": name, "number": content["number"]})
+                return await self._say(room, name, content["numbers"])
             case "job" | "once" | "ask":
                 job = {"job": content["job"], "reply_channel": self.message.reply_channel}
                 await Channel(f"chaos.{content['do']}").send(job, delay=content.get("delay", 0))
@@ -70,6 +70,18 @@ class Room(JsonWebsocketConsumer[dict[str, Any], dict[str, Any]]):
             case "update":
                 await self.presence(room).update(name, {"process": ME, "number": content["number"]})
         return None
+
+    async def _say(self, room: str, name: str, numbers: list[int]) -> list[int]:
+        """Those that the engine has acknowledged."""
+        said: list[int] = []
+        try:
+            for number in numbers:
+                await self.group_send(room, {"from": name, "number": number})
+                said.append(number)
+        except LayerUnavailable:
+            if not said:
+                raise
+        return said
 
 
 def note(what: str, job: str) -> None:
