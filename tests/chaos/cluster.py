@@ -25,6 +25,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -227,8 +228,9 @@ class Cluster:
                 if scope.cancelled_caught:
                     raise Violation("the server said no hello")
                 self.present[guest.name] = guest
-                with trio.move_on_after(chance.uniform(0.5, 3) * self.period):
-                    await self.act(guest, chance)
+                lasting = chance.random() < 0.2
+                with trio.move_on_after(math.inf if lasting else chance.uniform(0.5, 3) * self.period):
+                    await self.act(guest, chance, updates=not lasting)
                 guest.left = self.now()
                 self.present.pop(guest.name, None)
                 await guest.client.send(close_frame())
@@ -263,10 +265,11 @@ class Cluster:
         elif guest.left is None:
             self.complain(f"the socket of {guest.name} did not stay: {error!r}")
 
-    async def act(self, guest: Guest, chance: random.Random) -> None:
+    async def act(self, guest: Guest, chance: random.Random, *, updates: bool) -> None:
+        # An update says a presence anew: who makes none shows whether it is said again after an outage.
         while not self.over:
             kind = chance.choices(
-                ["say", "job", "once", "ask", "update", "list"], weights=[20, 4, 3, 3, 1, 1]
+                ["say", "job", "once", "ask", "update", "list"], weights=[20, 4, 3, 3, updates, 1]
             )[0]
             if kind == "say":
                 await self.say(guest)
