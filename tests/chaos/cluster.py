@@ -102,7 +102,8 @@ class Guest:
     Attributes:
         joined, left: when the server had it, and when it began to go; in seconds of Trio's clock.
         heard: of each sender, the numbers that came.
-        view: who is present, as the frames tell it: refs by name.
+        view, version: who is present, as the frames tell it: refs by name; None: no list has come.
+        early: diffs that have come before it.
     """
 
     name: str
@@ -114,6 +115,8 @@ class Guest:
     left: float | None = None
     heard: dict[str, list[int]] = attrs.field(factory=lambda: defaultdict(list))
     view: dict[str, set[str]] = attrs.field(factory=dict)
+    version: int | None = None
+    early: list[dict[str, Any]] = attrs.field(factory=list)
     gap: float = -1.0
     answers: dict[str, str] = attrs.field(factory=dict)
     waiting: dict[int, tuple[trio.Event, list[dict[str, Any]]]] = attrs.field(factory=dict)
@@ -383,22 +386,38 @@ class Cluster:
             self.counts["gaps told to sockets"] += 1
 
     def take_presence(self, guest: Guest, content: dict[str, Any]) -> None:
+        """As docs/presence.md has it: a list, and what has changed since its version."""
+        self.counts["frames of presence"] += 1
         view, before = guest.view, set(guest.view)
         if "state" in content:
             view.clear()
-        for kind in ("state", "joins"):
-            for name, metas in content.get(kind, {}).items():
-                view.setdefault(name, set()).update(meta["ref"] for meta in metas)
-        for name, refs in content.get("leaves", {}).items():
-            left = view.get(name, set())
-            left.difference_update(refs)
-            if not left:
-                view.pop(name, None)
+            view.update({name: {meta["ref"] for meta in metas} for name, metas in content["state"].items()})
+            guest.version = content["version"]
+            early, guest.early = guest.early, []
+            for each in early:
+                self.apply(guest, each)
+        elif guest.version is None:
+            guest.early.append(content)
+        else:
+            self.apply(guest, content)
         for name in before - set(view):
             other = self.present.get(name)
             if other is not None and other.process not in self.killed:
                 raise Violation(f"{name} was told as gone by {content}"[:300])
-        self.counts["frames of presence"] += 1
+
+    def apply(self, guest: Guest, diff: dict[str, Any]) -> None:
+        assert guest.version is not None
+        if diff["version"] <= guest.version:
+            return
+        guest.version = diff["version"]
+        for kind in ("joins", "updates"):
+            for name, metas in diff.get(kind, {}).items():
+                guest.view.setdefault(name, set()).update(meta["ref"] for meta in metas)
+        for name, refs in diff.get("leaves", {}).items():
+            left = guest.view.get(name, set())
+            left.difference_update(refs)
+            if not left:
+                guest.view.pop(name, None)
 
     # -- clients that do not behave
 
@@ -640,11 +659,11 @@ class Cluster:
 
     def workers(self) -> list[int]:
         """The processes that serve, by their ids."""
-        pid = self.supervisor.pid
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except FileNotFoundError:
-            return []
+        children: list[str] = []
+        # A child is listed with the thread that has started it.
+        for thread in Path(f"/proc/{self.supervisor.pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                children += (thread / "children").read_text().split()
         return [int(each) for each in children if b"child_process" in _command_line(int(each))]
 
     # -- the run

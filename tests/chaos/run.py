@@ -994,7 +994,6 @@ def main() -> int:
     if options.period < 1:
         parser.error(f"--period: at least 1 second, not {options.period:g}")
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends its processes then, too
     chaos: Chaos | Cluster
     troublemakers = getattr(options, "troublemakers", 100 if options.processes == 1 else 20)
     if options.processes == 1:
@@ -1003,13 +1002,29 @@ def main() -> int:
         chaos = Cluster(options.seconds, options.seed, troublemakers, options.processes, options.period)
     started = time.monotonic()
 
-    async def bounded() -> None:
-        with trio.move_on_after(options.seconds + 12 * Client.patience) as scope:
-            await chaos.run()
-        if scope.cancelled_caught:
-            chaos.violations.append("the run did not come to an end")
+    async def end_at_sigterm(scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                chaos.violations.append("the run was cut off by SIGTERM")
+                scope.cancel()
 
-    trio.run(bounded)
+    async def bounded() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_at_sigterm, nursery.cancel_scope)
+            with trio.move_on_after(options.seconds + 12 * Client.patience) as scope:
+                await chaos.run()
+            if scope.cancelled_caught:
+                chaos.violations.append("the run did not come to an end")
+            nursery.cancel_scope.cancel()
+
+    cannot: list[BaseException] = []
+    try:
+        trio.run(bounded)
+    except* SystemExit as group:
+        cannot = leaves(group)
+    if cannot:
+        print(cannot[0], file=sys.stderr)
+        return 1
     chaos.counts["seconds in all"] = round(time.monotonic() - started)
     width = max(map(len, chaos.counts))
     for name, count in sorted(chaos.counts.items()):
