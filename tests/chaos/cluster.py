@@ -142,6 +142,8 @@ class Cluster:
         self.seconds = seconds
         self.seed = seed
         self.chance = random.Random(seed)
+        # Of their own, so that a seed has the same outages whatever the machine makes of the clients.
+        self.outages = random.Random(f"outages {seed}")
         self.troublemakers = troublemakers
         self.processes = processes
         self.period = period
@@ -275,9 +277,9 @@ class Cluster:
                 ["say", "job", "once", "ask", "update", "list"], weights=[20, 4, 3, 3, updates, 1]
             )[0]
             if kind == "say":
-                await self.say(guest)
+                await self.say(guest, chance)
             elif kind in ("job", "once", "ask"):
-                await self.post(guest, kind)
+                await self.post(guest, kind, chance)
             elif kind == "update":
                 await self.ask(guest, "update", number=guest.number)
             else:
@@ -320,8 +322,8 @@ class Cluster:
         """A process was killed a short time ago: another one may be at its start."""
         return any(self.now() < when + 8 for when in self.killed.values())
 
-    async def say(self, guest: Guest) -> None:
-        began, many = self.now(), self.chance.choice([1, 1, 1, 2, 5])
+    async def say(self, guest: Guest, chance: random.Random) -> None:
+        began, many = self.now(), chance.choice([1, 1, 1, 2, 5])
         numbers = list(range(guest.number + 1, guest.number + 1 + many))
         guest.number += many
         answer = await self.ask(guest, "say", numbers=numbers)
@@ -329,14 +331,10 @@ class Cluster:
             self.counts["group sends acknowledged"] += 1
             self.sent[guest.room].append(Sent(guest.name, guest.process, number, began, self.now()))
 
-    async def post(self, guest: Guest, kind: str) -> None:
+    async def post(self, guest: Guest, kind: str, chance: random.Random) -> None:
         name = f"{guest.name}.{guest.serial + 1}"
         job = self.jobs[name] = Job(kind, guest.process, self.now())
-        delay = (
-            round(self.chance.uniform(0, self.period / 3), 3)
-            if kind != "ask" and self.chance.random() < 0.5
-            else 0
-        )
+        delay = round(chance.uniform(0, self.period / 3), 3) if kind != "ask" and chance.random() < 0.5 else 0
         answer = await self.ask(guest, kind, job=name, delay=delay)
         if "value" in answer:
             job.acknowledged = self.now()
@@ -596,22 +594,21 @@ class Cluster:
                 return
             calm = turn % 3 == 0
             # After each kind there is a calm at some time.
-            kind = kinds[turn // 3 % 3] if calm or turn == 1 else self.chance.choice(kinds)
+            kind = kinds[turn // 3 % 3] if calm or turn == 1 else self.outages.choice(kinds)
             began = self.now()
-            seconds = self.chance.uniform(0.1, 0.3) * self.period
-            kill_at = self.chance.uniform(0, 0.6) * self.period if turn % 3 == 2 else None
+            seconds = self.outages.uniform(0.1, 0.3) * self.period
+            kill_at = self.outages.uniform(0, 0.6) * self.period if turn % 3 == 2 else None
             async with trio.open_nursery() as nursery:
                 if kill_at is not None:
                     nursery.start_soon(self.kill_process, kill_at)
-                await self.outage(engine, kind, seconds)
-            gone = round(self.now() - began, 1)
+                gone = await self.outage(engine, kind, seconds)
             until = self.disturbed + RIGHT + 3 if calm else began + self.period
             enough = self.now() + self.linked + 2  # for something to be checked
             await trio.sleep_until(max(enough, min(until, end)) - ARRIVAL)
             self.check_gaps(kind)
             await self.check_window()
             print(
-                f"{self.now() - self.started:6.1f} s: the engine was {kind}, for {gone:g} s"
+                f"{self.now() - self.started:6.1f} s: the engine was {kind}, for {gone:.1f} s"
                 f"{', a process was killed' if kill_at is not None else ''}"
                 f"{', calm followed' if calm else ''}; presences were right "
                 f"{f'not yet: {self.wrong[:1]}' if self.right_after is None else f'after {self.right_after:.1f} s'}; "
@@ -619,7 +616,8 @@ class Cluster:
                 flush=True,
             )
 
-    async def outage(self, engine: EngineProcess, kind: str, seconds: float) -> None:
+    async def outage(self, engine: EngineProcess, kind: str, seconds: float) -> float:
+        """It is away for about that long; for how long it was."""
         self.up_since, self.down_since = None, self.now()
         self.counts[f"outages: the engine was {kind}"] += 1
         if kind == "paused":
@@ -635,6 +633,7 @@ class Cluster:
             await trio.to_thread.run_sync(engine.start)
         self.forget()
         self.disturbed = self.up_since = self.now()
+        return self.up_since - self.down_since
 
     def check_gaps(self, kind: str) -> None:
         if kind == "paused" or self.up_since is None:
@@ -650,7 +649,7 @@ class Cluster:
         pids = [pid for pid in self.workers() if pid not in self.killed]
         if len(pids) < 2:
             return  # one has just been killed
-        pid = self.chance.choice(sorted(pids))
+        pid = self.outages.choice(sorted(pids))
         self.killed[pid] = self.now()
         self.disturbed = max(self.disturbed, self.now())
         with contextlib.suppress(ProcessLookupError):
