@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import secrets
 import sqlite3
@@ -33,18 +34,49 @@ class Page:
         self.key = page or secrets.token_hex(16)
         query = urlencode({"name": name, "page": self.key})
         self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None)
+        self._here: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Page:
         self.socket = self._connect.__enter__()
         self.first = self.receive()
+        if self.first["type"] == "welcome":
+            while self.first["you"] not in self.here:
+                assert self._read() is None
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self._connect.__exit__(*exc_info)
 
-    def receive(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any] | None:
+        """What comes; None where it was about who is here."""
         content: dict[str, Any] = json.loads(self.socket.recv(timeout=PATIENCE))
+        if "presence" not in content:
+            return content
+        if "state" in content:
+            self._here = {}
+        for joins in (content.get("state", {}), content.get("joins", {})):
+            for key, metas in joins.items():
+                self._here.update({meta["ref"]: (key, meta["name"]) for meta in metas})
+        for refs in content.get("leaves", {}).values():
+            for ref in refs:
+                self._here.pop(ref, None)
+        return None
+
+    def receive(self) -> dict[str, Any]:
+        while (content := self._read()) is None:
+            pass
         return content
+
+    @property
+    def here(self) -> list[str]:
+        """The names that the page shows: of each who is here the latest."""
+        return sorted(dict(self._here.values()).values())
+
+    def wait_for(self, *names: str) -> None:
+        """Until these are here, and nobody else; nothing was said meanwhile."""
+        while self.here != sorted(names):
+            content = self._read()
+            assert content is None, content
 
     def until(self, kind: str) -> dict[str, Any]:
         while (content := self.receive())["type"] != kind:
@@ -85,8 +117,7 @@ def post(port: int, room: str, fields: Any) -> tuple[int, Any]:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[int]:
-    """The chat, served in this process on a free port, with no rooms yet."""
-    monkeypatch.setattr(chat, "rooms", {})
+    """The chat, served in this process on a free port, with nothing said yet."""
     monkeypatch.setattr(chat, "DATABASE", str(tmp_path / "chat.sqlite3"))
     async with trio.open_nursery() as serving:
         addresses = await serving.start(partial(triochan.serve, chat.routing, port=0))
@@ -102,20 +133,19 @@ async def in_thread(function: Callable[[int], None], port: int) -> None:
 async def test_the_whole_conversation(port: int) -> None:
     def talk(port: int) -> None:
         with Page(port, "kitchen", "Ada") as ada:
-            assert ada.first == {"type": "welcome", "you": "Ada", "members": ["Ada"], "messages": []}
-            assert ada.receive() == {"type": "joined", "name": "Ada"}
+            assert ada.first == {"type": "welcome", "you": "Ada", "process": os.getpid(), "messages": []}
             ada.say("  Is the kettle on?\r\n ")
             said = ada.receive()
             assert (said["type"], said["name"], said["via"]) == ("message", "Ada", "page")
             assert said["text"] == "Is the kettle on?"
 
             with Page(port, "kitchen", "Grace") as grace:
-                assert grace.first["members"] == ["Ada", "Grace"]
                 assert [message["text"] for message in grace.first["messages"]] == ["Is the kettle on?"]
-                assert ada.receive() == {"type": "joined", "name": "Grace"}
+                for page in (ada, grace):
+                    page.wait_for("Ada", "Grace")
                 grace.say("<b>It is</b>")
                 assert ada.receive() == grace.until("message")
-            assert ada.receive() == {"type": "left", "name": "Grace"}
+            ada.wait_for("Ada")
 
     await in_thread(talk, port)
 
@@ -127,7 +157,7 @@ async def test_rooms_do_not_hear_each_other(port: int) -> None:
             assert grace.until("message")["text"] == "Psst"
             ada.say("Hello?")
             assert ada.until("message")["text"] == "Hello?"
-            assert grace.first["members"] == ["Grace"]
+            assert grace.here == ["Grace"]
 
     await in_thread(talk, port)
 
@@ -146,15 +176,15 @@ async def test_names_are_unique_in_a_room(port: int) -> None:
 async def test_a_page_that_comes_back_takes_its_own_place(port: int) -> None:
     def talk(port: int) -> None:
         with Page(port, "kitchen", "Grace") as grace, Page(port, "kitchen", "Ada") as lost:
-            grace.until("joined"), grace.until("joined")
+            grace.wait_for("Ada", "Grace")
             with Page(port, "kitchen", "Ada", page=lost.key) as back:
                 assert back.first["you"] == "Ada"
-                assert sorted(back.first["members"]) == ["Ada", "Grace"]
+                back.wait_for("Ada", "Grace")
                 assert lost.closed() == 4000
-                assert [grace.receive()["type"] for _ in range(2)] == ["left", "joined"]
                 back.say("Here again")
                 assert grace.receive()["text"] == "Here again"
-            assert grace.receive() == {"type": "left", "name": "Ada"}  # once
+                assert grace.here == ["Ada", "Grace"]
+            grace.wait_for("Grace")
 
     await in_thread(talk, port)
 
@@ -165,9 +195,10 @@ async def test_a_name_that_is_none_is_refused_with_the_reason(port: int, name: s
         with Page(port, "kitchen", name) as page:
             assert page.first == {"type": "error", "text": "a name has 1 to 24 printable characters"}
             assert page.closed() == 4400
+        with Page(port, "kitchen", "Ada") as ada:
+            assert ada.here == ["Ada"]
 
     await in_thread(talk, port)
-    assert not chat.rooms["kitchen"].members
 
 
 async def test_a_page_without_a_key_is_refused(port: int) -> None:
@@ -200,9 +231,10 @@ async def test_a_message_that_is_none_is_answered_and_nobody_else_sees_it(port: 
             assert ada.until("error")["text"]
             ada.say("Well then")
             assert ada.receive()["text"] == "Well then"
+        with Page(port, "kitchen", "Ada") as ada:
+            assert len(ada.first["messages"]) == 1
 
     await in_thread(talk, port)
-    assert len(chat.rooms["kitchen"].messages) == 1
 
 
 async def test_what_is_no_json_ends_the_socket_and_the_membership(port: int) -> None:
@@ -212,7 +244,7 @@ async def test_what_is_no_json_ends_the_socket_and_the_membership(port: int) -> 
                 with Page(port, "kitchen", "Mallory") as mallory:
                     mallory.send(broken)
                     assert mallory.closed() == code
-                assert ada.until("left") == {"type": "left", "name": "Mallory"}
+                ada.wait_for("Ada")
 
     await in_thread(talk, port)
 
@@ -239,7 +271,6 @@ async def test_the_longest_history_still_lets_people_in(port: int) -> None:
             assert post(port, "kitchen", fields)[0] == 201
         with Page(port, "kitchen", "Ada") as ada:
             assert len(ada.first["messages"]) == chat.HISTORY
-            assert ada.receive() == {"type": "joined", "name": "Ada"}
 
     await in_thread(talk, port)
 
@@ -260,34 +291,27 @@ async def test_the_file_is_bounded(port: int, monkeypatch: pytest.MonkeyPatch, t
         ]
 
 
-async def test_empty_rooms_are_forgotten_before_there_are_too_many(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chat, "MAX_ROOMS", 3)
-
-    def talk(port: int) -> None:
-        with Page(port, "kitchen", "Ada"):
-            for number in range(10):
-                assert post(port, f"room-{number}", {"name": "Robot", "text": "Hello"})[0] == 201
-
-    await in_thread(talk, port)
-    assert set(chat.rooms) == {"kitchen", "room-8", "room-9"}
-
-
 async def test_the_lobby_is_told_of_the_rooms_that_people_are_in(port: int) -> None:
     def talk(port: int) -> None:
         with connect(f"ws://127.0.0.1:{port}/") as lobby:
+            here: dict[str, str] = {}
 
-            def rooms() -> Any:
-                return json.loads(lobby.recv(timeout=PATIENCE))["rooms"]
+            def wait_for(*rooms: str) -> None:
+                while sorted(here.values()) != sorted(rooms):
+                    content = json.loads(lobby.recv(timeout=PATIENCE))
+                    assert content["presence"] == "lobby"
+                    for joins in (content.get("state", {}), content.get("joins", {})):
+                        here.update({meta["ref"]: meta["room"] for metas in joins.values() for meta in metas})
+                    for refs in content.get("leaves", {}).values():
+                        for ref in refs:
+                            del here[ref]
 
-            assert rooms() == []
             with Page(port, "kitchen", "Ada"):
-                assert rooms() == [{"name": "kitchen", "people": 1}]
-                with Page(port, "kitchen", "Grace"):
-                    assert rooms() == [{"name": "kitchen", "people": 2}]
-                assert rooms() == [{"name": "kitchen", "people": 1}]
-            assert rooms() == []
+                wait_for("kitchen")
+                with Page(port, "kitchen", "Grace"), Page(port, "cellar", "Grace"):
+                    wait_for("cellar", "kitchen", "kitchen")
+                wait_for("kitchen")
+            wait_for()
 
     await in_thread(talk, port)
 
@@ -330,9 +354,10 @@ async def test_a_post_that_is_wrong_is_told_why(
         got, _, answer = request(port, "POST", "/rooms/kitchen/messages", body, kind)
         assert got == status
         assert error in json.loads(answer)["error"]
+        with Page(port, "kitchen", "Ada") as ada:
+            assert ada.first["messages"] == []
 
     await in_thread(talk, port)
-    assert not chat.rooms
 
 
 async def test_other_methods_and_paths(port: int) -> None:
@@ -493,7 +518,7 @@ def test_two_browsers(windows: list[Guest], process: Process) -> None:
     ada.element("#naming input").clear()
     ada.element("#naming input").send_keys("Countess\ue007")
     for window in windows:
-        window.wait_for_members("Grace", "Countess")
+        window.wait(partial(window.are_here, "Countess", "Grace"), "no new name")
     grace.wait_for_notice("Ada left")
     grace.open(f"{process.url}/")
     ada.wait_for_members("Countess")
