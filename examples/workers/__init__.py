@@ -76,10 +76,13 @@ def followers(job: UUID | str) -> Group:
 
 class Window(JsonWebsocketConsumer[Upload | Follow | Kill, Hello | Taken]):
     strict_ordering = True
-    rate_limit = "20/s"
+    rate_limit = "200/10s"  # a window that is back asks for all its jobs at once
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         await self.send(Hello(ME))
+
+    async def layer_gap(self, message: Message, **kwargs: Any) -> None:
+        await self.send(Hello(ME))  # and the page asks for its jobs again
 
     async def receive(self, content: Upload | Follow | Kill, **kwargs: Any) -> None:
         if isinstance(content, Kill):

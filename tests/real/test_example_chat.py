@@ -23,6 +23,7 @@ import chat
 import pytest
 import trio
 from browsers import EXAMPLES, PATIENCE, Process, Window, open_windows
+from engines import engine
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -624,6 +625,28 @@ def test_many_who_come_at_once_by_one_name_have_different_ones(workers: Process)
         assert len({first["process"] for first in firsts}) == 2
         assert len({first["you"] for first in firsts}) == 16
         pages[0].wait_for(*(first["you"] for first in firsts))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_what_is_said_while_the_engine_is_away_is_heard_when_it_is_back(tmp_path: Path) -> None:
+    with engine() as behind:
+        environment = {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")}
+        process = Process("chat:routing", environment, "--layer", behind.url)
+        process.start()
+        try:
+            with Page(process.port, "kitchen", "Ada") as ada:
+                behind.kill()
+                assert post(process.port, "kitchen", {"name": "Oven", "text": "The cake is ready."})[0] == 201
+                with pytest.raises(InvalidStatus, match="503"), Page(process.port, "kitchen", "Grace"):
+                    pass
+                behind.start()
+                again = ada.until("welcome")
+                assert [message["text"] for message in again["messages"]] == ["The cake is ready."]
+                ada.say("Good.")
+                assert ada.until("message")["text"] == "Good."
+        finally:
+            process.stop()
 
 
 @pytest.mark.browser

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 from browsers import EXAMPLES, PATIENCE, Process, open_windows
+from engines import engine
 from websockets.sync.client import ClientConnection, connect
 
 from triochan.test import Client
@@ -127,6 +128,25 @@ def test_the_process_of_the_socket_and_that_of_the_job_are_killed(process: Proce
         while (told := hear(socket))["done"] < 1:
             assert told["worker"] not in killed
     assert (told["words"], told["most"][0]) == (6, ["to", 2])
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_after_the_engine_was_away_the_window_is_told_to_ask_again() -> None:
+    with engine() as behind:
+        process = Process("workers:routing", {"WORKERS_SECONDS": "0.1"}, "--layer", behind.url)
+        process.start()
+        try:
+            with connect(f"ws://127.0.0.1:{process.port}/jobs/") as socket:
+                hello = hear(socket)
+                behind.restart()
+                assert hear(socket) == hello
+                socket.send(json.dumps({"type": "upload", "job": JOB, "text": "to be or not to be"}))
+                assert hear(socket)["taken"]
+                while hear(socket)["done"] < 1:
+                    pass
+        finally:
+            process.stop()
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 /**
- * The window says `{type: "upload", job, text}`, `{type: "follow", job}` and `{type: "kill", worker}`. The server says whose process
- * its socket is in (`serving`), whether it has `taken` a job or for what `reason` it has not, and of each job how much is `done`, 0
- * to 1, and by which `worker`.
+ * The window says `{type: "upload", job, text}`, `{type: "follow", job}` and `{type: "kill", worker}`. The server says in whose
+ * process its socket is (`serving`), at first and again when it may have missed something; whether it has `taken` a job, or for what
+ * `reason` it has not; and of each job how much is `done`, 0 to 1, and by which `worker`.
  * What is of somebody's making becomes text here, never markup.
  */
 
@@ -12,20 +12,22 @@ const STATES = { open: "Online", connecting: "Connecting…", waiting: "Offline,
 const LARGEST = 200_000; // characters
 
 const jobs = new Map(); // by the name that this window gave
-let serving;
+let serving; // undefined while there is no connection
 const client = new TriochanClient("/jobs/");
 
 client.listen((message) => {
-  if ("serving" in message) serving = message.serving;
-  else if (jobs.has(message.job)) jobs.get(message.job).hear(message);
+  if ("serving" in message) {
+    serving = message.serving;
+    // Whoever is told of a job is a socket, and this one is new.
+    for (const job of jobs.values()) job.ask();
+  } else if (jobs.has(message.job)) jobs.get(message.job).hear(message);
   else if ("error" in message) element("problem").textContent = message.details?.join("; ") ?? message.error;
 });
 
 client.addEventListener("statechange", () => {
   element("state").textContent = STATES[client.state] ?? "";
   element("state").dataset.state = client.state;
-  // Whoever is told of a job is a socket, and this one is new.
-  if (client.state === "open") for (const job of jobs.values()) job.ask();
+  if (client.state !== "open") serving = undefined;
 });
 
 class Job {
@@ -41,7 +43,7 @@ class Job {
     element("jobs").prepend(this.item);
     element("none").hidden = true;
     jobs.set(this.id, this);
-    if (client.state === "open") this.ask();
+    if (serving !== undefined) this.ask();
   }
 
   ask() {
