@@ -4,7 +4,7 @@ Run it, and open http://127.0.0.1:8000/ in two windows::
 
     python -m triochan --app-dir examples chat:routing
 
-It is the same chat by several processes, with ``--workers 2`` and the extra ``triochan[valkey]``.
+It is the same chat by several processes of one machine, with ``--workers 2`` and the extra ``triochan[valkey]``.
 
 What was said is kept in ``chat.sqlite3``, or in what ``CHAT_DATABASE`` says, and is there again when the server is.
 Whatever speaks HTTP can post into a room, with a form or with JSON::

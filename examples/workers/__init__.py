@@ -14,6 +14,8 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -21,7 +23,7 @@ from uuid import UUID
 import attrs
 import trio
 
-from triochan import Channel, Group, Message, route, route_class
+from triochan import Application, Channel, Group, Message, Presence, route, route_class
 from triochan.exceptions import ChannelFull
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import JsonWebsocketConsumer
@@ -74,7 +76,12 @@ def followers(job: UUID | str) -> Group:
     return Group(f"job.{job}")
 
 
-class Window(JsonWebsocketConsumer[Upload | Follow | Kill, Hello | Taken]):
+@attrs.frozen
+class Problem:
+    error: str
+
+
+class Window(JsonWebsocketConsumer[Upload | Follow | Kill, Hello | Taken | Problem]):
     strict_ordering = True
     rate_limit = "200/10s"  # a window that is back asks for all its jobs at once
 
@@ -86,7 +93,10 @@ class Window(JsonWebsocketConsumer[Upload | Follow | Kill, Hello | Taken]):
 
     async def receive(self, content: Upload | Follow | Kill, **kwargs: Any) -> None:
         if isinstance(content, Kill):
-            await Channel(f"jobs.end.{content.worker}").send({})
+            if str(content.worker) in await Presence("workers").list():
+                await Channel(f"jobs.end.{content.worker}").send({})
+            else:
+                await self.send(Problem("there is no such worker"))
             return
         await followers(content.job).add(self.message.reply_channel)
         if isinstance(content, Upload):
@@ -128,11 +138,20 @@ async def page(message: Message) -> dict[str, Any]:
     return html((FOLDER / "page" / "index.html").read_text("utf-8"))
 
 
-routing = [
-    route_class(Window, path="^/jobs/$"),
-    route_class(Work),
-    route(MY_END, die),
-    client_route(),
-    static_files("/static/", FOLDER / "page"),
-    route("http.request", page, path="^/$"),
-]
+@asynccontextmanager
+async def lifespan(application: Application) -> AsyncIterator[None]:
+    async with Presence("workers").tracked(str(ME)):
+        yield
+
+
+routing = Application(
+    [
+        route_class(Window, path="^/jobs/$"),
+        route_class(Work),
+        route(MY_END, die),
+        client_route(),
+        static_files("/static/", FOLDER / "page"),
+        route("http.request", page, path="^/$"),
+    ],
+    lifespan=lifespan,
+)

