@@ -82,7 +82,7 @@ fuzz *options:
     {{python}} -m pip install --quiet --editable '.[dev,fuzz]'
     {{python}} tests/fuzz/run.py {{options}}
 
-# clients that vanish, stall and lie, for as long as it is told to
+# clients that vanish, stall and lie, for as long as it is told to; --processes 2: on an engine that is killed
 chaos *options:
     {{python}} tests/chaos/run.py {{options}}
 

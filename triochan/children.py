@@ -137,7 +137,9 @@ class Child:
         return self._process.returncode
 
     async def wait(self) -> int:
-        return await self._process.wait()
+        status = await self._process.wait()
+        self._line.close()  # also where it has ended by itself
+        return status
 
     async def loaded(self) -> bool:
         """Whether it has imported its application; False: it has ended."""
@@ -156,7 +158,7 @@ class Child:
         while b"\n" not in self._heard:
             try:
                 data = await self._line.recv(_READ)
-            except OSError:
+            except (OSError, trio.ClosedResourceError):
                 data = b""
             if not data:
                 return []

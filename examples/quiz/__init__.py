@@ -35,8 +35,8 @@ Phase = Literal["waiting", "question", "answer"]
 FOLDER = Path(__file__).parent
 DATABASE = os.environ.get("QUIZ_DATABASE", "quiz.sqlite3")
 WAITING, THINKING, READING = (float(each) for each in os.environ.get("QUIZ_SECONDS", "5 20 6").split())
-# By room: a question, its answer, and three that are wrong.
-QUESTIONS: dict[str, list[list[str]]] = json.loads((FOLDER / "questions.json").read_text("utf-8"))
+with open(os.environ.get("QUIZ_QUESTIONS", FOLDER / "questions.json"), "rb") as _file:
+    QUESTIONS: dict[str, list[list[str]]] = json.load(_file)  # by room: one, its answer, three wrong ones
 
 
 class Base(DeclarativeBase):

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import ssl
 import subprocess
 import sys
@@ -56,6 +57,7 @@ from raw_clients import (
 )
 
 from chaos.clients import OFFER, Client, Closed, closed, deflated
+from chaos.cluster import Cluster
 from chaos.costs import Costs
 from triochan.content import decode_json
 from triochan.wire.listeners import Address
@@ -966,25 +968,63 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=int.from_bytes(os.urandom(3), "big"), help="what is tried"
     )
-    parser.add_argument("--troublemakers", type=int, default=100, help="clients that misbehave, at any time")
+    parser.add_argument(
+        "--troublemakers",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="clients that misbehave, at any time (default: 100; with several processes 20)",
+    )
     parser.add_argument(
         "--costs",
         type=float,
         default=0.2,
         help="seconds of processor that each kind of input is measured for",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="serve by so many, on an engine that is killed every --period seconds: see cluster.py; --costs and drains "
+        "are for one",
+    )
+    parser.add_argument("--period", type=float, default=10, help="seconds between two outages of the engine")
     options = parser.parse_args()
+    if options.processes < 1:
+        parser.error(f"--processes: at least 1, not {options.processes}")
+    if options.period < 1:
+        parser.error(f"--period: at least 1 second, not {options.period:g}")
     print(f"{options.seconds:g} seconds of chaos, seed {options.seed}", flush=True)
-    chaos = Chaos(options.seconds, options.seed, options.troublemakers, options.costs)
+    chaos: Chaos | Cluster
+    troublemakers = getattr(options, "troublemakers", 100 if options.processes == 1 else 20)
+    if options.processes == 1:
+        chaos = Chaos(options.seconds, options.seed, troublemakers, options.costs)
+    else:
+        chaos = Cluster(options.seconds, options.seed, troublemakers, options.processes, options.period)
     started = time.monotonic()
 
-    async def bounded() -> None:
-        with trio.move_on_after(options.seconds + 12 * Client.patience) as scope:
-            await chaos.run()
-        if scope.cancelled_caught:
-            chaos.violations.append("the run did not come to an end")
+    async def end_at_sigterm(scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                chaos.violations.append("the run was cut off by SIGTERM")
+                scope.cancel()
 
-    trio.run(bounded)
+    async def bounded() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_at_sigterm, nursery.cancel_scope)
+            with trio.move_on_after(options.seconds + 12 * Client.patience) as scope:
+                await chaos.run()
+            if scope.cancelled_caught:
+                chaos.violations.append("the run did not come to an end")
+            nursery.cancel_scope.cancel()
+
+    cannot: list[BaseException] = []
+    try:
+        trio.run(bounded)
+    except* SystemExit as group:
+        cannot = leaves(group)
+    if cannot:
+        print(cannot[0], file=sys.stderr)
+        return 1
     chaos.counts["seconds in all"] = round(time.monotonic() - started)
     width = max(map(len, chaos.counts))
     for name, count in sorted(chaos.counts.items()):

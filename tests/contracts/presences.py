@@ -70,7 +70,7 @@ def without_refs(lists: Lists) -> Lists:
     }
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 20.0) -> None:
     """Wait until ``condition()`` holds; it may be async."""
     with trio.fail_after(seconds):
         while True:

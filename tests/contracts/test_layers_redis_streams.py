@@ -245,7 +245,7 @@ async def test_what_a_dead_process_left_is_taken_up_at_once_where_it_is_much(
             await take(one)
         one._channels["jobs"].held.clear()
     async with process(running_engine.url, prefix) as other:
-        with trio.fail_after(2):  # a lease is 0.4 s, and a look a third of it
+        with trio.fail_after(6):  # a lease is 0.4 s, and a look a third of it
             again = [await take(other) for _ in range(30)]
         assert {each.attempt for each in again} == {2}
 
@@ -488,7 +488,7 @@ async def test_sends_that_go_together_fail_together(own_engine: EngineProcess, p
             except LayerUnavailable as error:
                 answers.append(str(error))
 
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
                     nursery.start_soon(put)

@@ -16,6 +16,7 @@ import pytest
 import trio
 from engines import EngineProcess, engine
 from presences import Client, PresenceContract, until
+from trio.testing import MockClock
 
 from triochan import Presence
 from triochan.exceptions import LayerUnavailable
@@ -119,6 +120,35 @@ async def test_a_process_that_died_is_gone_within_its_lease(running_engine: Engi
         assert "leaves" in here.texts[-1]
         here.end()
         there.end()
+
+
+async def test_lists_are_sent_when_they_are_due_and_not_a_renewal_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence = RedisLayer("redis://localhost", presence_lease=15).presence
+    assert isinstance(presence, RedisPresence)
+    looks, sent = 0, []
+
+    async def look(bye: str = "") -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            presence._resync_at = trio.current_time() + 0.25
+        if looks == 5:
+            presence._resync_at = trio.current_time()
+            raise LayerUnavailable("gone")  # then it is not asked all the time
+
+    async def resync() -> None:
+        sent.append(trio.current_time())
+
+    monkeypatch.setattr(presence, "_look", look)
+    monkeypatch.setattr(presence, "_resync", resync)
+    presence._used.set()
+    began = trio.current_time()
+    with trio.move_on_after(4.5):
+        await presence._keep()
+    assert [when - began for when in sent] == pytest.approx([2.25, 4.25])
+    assert looks == 6
 
 
 async def test_a_process_that_ends_says_goodbye(running_engine: EngineProcess) -> None:
@@ -279,7 +309,8 @@ async def test_what_was_not_answered_is_said_again(running_engine: EngineProcess
         lose = False
         await until(lambda: here.read().lists.keys() == {"user0"})
 
-        async def refuses(request: Awaitable[Any]) -> Any:
+        async def refuses(request: Any) -> Any:
+            request.close()  # a coroutine, which nobody awaits then
             raise LayerUnavailable("not heard")
 
         # Neither is what the engine has not heard.

@@ -232,7 +232,7 @@ async def test_no_engine_at_the_start(tmp_path: object, caplog: pytest.LogCaptur
             LayerUnavailable,
             match=r"^no engine at unix://.*/none.sock within 0.3 s: ConnectionError: Unable to establish",
         ),
-        trio.fail_after(5),
+        trio.fail_after(10),
     ):
         async with layer.running():
             raise AssertionError("it runs without an engine")

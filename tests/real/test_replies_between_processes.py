@@ -87,7 +87,7 @@ async def serving(
 
 
 async def the_name() -> str:
-    with trio.fail_after(5):
+    with trio.fail_after(10):
         while not names:  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.005)
     return names.pop()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 15
+PATIENCE = 30
 """Seconds that anything may take; nothing does."""
 _TOOLS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "chromedriver": ("chromedriver",)}
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from triochan.children import Brief, Leash, end_all
+from triochan.children import Brief, Child, Leash, end_all
 
 
 def hear(sock: socket.socket) -> list[str]:
@@ -57,6 +57,22 @@ def test_a_brief_arrives_as_it_was() -> None:
     assert line.count(b"\n") == 1
     assert Brief.decode(line) == brief
     assert sorted(brief.descriptors) == [4, 5, 6, 7, 8, 9]
+
+
+async def test_the_line_to_a_child_that_has_ended_by_itself_is_closed() -> None:
+    class Killed:
+        returncode = -9
+
+        async def wait(self) -> int:
+            return self.returncode
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = Child(Killed(), ours)  # type: ignore[arg-type]
+        assert await child.wait() == -9
+        assert ours.fileno() == -1
+        child.tell("go")
+        assert await child.serving() is None
 
 
 async def test_a_server_that_has_ended_by_itself_is_let_end(exited: Callable[[], list[object]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from triochan import Application, Message, include, route, route_class
+from triochan import Application, Group, Message, include, route, route_class
 from triochan.exceptions import ConnectionClosed, ImproperlyConfigured, LayerUnavailable
 from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import MemoryLayer
@@ -221,10 +221,26 @@ async def test_a_handshake_that_can_t_join_its_groups_is_refused_with_one_line(
             assert f"{name} on {path!r} could not connect: the engine is away; 503" in caplog.text
 
 
+async def test_a_request_is_answered_503_while_the_engine_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def shout(message: Message) -> None:
+        await Group("all").send({"text": "x"})
+
+    layer = Absent()
+    async with Client([route("http.request", shout)], layer=layer) as client:
+        layer.away = True
+        response = await client.get("/")
+        assert (response.status, response.header("retry-after")) == (503, "1")
+    [line] = [record for record in caplog.records if "shout" in record.message]
+    assert (line.levelno, line.exc_info) == (logging.INFO, None)
+    assert "shout broke off in http.request on '/': the engine is away" in line.message
+
+
 async def test_sockets_stay_open_while_the_engine_is_away(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO)
 
     class Accepts(Told):
         async def connect(self, message: Message, **kwargs: Any) -> None:
@@ -243,5 +259,5 @@ async def test_sockets_stay_open_while_the_engine_is_away(
         await websocket.send("heard")
         assert await websocket.receive() == "heard"
         lines = [record for record in caplog.records if "broke off in receive" in record.message]
-        assert [line.levelno for line in lines] == [logging.DEBUG]
+        assert [line.levelno for line in lines] == [logging.INFO]
         assert "Told broke off in receive on '/': the engine is away" in lines[0].message

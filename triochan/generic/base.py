@@ -94,7 +94,7 @@ def _missing(self: BaseConsumer, name: str) -> NoReturn:
 
 def _puts_on_self(cls: type) -> bool:
     """Whether a method of the class itself has ``self.name = …``; not of triochan's own classes."""
-    if cls.__module__.startswith(f"{__package__.partition('.')[0]}."):
+    if str(getattr(cls, "__module__", "")).startswith(f"{__package__.partition('.')[0]}."):
         return False
     for value in vars(cls).values():
         code = getattr(inspect.unwrap(value) if callable(value) else None, "__code__", None)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import ConnectionClosed, LayerUnavailable
 from ..handlers import Bound, Held, begin, forget, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
@@ -188,13 +188,18 @@ class Exchange:
         crashed = mine is not None and (
             not only(mine, ConnectionClosed) or not (self._closed or self.complete)
         )
-        if crashed:
+        away = crashed and mine is not None and only(mine, LayerUnavailable)
+        if away:  # of which the layer has told the log
+            logger.info("%s broke off in http.request on %r: %s", name_of(consumer), self._path, mine)
+        elif crashed:
             assert mine is not None
             report(logger, "%s raised in http.request on %r", name_of(consumer), self._path, error=mine)
         if self.complete or self._closed:
             self._finish()
         elif self.started and (crashed or others is not None):
             self._owner.broke_off()
+        elif away:
+            self.answer(Refusal(503, "Service Unavailable", [(b"Retry-After", b"1")]))
         elif crashed or others is not None:
             self.answer(Refusal(500, "Internal Server Error"))
         elif result is LATER or self.channel.named:  # somebody else has the channel, or its name

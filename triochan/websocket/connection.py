@@ -378,10 +378,10 @@ class Connection:
 
     def crashed(self, consumer: Consumer, what: str, error: Exception) -> None:
         if what in ("connect", "receive") and only(error, LayerUnavailable):
-            # The layer has told the log, once; a line and a connection for each message would be no help.
+            # The layer has told the log of it; to close the connection would be no help.
             say(
                 logger,
-                logging.DEBUG,
+                logging.INFO,
                 "%s broke off in %s on %r: %s",
                 name_of(consumer),
                 what,

@@ -45,6 +45,7 @@ client.addEventListener("close", ({ detail }) => {
     location.href = "/"; // nobody of that name is known: it asks for one
     return;
   }
+  chosen = undefined; // the server knows whether it has heard it; one that is started anew may put the same question first
   element("banner").hidden = false;
   element("banner").textContent = detail.willReconnect
     ? "The connection is lost. You come back by yourself, and your points are safe."

@@ -326,6 +326,9 @@ class Engine:
                 link.break_off(cause)
             else:  # what the engine refuses; or what has ended a task of coredis' own, which hands it on as it is
                 self._tell_refusal(cause)
+            if _is_lost(cause):
+                # coredis raises one error for all that have asked, whose traceback grows with each, and keeps frames.
+                cause.__traceback__ = None
             raise self.unavailable(cause) from error
 
     def _tell_refusal(self, error: Exception) -> None:

@@ -365,14 +365,16 @@ class RedisPresence(LayerPresence):
     async def _keep(self) -> None:
         await self._used.wait()
         while True:
+            again = trio.current_time() + self._lease / _RENEWALS
             try:
                 await self._look()
                 if trio.current_time() >= self._resync_at:
                     self._resync_at = math.inf
                     await self._resync()
+                again = min(again, self._resync_at)
             except LayerUnavailable:
                 pass  # told by the engine; restored() follows
-            await trio.sleep(self._lease / _RENEWALS)
+            await trio.sleep_until(again)
 
     async def _look(self, bye: str = "") -> None:
         more = 1
