@@ -53,7 +53,7 @@ class Job {
   kill() {
     client.send({ type: "kill", worker: this.worker });
     this.part(".kill").hidden = true;
-    this.say(`Worker ${this.worker} is killed. Another takes the job up when nothing was heard of it for a lease.`);
+    this.say(`Worker ${this.worker} is killed. Another takes the job up when its lease is over.`);
   }
 
   part(selector) {
