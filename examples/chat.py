@@ -1,8 +1,10 @@
-"""A chat: rooms by URL, who is in them and what was said; its page, its sockets and its HTTP in one process.
+"""A chat: rooms by URL, who is in them and what was said; its page, its sockets and its HTTP on one port.
 
 Run it, and open http://127.0.0.1:8000/ in two windows::
 
     python -m triochan --app-dir examples chat:routing
+
+It is the same chat by several processes of one machine, with ``--workers 2`` and the extra ``triochan[valkey]``.
 
 What was said is kept in ``chat.sqlite3``, or in what ``CHAT_DATABASE`` says, and is there again when the server is.
 Whatever speaks HTTP can post into a room, with a form or with JSON::
@@ -16,97 +18,52 @@ It answers 201 and the message, or 4xx and ``{"error": "what is wrong"}``.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import sqlite3
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import attrs
 import trio
 
-from triochan import Application, Message, route
+from triochan import Application, Group, Message, route
+from triochan.exceptions import LayerUnavailable
 from triochan.generic.websockets import JsonWebsocketConsumer
 from triochan.http import client_route, html, json, static_files
 
 PAGE = Path(__file__).parent / "chat_page"
 DATABASE = os.environ.get("CHAT_DATABASE", "chat.sqlite3")
-SCHEMA = "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, room, time, name, text, via)"
+SCHEMA = """
+    CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, room, time, name, text, via);
+    CREATE INDEX IF NOT EXISTS messages_by_room ON messages (room);
+"""
 
 ROOM = r"(?P<room>[a-z0-9-]{1,30})"
 LOBBY = "lobby"
 MAX_NAME = 24
 MAX_TEXT = 1000
 HISTORY = 50
-"""Messages that a room keeps for newcomers; at their longest 600 KB of JSON, which fits into an outbox."""
-MAX_ROOMS = 200
-"""Rooms that are kept; when there are more, those that were empty for longest are forgotten."""
-MAX_KEPT = HISTORY * MAX_ROOMS
+"""Messages of a room that newcomers are sent; at their longest 600 KB of JSON, which fits into an outbox."""
+MAX_KEPT = 10_000
 """Messages that the file keeps; when there are more, the oldest are deleted."""
 
 
-# -- The rooms. They live in this process's memory; groups do the sending, and a file has what was said.
+# -- What was said is in a file, who is in a room its presence: no process has anything that another one has not.
 
-
-@attrs.define
-class Member:
-    name: str
-    connection: Any
-
-
-@attrs.define
-class Room:
-    name: str
-    members: dict[str, Member] = attrs.field(factory=dict)
-    """By the key that each page makes for itself, so that one that comes back takes its own place."""
-    messages: deque[dict[str, Any]] = attrs.field(factory=lambda: deque(maxlen=HISTORY))
-
-    @property
-    def group(self) -> str:
-        return f"room.{self.name}"
-
-    def free_name(self, name: str) -> str:
-        """``name``, or ``name 2``, ``name 3``, … where it is taken."""
-        taken = {member.name.casefold() for member in self.members.values()}
-        candidates = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
-        return next(each for each in candidates if each.casefold() not in taken)
-
-
-rooms: dict[str, Room] = {}
-writing = trio.CapacityLimiter(1)  # what is said is written down one after the other, in threads
-
-
-def get_room(name: str) -> Room:
-    """The room of that name, made when it is first asked for; ``rooms`` is in the order of their last use."""
-    room = rooms.pop(name) if name in rooms else Room(name)
-    if len(rooms) >= MAX_ROOMS:
-        forgotten = next((each.name for each in rooms.values() if not each.members), None)
-        if forgotten is not None:
-            del rooms[forgotten]
-    rooms[name] = room
-    return room
-
-
-def busy_rooms() -> dict[str, Any]:
-    """What the lobby shows."""
-    busy = sorted(((len(room.members), room.name) for room in rooms.values() if room.members), reverse=True)
-    return {"type": "rooms", "rooms": [{"name": name, "people": people} for people, name in busy[:20]]}
+using_file = trio.CapacityLimiter(1)  # one after the other, in threads
 
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
-    """Open the file, and put into the rooms what was said in them; nobody is here yet whom reading it might stop."""
+    """Open the file; nobody is here yet whom that might stop."""
     with closing(sqlite3.connect(DATABASE, check_same_thread=False)) as database:
         database.row_factory = sqlite3.Row
-        database.execute(SCHEMA)
-        for row in database.execute("SELECT * FROM messages ORDER BY id"):
-            said = dict(row)
-            get_room(said.pop("room")).messages.append(said)
+        database.executescript(SCHEMA)
         application.state.database = database
         yield
 
@@ -120,13 +77,20 @@ def write_down(database: sqlite3.Connection, said: dict[str, Any]) -> int | None
     return id
 
 
-async def say(room: Room, name: str, text: str, *, via: str, database: sqlite3.Connection) -> dict[str, Any]:
+def look_up(database: sqlite3.Connection, room: str) -> list[dict[str, Any]]:
+    """The latest messages of a room, the oldest first."""
+    select = "SELECT id, time, name, text, via FROM messages WHERE room = ? ORDER BY id DESC LIMIT ?"
+    return [dict(row) for row in database.execute(select, (room, HISTORY))][::-1]
+
+
+async def say(room: str, name: str, text: str, *, via: str, database: sqlite3.Connection) -> dict[str, Any]:
     """Keep a message, and send it to everybody in the room."""
     said: dict[str, Any] = {"time": time.time(), "name": name, "text": text, "via": via}
-    row = {**said, "room": room.name}
-    said["id"] = await trio.to_thread.run_sync(write_down, database, row, limiter=writing)
-    room.messages.append(said)
-    await Chat.group_send(room.group, {"type": "message", **said})
+    said["id"] = await trio.to_thread.run_sync(
+        write_down, database, {**said, "room": room}, limiter=using_file
+    )
+    with suppress(LayerUnavailable):  # then layer_gap has it
+        await Chat.group_send(f"room.{room}", {"type": "message", **said})
     return said
 
 
@@ -155,21 +119,19 @@ def first_values(query: bytes) -> dict[str, str]:
 # -- WebSockets
 
 
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
 class Chat(JsonWebsocketConsumer):
     """One page in a room: ``/room/<room>?name=<name>&page=<the page's own key>``.
 
-    It gets a ``welcome`` with all there is to know, then ``joined``, ``left`` and ``message`` as they
-    happen. It sends ``{"type": "say", "text": …}``, and gets an ``error`` where that can't be done.
+    It gets a ``welcome`` with all that was said, then each ``message``, and beside them the presence of
+    ``room.<room>``: who is here, who comes and goes. It sends ``{"type": "say", "text": …}``, and gets an ``error``
+    where that can't be done.
     """
 
     strict_ordering = True  # what somebody says stays in the order in which they said it
-
-    @property
-    def room(self) -> Room:
-        return get_room(self.kwargs["room"])
-
-    def connection_groups(self, **kwargs: Any) -> list[str]:
-        return [self.room.group]
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         try:
@@ -182,54 +144,67 @@ class Chat(JsonWebsocketConsumer):
             # A browser doesn't tell its page why a handshake was refused: accept, and close with the reason.
             await self.send({"type": "error", "text": str(error)}, close=4400)
             return
-        room = self.room
-        before = room.members.pop(page, None)
-        member = room.members[page] = Member(room.free_name(wanted), self.connection)
-        self.connection.state.page, self.connection.state.member = page, member
-        await self.send(
-            {
-                "type": "welcome",
-                "you": member.name,
-                "members": [each.name for each in room.members.values()],
-                "messages": list(room.messages),
-            }
-        )
-        if before is not None:  # this page's own connection, lost, and not known to be yet
-            before.connection.close(4000, "replaced by a newer connection")
-            await self.group_send(room.group, {"type": "left", "name": before.name})
-        await self.group_send(room.group, {"type": "joined", "name": member.name})
-        await self.group_send(LOBBY, busy_rooms())
+        # Others see the digest alone: who knows the key takes the page's place.
+        room, key = self.kwargs["room"], digest(page)
+        mine = Group(f"page.{key}")
+        # This page's own connection may be lost, and not known to be yet; or its process may be dead: until that is
+        # known, the key is present twice, which is one person.
+        await mine.send({"close": 4000, "reason": "replaced by a newer connection"})
+        await mine.add(message.reply_channel)
+        name = await self.claim_name(wanted, key)
+        await self.track(f"room.{room}", key, {"name": name})
+        await self.presence(LOBBY).track(key, {"room": room})
+        self.connection.state.name = name
+        await self.welcome()
+
+    async def claim_name(self, wanted: str, key: str) -> str:
+        """``wanted``, or ``wanted 2``, ``wanted 3``, … where it is taken: names are unique in a room.
+
+        Who is first in a name's own presence has it; all processes see them in the same order.
+        """
+        room = self.kwargs["room"]
+        here = await self.presence(f"room.{room}").list()
+        taken = {meta["name"].casefold() for each, metas in here.items() if each != key for meta in metas}
+        for name in itertools.chain([wanted], (f"{wanted} {number}" for number in itertools.count(2))):
+            if name.casefold() not in taken:
+                claims = self.presence(f"name.{digest(room, name.casefold())}")
+                await claims.track(key)
+                if next(iter(await claims.list()), key) == key:
+                    break
+                await claims.untrack(key)  # somebody came in between
+        return name
+
+    async def welcome(self) -> None:
+        database = self.message.application.state.database
+        messages = await trio.to_thread.run_sync(look_up, database, self.kwargs["room"], limiter=using_file)
+        name = self.connection.state.name
+        await self.send({"type": "welcome", "you": name, "process": os.getpid(), "messages": messages})
 
     async def receive(self, content: Any, **kwargs: Any) -> None:
-        member: Member | None = getattr(self.connection.state, "member", None)
-        if member is None:
+        name: str | None = getattr(self.connection.state, "name", None)
+        if name is None:
             return  # refused above; this was on its way already
         try:
             match content:
                 case {"type": "say", "text": text}:
                     database = self.message.application.state.database
-                    await say(self.room, member.name, check_text(text), via="page", database=database)
+                    await say(self.kwargs["room"], name, check_text(text), via="page", database=database)
                 case _:
                     raise ValueError('expected {"type": "say", "text": …}')
         except ValueError as error:
             await self.send({"type": "error", "text": str(error)})
 
-    async def disconnect(self, message: Message, **kwargs: Any) -> None:
-        room, state = self.room, self.connection.state
-        member: Member | None = getattr(state, "member", None)
-        if member is not None and room.members.get(state.page) is member:
-            del room.members[state.page]
-            await self.group_send(room.group, {"type": "left", "name": member.name})
-            await self.group_send(LOBBY, busy_rooms())
+    async def layer_gap(self, message: Message, **kwargs: Any) -> None:
+        """What was said while the engine was away is in the file."""
+        if hasattr(self.connection.state, "name"):
+            await self.welcome()
 
 
 class Lobby(JsonWebsocketConsumer):
-    """The front page's live list of rooms that somebody is in."""
-
-    groups = [LOBBY]
+    """The front page's live list of rooms that somebody is in: the presence of ``lobby``."""
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
-        await self.send(busy_rooms())
+        await self.presence(LOBBY).subscribe()
 
 
 # -- HTTP
@@ -273,7 +248,7 @@ async def post_message(message: Message, room: str) -> None:
         await fail(message, 400, str(error))
         return
     database = message.application.state.database
-    said = await say(get_room(room), name, text, via="http", database=database)
+    said = await say(room, name, text, via="http", database=database)
     await message.reply_channel.send(json(said, 201))
 
 

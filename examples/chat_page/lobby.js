@@ -32,13 +32,20 @@ element("busy").addEventListener("click", () => {
 });
 
 const client = new TriochanClient("/");
-client.listen(({ type, rooms }) => {
-  if (type !== "rooms") return;
-  const items = rooms.map(({ name, people }) => {
+const here = client.presence("lobby");
+
+here.addEventListener("sync", () => {
+  const people = new Map();
+  for (const metas of Object.values(here.list())) {
+    const { room } = metas.at(-1);
+    people.set(room, (people.get(room) ?? 0) + 1);
+  }
+  const busiest = [...people].sort(([one, many], [other, more]) => more - many || (one < other ? -1 : 1)).slice(0, 20);
+  const items = busiest.map(([name, count]) => {
     const item = fromTemplate("busy-room");
     item.querySelector("a").href = `/room/${encodeURIComponent(name)}`;
     item.querySelector(".room-name").textContent = name;
-    item.querySelector(".people").textContent = people === 1 ? "1 person" : `${people} people`;
+    item.querySelector(".people").textContent = count === 1 ? "1 person" : `${count} people`;
     return item;
   });
   element("busy").replaceChildren(...items);

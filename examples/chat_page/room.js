@@ -1,11 +1,11 @@
 /**
- * One room. The server says `welcome` with everything there is, then `joined`, `left` and `message`; after
- * a reconnect it says `welcome` again, so the page never has to find out what it missed.
+ * One room. The server says `welcome` with what was said, then each `message`; who is here is the room's presence. After a
+ * reconnect both are told anew, so the page never has to find out what it missed.
  */
 
 import { OutboxFullError, TriochanClient } from "/triochan/client.js";
 
-import { fromTemplate, loadName, paintAvatar, saveName } from "./shared.js";
+import { fromTemplate, leaveKey, loadName, paintAvatar, saveName, takeKey } from "./shared.js";
 
 const SAME_BREATH = 5 * 60; // seconds in which what one person says stands under one name
 
@@ -14,13 +14,17 @@ const [log, text, send] = ["log", "text", "send"].map(element);
 
 const room = location.pathname.split("/").pop();
 /** This page's own key: coming back with it takes the place that the lost connection may still hold. */
-const key = [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(16).padStart(8, "0")).join("");
+const key = takeKey() ?? [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(16).padStart(8, "0")).join("");
+addEventListener("pagehide", () => leaveKey(key));
 
 let name = loadName();
 let you = "";
 let members = [];
+let early = []; // messages that came before this connection's welcome, which may have them or not; undefined after it
+let fresh = true; // the list of who is here is this connection's first
 let last; // the message at the bottom of the log
 let atBottom = true;
+const shown = new Set(); // the ids of the messages in the log
 let unread = 0;
 let unconfirmed = []; // texts that were sent and have not come back yet
 
@@ -29,29 +33,24 @@ const client = new TriochanClient(() => `${location.pathname}?${new URLSearchPar
   outboxLimit: 0,
 });
 
+const here = client.presence(`room.${room}`);
+
 client.listen((event) => {
   switch (event.type) {
     case "welcome":
       you = event.you;
-      members = event.members;
+      element("state").title = `by process ${event.process}`;
       showMembers();
-      restoreLost(event.messages);
-      showHistory(event.messages);
-      break;
-    case "joined":
-      if (!members.includes(event.name)) members.push(event.name);
-      showMembers();
-      if (event.name !== you) addNotice(event.name, "joined");
-      break;
-    case "left":
-      members = members.filter((member) => member !== event.name);
-      showMembers();
-      if (event.name !== you) addNotice(event.name, "left");
+      if (early) {
+        restoreLost(event.messages);
+        showHistory(event.messages);
+        early.forEach(takeMessage);
+        early = undefined;
+      } else event.messages.forEach(takeMessage); // some may have been missed
       break;
     case "message":
-      if (event.name === you && event.via === "page") unconfirmed.shift();
-      addMessage(event);
-      noteUnread();
+      if (early) early.push(event);
+      else takeMessage(event);
       break;
     case "error":
       element("problem").textContent = `Not taken: ${event.text}.`;
@@ -59,12 +58,33 @@ client.listen((event) => {
   }
 });
 
+here.addEventListener("sync", () => {
+  const before = members;
+  // One page may be here twice for a moment, by the connection that it has lost and by its new one.
+  members = Object.values(here.list()).map((metas) => metas.at(-1).name);
+  showMembers();
+  if (!fresh) {
+    for (const each of before) if (each !== you && !members.includes(each)) addNotice(each, "left");
+    for (const each of members) if (each !== you && !before.includes(each)) addNotice(each, "joined");
+  }
+  fresh = false;
+});
+
 // ---- the conversation
+
+/** One that the history had already is no news. */
+function takeMessage(event) {
+  if (shown.has(event.id)) return;
+  if (event.name === you && event.via === "page") unconfirmed.shift();
+  addMessage(event);
+  noteUnread();
+}
 
 function showHistory(messages) {
   log.setAttribute("aria-busy", "true"); // old news: not to be read out
   log.replaceChildren();
   last = undefined;
+  shown.clear();
   for (const message of messages) addMessage(message);
   element("nothing").hidden = messages.length > 0;
   scrollDown();
@@ -72,6 +92,7 @@ function showHistory(messages) {
 }
 
 function addMessage(message) {
+  shown.add(message.id);
   const item = fromTemplate("message");
   const own = message.name === you && message.via === "page";
   const continued =
@@ -235,7 +256,8 @@ client.addEventListener("statechange", () => {
   clearInterval(countdown);
   element("countdown").textContent = "";
   if (state === "open") {
-    wasOpen = true;
+    wasOpen = fresh = true;
+    early = [];
     showBanner("");
   } else if (wasOpen || state === "waiting") {
     showBanner(wasOpen ? "Connection lost. Trying again" : "The chat can't be reached. Trying again");

@@ -17,6 +17,26 @@ export function saveName(name) {
   }
 }
 
+/** A page that is reloaded leaves its key to the next one in its tab, and to that alone: a copy of the tab is somebody else. */
+export function leaveKey(key) {
+  try {
+    sessionStorage.setItem("key", key);
+  } catch {
+    // Then the next one has a new key.
+  }
+}
+
+/** The key that was left; null where there is none. */
+export function takeKey() {
+  try {
+    const key = sessionStorage.getItem("key");
+    sessionStorage.removeItem("key");
+    return key;
+  } catch {
+    return null;
+  }
+}
+
 /** A copy of what is in the template of that id. */
 export function fromTemplate(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);

@@ -1,8 +1,8 @@
-"""Uploads that other processes work on: progress comes back to the window that asked, and a worker may be killed.
+"""Uploads that other processes work on: progress comes back to the window, and any of the processes may be killed.
 
 Run it, and open http://127.0.0.1:8000/:
 
-    python -m triochan --app-dir examples workers:routing --workers 3
+    python -m triochan --app-dir examples workers:routing --workers 3 --channel-lease 3
 
 Each process serves pages and takes jobs; docs/workers.md has the two kinds apart, on as many machines as one likes.
 """
@@ -14,32 +14,43 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 import attrs
 import trio
 
-from triochan import Channel, Message, route, route_class
-from triochan.exceptions import ChannelFull, ConnectionClosed
+from triochan import Application, Channel, Group, Message, Presence, route, route_class
+from triochan.exceptions import ChannelFull
 from triochan.generic import BaseConsumer
 from triochan.generic.websockets import JsonWebsocketConsumer
 from triochan.http import client_route, html, static_files
 
 FOLDER = Path(__file__).parent
 STEPS = 20
-SECONDS = float(
-    os.environ.get("WORKERS_SECONDS", "10")
-)  # that a job takes, so that there is something to be seen
+SECONDS = float(os.environ.get("WORKERS_SECONDS", "10"))
+"""That a job takes, so that there is something to be seen."""
 ME = os.getpid()
-MY_END = f"end.{ME}"  # a channel that this process alone takes from
+MY_END = f"jobs.end.{ME}"
+"""A channel that this process alone takes from."""
 
 
 @attrs.frozen
 class Upload:
     type: Literal["upload"]
-    job: str  # the window's own name for it
+    job: UUID  # the window's own name for it
     text: str
+
+
+@attrs.frozen
+class Follow:
+    """A window is back, and has jobs that were not done."""
+
+    type: Literal["follow"]
+    job: UUID
 
 
 @attrs.frozen
@@ -54,27 +65,48 @@ class Hello:
 
 
 @attrs.frozen
-class Refused:
-    job: str
-    reason: str
+class Taken:
+    job: UUID
+    taken: bool
+    reason: str = ""
 
 
-class Window(JsonWebsocketConsumer[Upload | Kill, Hello | Refused]):
+def followers(job: UUID | str) -> Group:
+    """The windows that want to know of a job, in whichever process they are."""
+    return Group(f"job.{job}")
+
+
+@attrs.frozen
+class Problem:
+    error: str
+
+
+class Window(JsonWebsocketConsumer[Upload | Follow | Kill, Hello | Taken | Problem]):
     strict_ordering = True
-    rate_limit = "20/s"
+    rate_limit = "200/10s"  # a window that is back asks for all its jobs at once
 
     async def connect(self, message: Message, **kwargs: Any) -> None:
         await self.send(Hello(ME))
 
-    async def receive(self, content: Upload | Kill, **kwargs: Any) -> None:
+    async def layer_gap(self, message: Message, **kwargs: Any) -> None:
+        await self.send(Hello(ME))  # and the page asks for its jobs again
+
+    async def receive(self, content: Upload | Follow | Kill, **kwargs: Any) -> None:
         if isinstance(content, Kill):
-            await Channel(f"end.{content.worker}").send({})
+            if str(content.worker) in await Presence("workers").list():
+                await Channel(f"jobs.end.{content.worker}").send({})
+            else:
+                await self.send(Problem("there is no such worker"))
             return
-        job = {"job": content.job, "text": content.text, "reply_channel": self.message.reply_channel}
-        try:
-            await Channel("jobs").send(job)
-        except ChannelFull:
-            await self.send(Refused(content.job, "so many jobs wait already; try again in a while"))
+        await followers(content.job).add(self.message.reply_channel)
+        if isinstance(content, Upload):
+            try:
+                await Channel("jobs").send({"job": str(content.job), "text": content.text})
+            except ChannelFull:
+                full = "So many jobs wait already; try again in a while."
+                await self.send(Taken(content.job, taken=False, reason=full))
+            else:
+                await self.send(Taken(content.job, taken=True))
 
 
 class Work(BaseConsumer):
@@ -94,14 +126,8 @@ class Work(BaseConsumer):
         await self.tell(done=1, words=len(words), most=most)
 
     async def tell(self, **progress: Any) -> None:
-        """Tell the window that asked, whichever process has its socket."""
-        reply = self.message.reply_channel
-        assert reply is not None
         told = {"job": self.message["job"], "worker": ME, **progress}
-        try:
-            await reply.send({"text": json.dumps(told)})
-        except ConnectionClosed:
-            pass  # it is closed by now, and the job is done all the same
+        await followers(told["job"]).send({"text": json.dumps(told)})
 
 
 async def die(message: Message) -> None:
@@ -112,11 +138,20 @@ async def page(message: Message) -> dict[str, Any]:
     return html((FOLDER / "page" / "index.html").read_text("utf-8"))
 
 
-routing = [
-    route_class(Window, path="^/jobs/$"),
-    route_class(Work),
-    route(MY_END, die),
-    client_route(),
-    static_files("/static/", FOLDER / "page"),
-    route("http.request", page, path="^/$"),
-]
+@asynccontextmanager
+async def lifespan(application: Application) -> AsyncIterator[None]:
+    async with Presence("workers").tracked(str(ME)):
+        yield
+
+
+routing = Application(
+    [
+        route_class(Window, path="^/jobs/$"),
+        route_class(Work),
+        route(MY_END, die),
+        client_route(),
+        static_files("/static/", FOLDER / "page"),
+        route("http.request", page, path="^/$"),
+    ],
+    lifespan=lifespan,
+)

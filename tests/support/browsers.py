@@ -34,7 +34,7 @@ def _tool(name: str) -> str:
 class Process:
     """``python -m triochan`` with an example, on a port that it keeps when it is started again."""
 
-    def __init__(self, app: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, app: str, environment: Mapping[str, str], *options: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,6 +47,7 @@ class Process:
             app,
             "--port",
             str(self.port),
+            *options,
         ]
         self._environment = {**os.environ, **environment}
 
