@@ -1008,6 +1008,7 @@ async def test_a_dialect_of_ones_own_is_asked_first() -> None:
         async def receive(self, content: Any, **kwargs: Any) -> None:
             await self.send({"set": {1}})
             await self.send([Point(1)])
+            await self.send(Point(2))
             await Group("dialect").send({"text": self.encode_json(1)})
 
     def no(each: Any) -> Any:
@@ -1017,6 +1018,7 @@ async def test_a_dialect_of_ones_own_is_asked_first() -> None:
         await socket.send("1")
         assert await socket.receive_json() == {"set": "<set>"}
         assert await socket.receive_json() == [{"x": 1, "y": 0.0}]
+        assert await socket.receive_json() == {"x": 2, "y": 0.0}
         assert await socket.receive_json() == 1
 
 
