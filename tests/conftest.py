@@ -28,8 +28,8 @@ pytest.register_assert_rewrite(
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite is run by a process for each processor and one more, for many tests wait for a clock or another
-    process: on two cores that takes 150 s instead of 230. Coverage leaves them less time to wait. What is named is run by
-    the process that was asked."""
+    process: on two cores that takes 150 s instead of 230. Coverage leaves them less time to wait. What is named is run
+    by the process that was asked."""
     if config.args_source != pytest.Config.ArgsSource.TESTPATHS:
         return 0
     return min(len(os.sched_getaffinity(0)) + (not config.getoption("cov_source", None)), 8)

@@ -222,13 +222,11 @@ def _show_warning(
     places = [place for place in _PLACE.findall(made) if not place[0].startswith(_OURS)]
     if places:  # where it was made; else where it was dropped, which mostly is the same
         filename, lineno, function = places[-1][0], int(places[-1][1]), places[-1][2]
-    function = _function_at(filename, lineno) or function
+    place = f"{filename}:{lineno}, in {_function_at(filename, lineno) or function}"
+    if filename.startswith(_OURS):  # it was dropped when the handler had returned to triochan
+        place = "in a handler that has returned (--log-level debug names its place)"
     logging.getLogger("py.warnings").warning(
-        "%s:%d, in %s: %s was never awaited, so nothing of it was done; write 'await' in front of it",
-        filename,
-        lineno,
-        function,
-        name[1],
+        "%s: %s was never awaited, so nothing of it was done; write 'await' in front of it", place, name[1]
     )
 
 

@@ -590,7 +590,8 @@ TABLE: Mapping[str, Sequence[Option]] = {
         Option(
             "health_path",
             str,
-            "say here whether the server takes requests: 200, or 503 during a shutdown",
+            "say here whether the server takes requests: 200; during a shutdown 503 on connections that "
+            "are open, and no new one is taken",
             metavar="PATH",
             shown="nowhere",
         ),

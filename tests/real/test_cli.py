@@ -33,7 +33,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 import triochan
 from triochan import cli, options
@@ -932,6 +934,42 @@ def test_behind_a_proxy(served: Callable[..., Served], folder: Path) -> None:
     _, err = server.process.communicate(timeout=SECONDS)
     assert server.process.returncode == 0
     assert [json.loads(line)["level"] for line in err.splitlines()] == ["info"]
+
+
+GUARDED = """
+    import time
+    from triochan import route, route_class
+    from triochan.generic.websockets import WebsocketConsumer
+    from triochan.http import text
+
+    class Guarded(WebsocketConsumer):
+        http_user = True
+
+    async def slow(message):
+        time.sleep(0.4)
+        return text("slow")
+
+    routing = [route_class(Guarded, path="^/ws$"), route("http.request", slow)]
+"""
+
+
+def test_an_origin_is_allowed_and_what_blocks_is_named(served: Callable[..., Served], folder: Path) -> None:
+    (folder / "guarded.py").write_text(textwrap.dedent(GUARDED))
+    server = served("guarded:routing", "--port", "0", "--allowed-origin", "null", "--block-warning", "0.1")
+    place = f"ws://127.0.0.1:{server.port}/ws"
+    with connect(place, origin=Origin("null"), open_timeout=SECONDS):
+        pass
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(place, origin=Origin("https://evil.example"), open_timeout=SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"slow"
+    connection.close()
+    server.process.send_signal(signal.SIGTERM)
+    _, err = server.process.communicate(timeout=SECONDS)
+    assert server.process.returncode == 0
+    assert 'guarded.py", line 11, in slow' in err
+    assert "time.sleep(0.4)" in err
 
 
 def test_the_proxy_protocol(served: Callable[..., Served], folder: Path) -> None:

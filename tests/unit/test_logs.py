@@ -174,6 +174,7 @@ FORGOTTEN = {
         ("connect", "info"),
         ("connect", "debug"),
         ("receive", "debug"),
+        ("receive", "info"),
         ("disconnect", "info"),
         ("disconnect", "debug"),
     ],
@@ -186,6 +187,13 @@ async def test_a_coroutine_that_was_never_awaited_is_named_with_its_place(handle
         start_logging(stream=stream, level=level)
         async with Client([Forgetful.as_route()]) as client, client.websocket("/") as socket:
             await socket.send("x")
+    if (handler, level) == ("receive", "info"):
+        assert (
+            "in a handler that has returned (--log-level debug names its place): WebsocketConsumer.close was never "
+            "awaited, so nothing of it was done; write 'await' in front of it\n"
+        ) in stream.getvalue()
+        assert "triochan/handlers.py" not in stream.getvalue()
+        return
     [said] = [
         line for line in stream.getvalue().splitlines() if f", in {handler}" in line.replace("Forgetful.", "")
     ]

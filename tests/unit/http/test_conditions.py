@@ -8,6 +8,7 @@ from email.utils import formatdate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processor import seconds
 
 from triochan.headers import Headers
 from triochan.http.conditions import NotSatisfiable, Part, http_date, precondition, wanted_part
@@ -148,6 +149,11 @@ class TestPreconditions:
 
 
 class TestRanges:
+    def test_a_million_pieces_are_the_whole(self) -> None:
+        pieces = b"bytes=" + b",".join(b"%d-%d" % (2 * each, 2 * each) for each in range(1_000_000))
+        assert seconds(lambda: wanted_part([(b"range", pieces)], b'"a"', 3_000_000), times=2) < 2.0
+        assert wanted_part([(b"range", pieces)], b'"a"', 3_000_000) is None
+
     @pytest.mark.rfc("9110", "14.2", "MUST ignore a range unit that the server does not know")
     @pytest.mark.rfc("9110", "14.1.2", "MUST expect large numbers in a range, and not be led astray by them")
     @pytest.mark.rfc(
