@@ -7,7 +7,7 @@ import logging
 import trio
 
 from .exceptions import LayerUnavailable
-from .handlers import Barrier, call, cancelled, report
+from .handlers import Barrier, call, only, report
 from .layers import Channel, Delivery
 from .message import Message
 from .routing import name_of
@@ -115,7 +115,7 @@ class Workers:
             except LayerUnavailable as unavailable:  # it has the message still, and gives it to somebody
                 logger.warning("channel %s: %s; a message may be handled again", channel.name, unavailable)
         except BaseException as raised:
-            if not cancelled(raised):
+            if not only(raised, trio.Cancelled):
                 raise
             with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):
                 try:
@@ -163,7 +163,7 @@ class Workers:
                 try:
                     await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)
                 except BaseException as error:
-                    if cancelled(error):
+                    if only(error, trio.Cancelled):  # what else was raised is told by the barrier
                         given_back = "; its message is given back" if channel.name in self._durable else ""
                         logger.warning(
                             "the shutdown cut off %s on channel %s%s", who, channel.name, given_back

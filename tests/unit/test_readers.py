@@ -243,7 +243,10 @@ async def test_a_server_that_is_cancelled_ends_its_handlers_and_then_disconnects
     assert Counter(map(str, events)) == Counter(
         ["receive", "connect", "('/receive', 1001)", "('/connect', 1001)", "disconnected", "disconnected"]
     )
-    assert not caplog.records
+    name = f"{__name__}.{Waiting.__qualname__}"
+    assert sorted(each.getMessage() for each in caplog.records) == [
+        f"the shutdown cut off {name} in {what} on '/{what}'" for what in ("connect", "receive")
+    ]
     for client in clients:
         client.vanish()
 

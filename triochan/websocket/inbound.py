@@ -19,19 +19,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ChannelSocketException, ConnectionClosed
-from ..handlers import (
-    Bound,
-    Held,
-    LeftOpen,
-    begin,
-    cancelled,
-    first_step,
-    forget,
-    left_open,
-    nesting,
-    only,
-    parted,
-)
+from ..handlers import Bound, Held, LeftOpen, begin, first_step, forget, left_open, nesting, only, parted
 from ..layers import ReplyChannel
 from ..log_lines import say
 from ..message import Message
@@ -300,7 +288,7 @@ class Inbound:
         Args:
             scope: that it was held in; what only the connection's own end cancels is cancelled by it.
         """
-        if cancelled(error) and (self._cut or not scope.cancel_called):
+        if only(error, trio.Cancelled) and (self._cut or not scope.cancel_called):
             logger.warning("the shutdown cut off %s in %s on %r", name_of(consumer), what, self._owner.path)
 
     def drain(self) -> None:
