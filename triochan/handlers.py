@@ -490,6 +490,13 @@ def only(error: BaseException, kind: type[BaseException]) -> bool:
     return isinstance(error, kind)
 
 
+def cancelled(error: BaseException) -> bool:
+    """Trio has cancelled what raised ``error``, whatever else it raised then."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
+
+
 def first_of(error: BaseException, kind: type[E]) -> E | None:
     """The first error in ``error``, where it is of ``kind`` or a group of nothing else; else None."""
     if not only(error, kind):

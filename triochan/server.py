@@ -185,6 +185,7 @@ class Server:
                     await runtime.drain(self._hard)
                 await runtime.guests_left()
                 await workers.drain()
+        await workers.tell_left()
         if self._hard.cancelled_caught:
             self.cut_short = True
             logger.error("the shutdown was cut short: what still ran was cancelled%s", self._cut_off(total))

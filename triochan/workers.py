@@ -7,7 +7,7 @@ import logging
 import trio
 
 from .exceptions import LayerUnavailable
-from .handlers import Barrier, call, report
+from .handlers import Barrier, call, cancelled, report
 from .layers import Channel, Delivery
 from .message import Message
 from .routing import name_of
@@ -20,6 +20,8 @@ _MAX_RETRY = 5.0
 """Seconds before a layer that does not answer is asked again: at first, doubled each time, and at most."""
 _GIVE_BACK_SECONDS = 2.0
 """How long a shutdown waits for the layer to take a message back whose handler it has cut off."""
+_COUNT_SECONDS = 1.0
+"""How long a shutdown waits for the layer to count what is left."""
 
 
 class Workers:
@@ -49,18 +51,33 @@ class Workers:
             self._ended.set()
 
     async def drain(self) -> None:
-        """Take no more messages, and wait until what was begun has ended; what is left is counted and logged."""
+        """Take no more messages, and wait until what was begun has ended."""
         self._stopping = True
         for scope in self._waits:
             scope.cancel()
         await self._ended.wait()
+
+    async def tell_left(self) -> None:
+        """Count and log what is left, once all has ended or was cancelled. Shielded, for a second at most."""
         layer = self._runtime.layer
         if layer.outlives:
             return  # another process takes what is left
-        for name in self._names:
-            left = await layer.waiting(name)
-            if left:
-                logger.warning("shutdown: %d messages on channel %s were not handled", left, name)
+        name = ""
+        with trio.move_on_after(_COUNT_SECONDS, shield=True) as scope:
+            for name in self._names:
+                try:
+                    left = await layer.waiting(name)
+                except LayerUnavailable as error:
+                    logger.warning("shutdown: what waits on channel %s was not counted: %s", name, error)
+                    continue
+                if left:
+                    logger.warning("shutdown: %d messages on channel %s were not handled", left, name)
+        if scope.cancelled_caught:
+            logger.warning(
+                "shutdown: what waits on channel %s was not counted: the layer did not answer within %g s",
+                ", ".join(self._names[self._names.index(name) :]),
+                _COUNT_SECONDS,
+            )
 
     async def _work(self, channel: Channel) -> None:
         layer = self._runtime.layer
@@ -97,7 +114,9 @@ class Workers:
                     await delivery.acknowledge()
             except LayerUnavailable as unavailable:  # it has the message still, and gives it to somebody
                 logger.warning("channel %s: %s; a message may be handled again", channel.name, unavailable)
-        except trio.Cancelled:
+        except BaseException as raised:
+            if not cancelled(raised):
+                raise
             with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):
                 try:
                     await delivery.give_back()  # noqa: ASYNC102 - bounded by the layer's own time-out as well
@@ -141,5 +160,13 @@ class Workers:
             bound = runtime.bind(match, channel)
             who = name_of(bound.consumer)
             if bound.begin is not None:
-                await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)
+                try:
+                    await call(bound.begin, message, bound.kwargs, runtime.settings.handler_timeout)
+                except BaseException as error:
+                    if cancelled(error):
+                        given_back = "; its message is given back" if channel.name in self._durable else ""
+                        logger.warning(
+                            "the shutdown cut off %s on channel %s%s", who, channel.name, given_back
+                        )
+                    raise
         return wrong

@@ -219,8 +219,44 @@ async def test_a_handler_that_never_ends_is_cut_off_in_time_for_disconnect(
     assert record.events == [("answered", "1", 1), ("disconnected", 1001, 20.5)]
     assert drained.server.cut_short
     assert [each.getMessage() for each in caplog.records] == [
-        "the shutdown cuts off 1 handlers on '/x', and 0 bytes of answers"
+        "the shutdown cuts off 1 handlers on '/x', and 0 bytes of answers",
+        f"the shutdown cut off {__name__}.Slow in receive on '/x'",
     ]
+
+
+@pytest.mark.parametrize("end", ["second signal", "time-out", "vanish"])
+@pytest.mark.parametrize("where", ["connect", "accepted", "receive", "receive, routed by content"])
+async def test_whose_handler_is_cut_off_is_named(
+    where: str, end: str, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the shutdown, that is: whose peer has gone is cancelled all the same, and is no line."""
+    slow = consumer(Record(), cancel_on_disconnect=True)
+    routing = [route_class(slow, path="^/[nr]|^/accepted")]
+    if "routed" in where:
+        routing = [route_class(slow, text="^never$"), route_class(WebsocketConsumer)]
+    path = {"connect": "/never", "accepted": "/accepted/never"}.get(where, "/r")
+    options = {"shutdown_timeout": 8, "disconnect_timeout": 2, "handshake_timeout": 60}
+    async with running(tmp_path, Record(), routing, **options) as drained:
+        client = await RawClient.connect(drained.address)
+        async with client:
+            await client.send(handshake(path))
+            await wait_all_tasks_blocked()
+            if "receive" in where:
+                await client.send(frame(TEXT, "never"))
+                await wait_all_tasks_blocked()
+            if end == "vanish":  # a shutdown reads no more
+                client.vanish()
+            await drained.stop()
+            if end == "second signal":
+                drained.server.abort()
+            await drained.server.finished.wait()
+    said = [
+        each.getMessage() for each in caplog.records if each.getMessage().startswith("the shutdown cut off")
+    ]
+    what = "receive" if "receive" in where else "connect"
+    line = f"the shutdown cut off {__name__}.Slow in {what} on {path!r}"
+    # Nothing is read before the handshake is answered: that this peer has gone is not known.
+    assert said == ([] if end == "vanish" and where != "connect" else [line])
 
 
 async def test_the_log_says_how_far_it_is(
@@ -258,7 +294,8 @@ async def test_who_is_cut_off_is_named(autojump_clock: MockClock, caplog: pytest
                 await wait_all_tasks_blocked(0.01)
                 server.stop()
                 await server.finished.wait()
-    [line] = [each.getMessage() for each in caplog.records]
+    *cut, line = [each.getMessage() for each in caplog.records]
+    assert cut == [f"the shutdown cut off {__name__}.answer in http.request on '/never'"] * 7
     assert re.fullmatch(
         r"the shutdown was cut short: what still ran was cancelled, with 7 of 7 connections "
         r"\(of (127\.0\.0\.1:\d+, ){4}127\.0\.0\.1:\d+ and 2 more\)",
@@ -414,7 +451,8 @@ async def test_a_request_that_is_never_answered_is_cut_off_at_the_deadline(
             assert trio.current_time() - began == 6
     assert drained.server.cut_short
     assert [each.getMessage() for each in caplog.records] == [
-        "the shutdown was cut short: what still ran was cancelled, with 1 of 1 connections"
+        f"the shutdown cut off {__name__}.answer in http.request on '/never'",
+        "the shutdown was cut short: what still ran was cancelled, with 1 of 1 connections",
     ]
 
 
@@ -531,8 +569,17 @@ APP = """
     import logging, signal, sys, threading, time
     import trio
     import triochan
-    from triochan import Settings, route_class
+    from triochan import Channel, Settings, route, route_class
     from triochan.generic.websockets import WebsocketConsumer
+
+    async def job(message):
+        await trio.sleep_forever()
+
+    async def request(message):
+        for _ in range(3):
+            await Channel("jobs").send({})
+        await message.reply_channel.send({"status": 200, "content": b"begun", "more_content": True})
+        await trio.sleep_forever()
 
     def hold_on():
         time.sleep(60)
@@ -546,7 +593,7 @@ APP = """
                 await trio.sleep_forever()
             await self.send(text="done")
 
-    routing = [route_class(Consumer)]
+    routing = [route("jobs", job), route("http.request", request), route_class(Consumer)]
     if __name__ == "__main__":
         logging.basicConfig(level="INFO")
         settings = Settings(shutdown_timeout=float(sys.argv[2]))
@@ -592,13 +639,18 @@ def listens(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-def end(process: subprocess.Popen[str], path: Path, data: str, signals: int = 1) -> tuple[int, str, float]:
-    """Exit status, output, and seconds from the first signal on, where ``data`` is being handled then."""
+def wait_for(process: subprocess.Popen[str], path: Path) -> None:
+    """Until it listens."""
     deadline = time.monotonic() + SECONDS
     while not listens(path):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def end(process: subprocess.Popen[str], path: Path, data: str, signals: int = 1) -> tuple[int, str, float]:
+    """Exit status, output, and seconds from the first signal on, where ``data`` is being handled then."""
+    wait_for(process, path)
     with unix_connect(str(path), "ws://localhost/") as client:
         client.send(data)
         assert client.recv(SECONDS) == "begun"
@@ -636,6 +688,26 @@ def test_a_handler_that_never_ends_is_exit_status_1(start: Start, tmp_path: Path
     assert "the shutdown cuts off 1 handlers on '/'" in output
     assert "did not end in time" not in output
     assert "returned" not in output
+
+
+def test_nor_a_request_and_a_message_on_a_named_channel_and_all_are_named(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    process = start(str(path), 0.5)
+    wait_for(process, path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
+        client.connect(str(path))
+        client.sendall(request("/never"))
+        while b"begun" not in client.recv(1000):
+            pass
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert re.search(r"the shutdown cut off \S+\.request in http.request on '/never'", output)
+    assert re.search(r"the shutdown cut off \S+\.job on channel jobs", output)
+    assert "shutdown: 2 messages on channel jobs were not handled" in output
 
 
 def test_a_shutdown_in_order_is_exit_status_0(start: Start, tmp_path: Path) -> None:

@@ -258,7 +258,8 @@ async def test_the_deadline_of_a_shutdown(
             assert trio.current_time() - began == 7
             assert running_server.runtime.sockets == 0
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "the shutdown was cut short"
+        f"the shutdown cut off {__name__}.stuck in http.request on '/stuck'",
+        "the shutdown was cut short",
     ]
 
 

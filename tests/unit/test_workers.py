@@ -20,6 +20,7 @@ from triochan.generic import BaseConsumer
 from triochan.generic.websockets import WebsocketConsumer, WebsocketDemultiplexer
 from triochan.layers import Delivery, MemoryLayer
 from triochan.runtime import Runtime, channels_taken
+from triochan.server import Server
 from triochan.test.layers import FakeEndpoint
 from triochan.workers import Workers
 
@@ -536,6 +537,7 @@ class TestDrain:
                 began = trio.current_time()
                 await workers.drain()
                 assert trio.current_time() - began == 4
+                await workers.tell_left()
         assert sorted(events) == ["begin 0", "begin 1", "end 0", "end 1"]
         [record] = caplog.records
         assert record.getMessage() == "shutdown: 3 messages on channel jobs were not handled"
@@ -569,6 +571,7 @@ class TestDrain:
                 began = trio.current_time()
                 await workers.drain()
                 assert trio.current_time() - began == 20
+                await workers.tell_left()
         assert ended == [1, 2, 10, 20]
         assert [record.getMessage() for record in caplog.records] == [
             f"shutdown: {count} messages on channel {name} were not handled"
@@ -593,9 +596,71 @@ class TestDrain:
                 ):  # the first goes to the worker that waits, the others into the channel
                     await Channel("jobs").send({"number": number})
                 await workers.drain()
+                await workers.tell_left()
         [record] = caplog.records
         assert record.getMessage() == "shutdown: 2 messages on channel jobs were not handled"
         assert seen == [0]
+
+    @pytest.mark.parametrize("way", ["time-out", "second signal", "cancelled"])
+    @pytest.mark.parametrize("kind", ["plain", "durable", "nursery"])
+    async def test_what_is_cut_off_is_named_and_what_waits_is_counted(
+        self, way: str, kind: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def consume(message: Message) -> None:
+            if kind == "nursery":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep_forever)
+                    await trio.sleep_forever()
+            await trio.sleep_forever()
+
+        consumer = consume if kind == "plain" else durable(consume)
+        settings = Settings(shutdown_timeout=5)
+        layer = MemoryLayer(settings)
+        async with Runtime.open(Application([route("jobs", consumer)]), settings, layer) as runtime:
+            server = Server(runtime, [])
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.run)
+                for _ in range(3):
+                    await Channel("jobs").send({})
+                await wait_all_tasks_blocked()
+                server.stop()
+                if way == "second signal":
+                    server.abort()
+                elif way == "cancelled":
+                    nursery.cancel_scope.cancel()
+            assert trio.current_time() <= 5
+        back = "" if kind == "plain" else "; its message is given back"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"the shutdown cut off {__name__}.{consume.__qualname__} on channel jobs{back}",
+            f"shutdown: {3 if back else 2} messages on channel jobs were not handled",
+            "the shutdown was cut short: what still ran was cancelled",
+        ]
+
+    @pytest.mark.parametrize("answers", [False, True])
+    async def test_a_layer_that_can_not_count_is_not_waited_for(
+        self, answers: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Down(MemoryLayer):
+            async def waiting(self, channel: str) -> int:
+                await trio.lowlevel.checkpoint()
+                if answers:
+                    raise LayerUnavailable("the engine is away")
+                return await trio.sleep_forever()
+
+        async def consume(message: Message) -> None:
+            raise AssertionError
+
+        routing = [route(["jobs", "mail"], consume)]
+        async with Runtime.open(Application(routing), Settings(), Down()) as runtime:
+            with trio.CancelScope() as outer:
+                outer.cancel()
+                await Workers(runtime).tell_left()
+        assert trio.current_time() == (0 if answers else 1)
+        why = "the engine is away" if answers else "the layer did not answer within 1 s"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"shutdown: what waits on channel {names} was not counted: {why}"
+            for names in (("jobs", "mail") if answers else ("jobs, mail",))
+        ]
 
     async def test_a_worker_that_waits_for_an_engine_ends_at_once(self, autojump_clock: MockClock) -> None:
         class Down(MemoryLayer):

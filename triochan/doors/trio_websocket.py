@@ -144,6 +144,7 @@ async def _run(
             await runtime.drain(hard)
             await runtime.guests_left()
             await workers.drain()
+    await workers.tell_left()
     if hard.cancelled_caught:
         logger.error("the shutdown was cut short: what still ran was cancelled")
 

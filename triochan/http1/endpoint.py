@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ConnectionClosed, LayerUnavailable
-from ..handlers import Bound, Held, begin, forget, only, parted, report
+from ..handlers import Bound, Held, begin, cancelled, forget, only, parted, report
 from ..layers import ChannelLayer, Local
 from ..message import Message
 from ..replies import LATER, Refusal, parse_http
@@ -160,6 +160,9 @@ class Exchange:
         self, scope: trio.CancelScope, consumer: Consumer, result: object, error: BaseException | None
     ) -> None:
         self._scope = None
+        # Where the client is gone, or its time is up, its own deadline has come.
+        if error is not None and cancelled(error) and trio.current_time() < self._deadline:
+            logger.warning("the shutdown cut off %s in http.request on %r", name_of(consumer), self._path)
         self._ended(consumer, result, error)
 
     def proceed(self) -> Held | None:

@@ -498,7 +498,7 @@ class Connection:
                 self.outbox.size,
             )
             self._runtime.cut_short = True
-            self.inbound.cancel()
+            self.inbound.cancel(cut=True)
             self._perform(self.life.step(Event.CLOSE, 1001, "going away"))
 
     # -- what life orders
@@ -696,7 +696,7 @@ class Connection:
         runtime, life, inbound = self._runtime, self.life, self.inbound
         try:
             if not self.over:  # cancelled from outside
-                inbound.cancel()
+                inbound.cancel(cut=True)
                 if life.talking:  # the peer is told, if there is room for it
                     self._perform(life.step(Event.CLOSE, 1001, "going away"))
                 order = life.step(Event.LOSE, 1001, "going away")

@@ -19,7 +19,19 @@ from typing import Any, Protocol
 import trio
 
 from ..exceptions import ChannelSocketException, ConnectionClosed
-from ..handlers import Bound, Held, LeftOpen, begin, first_step, forget, left_open, nesting, only, parted
+from ..handlers import (
+    Bound,
+    Held,
+    LeftOpen,
+    begin,
+    cancelled,
+    first_step,
+    forget,
+    left_open,
+    nesting,
+    only,
+    parted,
+)
 from ..layers import ReplyChannel
 from ..log_lines import say
 from ..message import Message
@@ -107,7 +119,7 @@ class Inbound:
     """
 
     __slots__ = (
-        "_connection", "_deadline", "_decoder", "_dropping", "_given_up", "_inbox", "_inbox_size", "_limit",
+        "_connection", "_cut", "_deadline", "_decoder", "_dropping", "_given_up", "_inbox", "_inbox_size", "_limit",
         "_owner", "_peer_close", "_plain", "_received", "_rest", "_scopes", "_settings", "_single_text", "_stall",
         "_unread", "_waiting", "bound", "gated", "heard", "order", "paused", "running", "transport", "waits", "watched",
     )  # fmt: skip
@@ -138,6 +150,7 @@ class Inbound:
         self.paused = False
         self._dropping = False
         self._given_up = False
+        self._cut = False
         self._deadline = math.inf
         self._peer_close: tuple[int, str] | None = None
         self._stall: Callable[[], None] | None = None
@@ -240,6 +253,7 @@ class Inbound:
         self._scopes.discard(scope)
         self.running -= 1
         if error is not None:
+            self.tell_cut(scope, consumer, "receive", error)
             mine = parted(error)[0]
             if mine is not None:
                 self._raised(consumer, mine)
@@ -269,11 +283,25 @@ class Inbound:
         for scope in self._scopes or ():
             scope.deadline = min(scope.deadline, deadline)
 
-    def cancel(self) -> None:
-        """Cancel the handlers that run; begin no other."""
+    def cancel(self, *, cut: bool = False) -> None:
+        """Cancel the handlers that run; begin no other.
+
+        Args:
+            cut: by a shutdown; the log names them.
+        """
         self._given_up = True
+        self._cut = self._cut or cut
         for scope in self._scopes or ():
             scope.cancel()
+
+    def tell_cut(self, scope: trio.CancelScope, consumer: Consumer, what: str, error: BaseException) -> None:
+        """Name a handler that a shutdown has cancelled: by :meth:`cancel`, or with the task that ran it.
+
+        Args:
+            scope: that it was held in; what only the connection's own end cancels is cancelled by it.
+        """
+        if cancelled(error) and (self._cut or not scope.cancel_called):
+            logger.warning("the shutdown cut off %s in %s on %r", name_of(consumer), what, self._owner.path)
 
     def drain(self) -> None:
         """Take no new messages; what was received is handled. The shutdown's deadline bounds that."""

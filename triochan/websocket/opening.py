@@ -131,6 +131,8 @@ class Opening:
         mine, others = (None, None) if error is None else parted(error)
         inbound = self._owner.inbound
         inbound.gated = False
+        if error is not None:
+            inbound.tell_cut(scope, consumer, "connect", error)
         self._end(consumer, mine, cancelled=others is not None)
         inbound.release(scope, consumer, None, None)
 

@@ -326,6 +326,26 @@ async def test_a_consumer_that_is_cancelled(begun: bool) -> None:
     rig.exchange.end_by(0)
 
 
+@pytest.mark.parametrize("why", ["shutdown", "shutdown while the client is gone", "client", "slow"])
+async def test_a_consumer_that_the_shutdown_cuts_off_is_named(
+    why: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig()
+
+    async def wait(message: Message) -> None:
+        await trio.sleep_forever()
+
+    with trio.move_on_after(5), trio.CancelScope() as scope:
+        held = rig.begin(wait, timeout=3 if why == "slow" else None)
+        assert held is not None
+        if "client" in why:
+            rig.exchange.end_by(trio.current_time() + (2 if why == "client" else 9))
+        await held.finish(scope)
+    named = [each.getMessage() for each in caplog.records if each.getMessage().startswith("the shutdown")]
+    line = f"the shutdown cut off {__name__}.{wait.__qualname__} in http.request on '/here'"
+    assert named == ([line] if "shutdown" in why else [])
+
+
 async def test_a_consumer_that_has_until_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
     rig = Rig()
 

@@ -355,3 +355,21 @@ async def test_compressed_messages_take_the_same_way() -> None:
                 got.append((inflate.decompress(data + b"\0\0\xff\xff") if first & 0x40 else data).decode())
             assert got == [f"message {number} " * 20 for number in range(50)] + ["plain"]
             assert (await client.closing())[0] == 4001
+
+
+async def test_handlers_that_are_cancelled_with_the_server_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(WebsocketConsumer):
+        async def receive(self, text: Any = None, **kwargs: Any) -> None:
+            await trio.sleep_forever()
+
+    async with serving([route_class(Stuck)]) as server:
+        async with await server.websocket("/here") as client:
+            await client.send(frame(TEXT, "x"))
+            await wait_all_tasks_blocked()
+            server.connections.cancel_scope.cancel()
+    name = f"{__name__}.{Stuck.__qualname__}"
+    assert [each.getMessage() for each in caplog.records] == [
+        f"the shutdown cut off {name} in receive on '/here'"
+    ]
