@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trustme
-from raw_clients import RawClient, get, no_leak
+from raw_clients import BINARY, TEXT, RawClient, close_frame, frame, get, handshake, no_leak
 
-from triochan import Application, Message, Settings, route
+from triochan import Application, Message, Settings, route, route_class
+from triochan.generic.websockets import JsonWebsocketConsumer, WebsocketConsumer
 from triochan.http import static_files, text
 from triochan.http.conditions import http_date
 from triochan.test import LiveServer
@@ -204,25 +206,140 @@ async def test_a_head_that_is_refused(server: Address, data: bytes, status: int)
         assert await client.rest() == b""
 
 
-@pytest.mark.rfc("9112", "9.8", "MUST say in TLS that it closes, before it does")
-async def test_the_end_of_a_tls_connection_is_said(tmp_path: Path) -> None:
-    """A client that asks for it sees the end of TLS, and no mere end of TCP."""
+# -- the end of a TLS connection
+
+SHORT = 0.3
+"""Seconds of a limit that is to be reached; the other limits stay as long as they are by default."""
+
+
+async def breaks_off(message: Message) -> None:
+    await message.reply_channel.send({"status": 200, "content": b"half", "more_content": True})
+    raise RuntimeError("on purpose")
+
+
+async def fails(message: Message) -> None:
+    raise RuntimeError("on purpose")
+
+
+class Socket(WebsocketConsumer):
+    async def receive(self, text: Any = None, **kwargs: Any) -> None:
+        if text == "raise":
+            raise RuntimeError("on purpose")
+        await self.close(4001)
+
+
+class Refusing(WebsocketConsumer):
+    async def connect(self, message: Message, **kwargs: Any) -> None:
+        await self.close()
+
+
+OVER_TLS = [
+    route_class(JsonWebsocketConsumer, path="^/json$"),
+    route_class(Refusing, path="^/refused$"),
+    route_class(Socket, path="^/socket$"),
+    route("http.request", breaks_off, path="^/breaks-off$"),
+    route("http.request", fails, path="^/fails$"),
+    route("http.request", echo, path="^/$"),
+]
+
+
+@cache
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's, and that of a client that trusts it."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    async with serving(tmp_path, ssl_context=context) as address:
-        with trio.fail_after(10):
-            stream = await trio.open_ssl_over_tcp_stream(
-                "127.0.0.1", address.port, ssl_context=trusting, https_compatible=False
+    return context, trusting
+
+
+@asynccontextmanager
+async def serving_tls(**limits: Any) -> AsyncIterator[Callable[[], AbstractAsyncContextManager[RawClient]]]:
+    """Gives what connects clients; to them an end of TCP that TLS was not told of is a BrokenResourceError."""
+    context, trusting = tls_contexts()
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[RawClient]:
+        async with await RawClient.connect(address) as client:
+            client.stream = trio.SSLStream(
+                client.stream, trusting, server_hostname="127.0.0.1", https_compatible=False
             )
-            async with stream:
-                await stream.send_all(b"GET / HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n")
-                data = b""
-                while piece := await stream.receive_some():  # without that, BrokenResourceError
-                    data += piece
-                assert data.endswith(b"\r\n\r\nGET / ")
+            yield client
+
+    async with LiveServer(OVER_TLS, settings=Settings(**limits), ssl_context=context) as address:
+        yield connect
+
+
+@pytest.mark.rfc("9112", "9.8", "MUST say in TLS that it closes, before it does")
+@pytest.mark.parametrize(
+    ("data", "status", "limits"),
+    [
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n", 200, {}),
+        (b"GET / HTTP/1.0\r\n\r\n", 200, {}),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"\r\n", 200, {"keep_alive_timeout": SHORT}),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, {}),
+        (handshake("/refused"), 403, {}),
+        (handshake("/unknown"), 403, {}),
+        (b"GET / HT", 408, {"head_timeout": SHORT}),
+        (b"POST / HTTP/1.1\r\nContent-Length: 9\r\n" + HOST + b"\r\nhalf", 408, {"body_timeout": SHORT}),
+        (b"POST / HTTP/1.1\r\nContent-Length: 65\r\n" + HOST + b"\r\n", 413, {"max_body_size": 64}),
+        (handshake("/socket").replace(b"Version: 13", b"Version: 9"), 426, {}),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431, {}),
+        (b"GET /fails HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n", 500, {}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n" + HOST + b"\r\n", 501, {}),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+async def test_the_end_of_a_tls_connection_is_said(data: bytes, status: int, limits: dict[str, Any]) -> None:
+    """A client that asks for it sees the end of TLS, and no mere end of TCP."""
+    async with serving_tls(**limits) as connect, connect() as client:
+        await client.send(data)
+        assert f" {status} ".encode() in await client.until(b"\r\n")
+        await client.rest()
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "code"),
+    [
+        ("/socket", close_frame(1000), 1000),
+        ("/socket", b"\x81\x01x", 1002),
+        ("/json", frame(BINARY, "{}"), 1003),
+        ("/json", frame(TEXT, "{"), 1007),
+        ("/socket", frame(TEXT, b"\xff"), 1007),
+        ("/socket", b"\x82\xff" + (1 << 40).to_bytes(8, "big"), 1009),
+        ("/socket", frame(TEXT, "raise"), 1011),
+        ("/socket", frame(TEXT, "close"), 4001),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+async def test_the_end_of_a_websocket_over_tls_is_said(path: str, data: bytes, code: int) -> None:
+    """Even to a client that does not answer the close frame."""
+    async with serving_tls(close_timeout=0.1) as connect, connect() as client:
+        await client.send(handshake(path))
+        assert (await client.head()).status == 101
+        await client.send(data)
+        assert (await client.closing())[0] == code
+        assert await client.rest() == b""
+
+
+async def test_a_full_server_says_so_within_tls() -> None:
+    async with serving_tls(max_connections=1) as connect, connect() as first:
+        await first.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await first.answer()).status == 200
+        async with connect() as second:
+            assert (await second.answer()).status == 503
+            assert await second.rest() == b""
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+async def test_a_response_that_broke_off_ends_tls_without_a_word(version: bytes) -> None:
+    """Or it would look whole, where nothing but the end of the connection tells where it ends."""
+    async with serving_tls() as connect, connect() as client:
+        await client.send(b"GET /breaks-off " + version + b"\r\n" + HOST + b"\r\n")
+        await client.until(b"half")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.rest()
 
 
 async def test_the_server_still_serves(server: Address) -> None:

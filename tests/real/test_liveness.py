@@ -66,6 +66,8 @@ class Keeping(WebsocketConsumer):
             await trio.sleep(TIMEOUT / 2)
         elif text == "close":
             await self.close(4000)
+        elif text == "large":
+            await self.send(bytes=LARGE)
         elif text is not None and len(text) < 100:
             await self.send(text=text)
 
@@ -232,6 +234,49 @@ async def test_pongs_that_lie_unread_count(way: str, monkeypatch: pytest.MonkeyP
         await all_at_once(place, peer)
         assert sorted(alive) == sorted(started)
         assert "no pong came" not in [reason for _, reason in place.codes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["TCP", "TLS"])
+@unless_starved(TIMEOUT / 4)
+async def test_a_ping_behind_much_that_the_peer_reads_slowly(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the outbox, and for longer in the system's buffers: the client reads all the while, and comes to it late."""
+    async with serving(way, monkeypatch) as place, await place.connect() as client:
+        await client.send(handshake("/"))  # without compression
+        assert (await client.head()).status == 101
+        await client.send(frame(TEXT, "large"))
+        begun, read, size = trio.current_time(), 0, len(LARGE) + 10  # its header
+        received = bytearray()
+        while read < size:
+            some = await client.stream.receive_some(100_000)
+            assert some, (read, place.codes)
+            read += len(some)
+            received = (received + some)[-200_000:]
+            await trio.sleep_until(begun + read / 4e6)
+        assert trio.current_time() - begun > 1.9
+        client.buffer = received[len(received) - (read - size) :]
+        while (came := await client.frame()) != (TEXT, b"still there"):
+            assert came[0] == PING, came
+            await client.send(frame(PONG, came[1]) + frame(TEXT, "still there"))
+    assert "no pong came" not in [reason for _, reason in place.codes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["TCP", "TLS"])
+@unless_starved(TIMEOUT / 4)
+async def test_a_frame_that_comes_slowly(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = frame(BINARY, b"x" * 20_000)
+    async with serving(way, monkeypatch) as place, await place.websocket() as client:
+        for start in range(0, len(data), 1000):
+            await client.send(data[start : start + 1000])
+            await trio.sleep(0.1)
+        await client.send(frame(TEXT, "still there"))
+        while (came := await client.frame()) != (TEXT, b"still there"):
+            assert came[0] == PING, came
+            await client.send(frame(PONG, came[1]))
+    assert "no pong came" not in [reason for _, reason in place.codes]
 
 
 async def finish_head(place: Place) -> None:

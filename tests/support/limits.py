@@ -273,7 +273,7 @@ TURNS = [
     ),
     Row(
         "a body of tiny chunks",
-        "linear in its bytes on the wire, below 400 times an ordinary body with as much in it",
+        "linear in its bytes on the wire, below 400 times an ordinary body of as many",
         tests=("unit/http1/test_parser.py::test_the_cost_of_tiny_chunks_is_bounded",),
     ),
     Row(

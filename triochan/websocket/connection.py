@@ -46,6 +46,8 @@ Ts = TypeVarTuple("Ts")
 LINGER_SECONDS = 2.0
 """How long a connection that this side ends waits for the peer to hang up: closing upon unread bytes would be a reset,
 and destroy the last words that are on their way to it (RFC 9112 section 9.6)."""
+_SMALL_BACKLOG = 4096
+"""Unacknowledged bytes that say nothing of a slow peer: a ping, and what a message or two come to."""
 
 
 _ending: ContextVar[ReplyChannel | None] = ContextVar("triochan.ending", default=None)
@@ -66,9 +68,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_goodbye", "_idle_until", "_local", "_matches", "_new_tasks", "_nursery", "_opening",
-        "_opening_content", "_ping", "_pinged", "_policy", "_runtime", "_state", "_task", "_timer", "_transport",
-        "channel", "client", "inbound", "life", "outbox", "over", "path",
+        "__weakref__", "_behind", "_goodbye", "_idle_until", "_local", "_matches", "_new_tasks",
+        "_nursery", "_opening", "_opening_content", "_ping", "_policy", "_runtime", "_state", "_taken", "_task",
+        "_timer", "_transport", "channel", "client", "inbound", "life", "outbox", "over", "path",
     )  # fmt: skip
 
     outbox_type: ClassVar[type[Outbox]] = Outbox
@@ -91,7 +93,7 @@ class Connection:
         self._idle_until = math.inf
         self._timer: Timer | None = None
         self._ping: Timer | None = None
-        self._pinged = 0
+        self._taken = self._behind = 0
         self._matches: Matches | None = None
         self._opening_content: dict[str, Any] | None = None
         self._opening: Opening | None = None
@@ -472,7 +474,7 @@ class Connection:
         await call(begin, message, kwargs, self._runtime.settings.handler_timeout)
 
     def _look_at_taking(self) -> None:
-        self._pinged = self.outbox.sent
+        self._note_backlog()
         self._ping = self._runtime.timers.after(self._runtime.settings.close_timeout, self._taking_due)
 
     def _taking_due(self) -> None:
@@ -577,7 +579,7 @@ class Connection:
         if self.life.talking:
             self.inbound.heard = False
             self.outbox.put_control(ping_frame(os.urandom(4)))
-            self._pinged = self.outbox.sent
+            self._note_backlog()
             self._ping = self._runtime.timers.after(
                 min(settings.ping_interval, settings.ping_timeout), self._next_ping_due
             )
@@ -603,8 +605,7 @@ class Connection:
                 self._ping = timers.after(rest, self._ping_due)
             else:
                 self._ping_due()
-        elif self.outbox.size and self._takes():
-            self._pinged = self.outbox.sent
+        elif self._takes():
             self._ping = timers.after(settings.ping_timeout, self._pong_due)
         elif not self.over:
             # A pong may lie unread, where something has kept the loop until now.
@@ -624,13 +625,27 @@ class Connection:
             say(logger, logging.DEBUG, "no pong came on %r within %g s; 1006", self.path, seconds)
             self._perform(self.life.step(Event.LOSE, 1006, "no pong came"))
 
+    def _note_backlog(self) -> None:
+        """Note how much lies before a ping's answer: in the outbox, and in the system where the peer's has not
+        acknowledged it; and how far the peer has come."""
+        unacknowledged, made = self._transport.unacknowledged(), self._transport.room_made()
+        self._taken = self.outbox.sent - unacknowledged if made is None else made
+        self._behind = self.outbox.size + (unacknowledged if unacknowledged > _SMALL_BACKLOG else 0)
+
     def _takes(self) -> bool:
-        """The peer has taken something of the backlog since this was noted, or takes it now.
+        """There is a backlog, or was one when it was noted, and the peer has taken something since, or takes it now.
+        It is noted anew.
 
         Something may have kept the loop from writing.
         """
         self.outbox.writable()
-        return self.outbox.sent != self._pinged
+        taken, behind = self._taken, self._behind
+        self._note_backlog()
+        took = self._taken - taken
+        if behind and took > _SMALL_BACKLOG:
+            # What has left us may lie in the peer's own system still, where its program comes to it in its turn.
+            self._behind = max(self._behind, 1)
+        return (behind > 0 or self.outbox.size > 0) and took > 0
 
     # -- its own task
 

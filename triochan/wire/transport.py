@@ -12,6 +12,8 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import sys
+from array import array
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +22,17 @@ import trio
 from .poller import Poller
 from .tls import TlsSocket
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+    _OUTQ: int | None = termios.TIOCOUTQ
+    """SIOCOUTQ of tcp(7) and unix(7)."""
+else:
+    _OUTQ = None
+
+_TCP_INFO = struct.Struct("=120xQ100xI")
+"""Of struct tcp_info (linux/tcp.h): tcpi_bytes_acked and tcpi_snd_wnd."""
 READ_SIZE = 65536
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 CLOSE_SECONDS = 1.0
@@ -67,6 +80,12 @@ class Transport(Protocol):
 
     def unread(self) -> bool:
         """Something has come that was not read; this looks at the socket itself, and reads nothing."""
+
+    def unacknowledged(self) -> int:
+        """Bytes that :attr:`send` has taken and the peer's system has not acknowledged; 0 where nobody can say."""
+
+    def room_made(self) -> int | None:
+        """A number that grows by the bytes that the peer's program reads, as its window tells; None: nobody can say."""
 
     def pause(self) -> None:
         """What comes is not read for now; sources are still told of the end."""
@@ -174,6 +193,31 @@ class SocketTransport:
         except OSError:  # nothing has come, or nothing comes any more
             return False
 
+    def unacknowledged(self) -> int:
+        if _OUTQ is None:
+            return 0
+        answer = array("i", (0,))
+        try:
+            fcntl.ioctl(self.socket.fileno(), _OUTQ, answer)
+        except OSError:  # it is lost
+            return 0
+        return answer[0]
+
+    def room_made(self) -> int | None:
+        """What has been acknowledged, and the window behind that: the peer's system moves its end as the program reads
+        (RFC 9293 section 3.8.6), and not when it merely takes what comes."""
+        if _OUTQ is None:
+            return None
+        sock = self.socket.socket if isinstance(self.socket, TlsSocket) else self.socket
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:  # a Unix socket, or it is lost
+            return None
+        if len(info) < _TCP_INFO.size:  # before Linux 5.4
+            return None
+        acknowledged, window = _TCP_INFO.unpack(info)
+        return int(acknowledged + window)
+
     def pause(self) -> None:
         self._paused = True  # edges may come and are passed over
 
@@ -277,6 +321,12 @@ class StreamTransport:
 
     def unread(self) -> bool:
         return bool(self._come)
+
+    def unacknowledged(self) -> int:
+        return 0
+
+    def room_made(self) -> int | None:
+        return None
 
     def pause(self) -> None:
         self._paused = True

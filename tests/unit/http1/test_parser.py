@@ -860,6 +860,8 @@ class TestWork:
         "chunk", [b"1\r\nx\r\n", b"1\r\n\r\r\n", b"0001\r\nx\r\n", b"1\r\nx\r\n2\r\nxx\r\n"]
     )
     def test_the_cost_of_tiny_chunks_is_bounded(self, chunk: bytes) -> None:
+        """An ordinary body is copied and no more; these take 70 to 120 times that, and 1400 times and more where each
+        chunk is read by lines of Python."""
         size = KIB * KIB
         plain = post(b"Content-Length: %d" % size, body=b"x" * size)
         count = size // len(chunk)

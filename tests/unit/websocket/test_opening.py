@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from door import DoorClient
 from raw_clients import TEXT, close_frame, frame, handshake
 from served import serving
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -14,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from triochan import Group, Settings, route, route_class
 from triochan.exceptions import ConnectionClosed, DenyConnection
 from triochan.generic.websockets import WebsocketConsumer
+from triochan.test import Client
 from triochan.websocket.opening import Opening
 
 
@@ -172,6 +174,46 @@ async def test_a_refusal_that_was_slow_or_not(how: str, waits: bool, autojump_cl
         assert not server.connections.child_tasks
         assert not server.runtime.layer.groups.members("room")  # type: ignore[attr-defined]
     assert events == (["went on"] if how in ("close", "refuse") else [])
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["accepts behind the wait", "accepts before the wait"])
+@pytest.mark.parametrize("kind", [Client, DoorClient])
+@pytest.mark.parametrize("admitted", [False, True])
+async def test_who_is_turned_away_behind_the_accept_gets_the_code_alone(
+    admitted: bool, kind: type[Client], first: bool, autojump_clock: MockClock
+) -> None:
+    """A client sees a code of the program's only where it is accepted and then closed: nothing that was sent to the
+    consumer's ``groups`` meanwhile, or between the two, leaves before the close frame. Who stays is sent it."""
+
+    class Checking(WebsocketConsumer):
+        groups = ["staff"]
+
+        async def connect(self, message: Any, **kwargs: Any) -> None:
+            if first:
+                await message.reply_channel.send({"accept": True})
+            await trio.sleep(1)
+            if not first:
+                await message.reply_channel.send({"accept": True})
+            await Group("staff").send({"text": "secret"})
+            if not admitted:
+                await self.close(4403)
+
+    seen: list[Any] = []
+    async with kind([route_class(Checking)]) as client, trio.open_nursery() as nursery:
+
+        async def others() -> None:
+            for _ in range(5):
+                await trio.sleep(0.3)
+                await Group("staff").send({"text": "secret"})
+
+        nursery.start_soon(others)
+        try:
+            async with client.websocket("/") as socket:
+                while len(seen) < 3:
+                    seen.append(await socket.receive())
+        except ConnectionClosed as closed:
+            seen.append(closed.code)
+    assert seen == (["secret"] * 3 if admitted else [4403])
 
 
 @pytest.mark.parametrize("accepted", [False, True])
