@@ -332,11 +332,10 @@ async def test_a_full_server_says_so_within_tls() -> None:
             assert await second.rest() == b""
 
 
-@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
-async def test_a_response_that_broke_off_ends_tls_without_a_word(version: bytes) -> None:
-    """Or it would look whole, where nothing but the end of the connection tells where it ends."""
+async def test_a_response_that_broke_off_ends_tls_without_a_word() -> None:
+    """Or it would look whole, where nothing but the end of the connection tells where it ends, as in HTTP/1.0."""
     async with serving_tls() as connect, connect() as client:
-        await client.send(b"GET /breaks-off " + version + b"\r\n" + HOST + b"\r\n")
+        await client.send(b"GET /breaks-off HTTP/1.0\r\n" + HOST + b"\r\n")
         await client.until(b"half")
         with pytest.raises(trio.BrokenResourceError):
             await client.rest()
