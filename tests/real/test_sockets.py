@@ -561,7 +561,8 @@ async def test_tls() -> None:
     async with serving(Secure, ssl_context=context) as address:
 
         def talk() -> None:
-            with connect(f"wss://127.0.0.1:{address.port}/", ssl=trusting, max_size=None) as client:
+            place = f"wss://127.0.0.1:{address.port}/"
+            with connect(place, ssl=trusting, max_size=None, open_timeout=30) as client:
                 for message in ("hello", b"\0\xff", "x" * 100_000, bytes(range(256)) * 4096, ""):
                     client.send(message)
                     assert client.recv(PATIENCE) == message

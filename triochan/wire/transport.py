@@ -199,7 +199,7 @@ class SocketTransport:
         answer = array("i", (0,))
         try:
             fcntl.ioctl(self.socket.fileno(), _OUTQ, answer)
-        except OSError:  # it is lost
+        except (OSError, ValueError):  # it is lost; or closed, and has the number -1
             return 0
         return answer[0]
 

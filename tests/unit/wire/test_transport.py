@@ -629,3 +629,18 @@ async def polled(kind: str, contexts: Contexts) -> AsyncIterator[tuple[PolledStr
     async with sockets(kind, contexts) as (transport, peer, poller, _):
         poller.forget(transport.socket)
         yield PolledStream(transport.socket), peer
+
+
+@needs_epoll
+def test_a_socket_that_is_closed_has_no_backlog() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    poller: Poller[Any] = Poller()
+    transport = SocketTransport(ours, poller, Source())
+    assert transport.send(b"x" * 100) == 100
+    assert transport.unacknowledged() > 0
+    assert transport.room_made() is None  # no TCP
+    ours.close()
+    assert (transport.unacknowledged(), transport.room_made()) == (0, None)
+    theirs.close()
+    poller.close()
