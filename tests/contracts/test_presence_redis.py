@@ -16,6 +16,7 @@ import pytest
 import trio
 from engines import EngineProcess, engine
 from presences import Client, PresenceContract, until
+from starvation import unless_starved
 from trio.testing import MockClock
 
 from triochan import Presence
@@ -286,6 +287,7 @@ async def test_members_that_nobody_says_again_are_gone_after_a_lease() -> None:
             here.end()
 
 
+@unless_starved(0.15)
 async def test_what_was_not_answered_is_said_again(running_engine: EngineProcess) -> None:
     """The engine hears a join, and its answer is lost; the member leaves before it is asked again."""
     async with processes(running_engine) as [one, two]:
