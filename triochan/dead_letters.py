@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import pprint
@@ -102,7 +101,6 @@ def main(parser: argparse.ArgumentParser, arguments: Sequence[str], say: Callabl
         layer = _layer(given)
     except (ValueError, ImproperlyConfigured) as error:
         parser.error(str(error))
-    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it is told once, by the layer
     try:
         lines, status = trio.run(_run, layer, order)
     except LayerUnavailable as error:

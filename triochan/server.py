@@ -35,7 +35,6 @@ from .wire.binds import Bind, parse_binds, place
 from .wire.listeners import (
     Address,
     Listener,
-    has_come,
     open_binds,
     receive_proxy_header,
     says_plain_text,
@@ -44,7 +43,7 @@ from .wire.listeners import (
 )
 from .wire.proxy_protocol import ProxyProtocolError
 from .wire.tls import TlsSocket
-from .wire.transport import PolledStream, SocketTransport, Transport
+from .wire.transport import PolledStream, SocketTransport, Transport, has_come
 from .workers import Workers
 
 logger = logging.getLogger("triochan.server")

@@ -415,14 +415,6 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "another program listens on it")
 
 
-def has_come(sock: socket.socket) -> bool:
-    """The client of a non-blocking socket has sent something, which is left there."""
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except OSError:  # nothing has come; it is gone
-        return False
-
-
 async def says_plain_text(sock: socket.socket) -> bool:
     """Whether a connection begins as HTTP does: with a letter or a line's end.
 

@@ -119,6 +119,14 @@ class Transport(Protocol):
         """
 
 
+def has_come(sock: socket.socket) -> bool:
+    """The peer of a non-blocking socket has sent something, which is left there."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:  # nothing has come, or nothing comes any more
+        return False
+
+
 class SocketTransport:
     """A connected, non-blocking socket: TCP, Unix, or TLS by :func:`triochan.wire.listeners.start_tls`.
 
@@ -188,10 +196,7 @@ class SocketTransport:
             if sock.pending():
                 return True
             sock = sock.socket
-        try:
-            return bool(sock.recv(1, socket.MSG_PEEK))
-        except OSError:  # nothing has come, or nothing comes any more
-            return False
+        return has_come(sock)
 
     def unacknowledged(self) -> int:
         if _OUTQ is None:
